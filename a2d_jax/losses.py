@@ -1,0 +1,51 @@
+"""Losses and criteria on logits, and the one look at a classifier that gives logits and gradient together."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from a2d_jax.types import Classifier
+
+
+def cross_entropy(logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""]:
+    """-log softmax(logits)[label]. A masked sum, not an index: the gradient of an index is a scatter, slow inside loops."""
+    mine = jnp.arange(logits.shape[-1]) == label
+    return -jnp.sum(jnp.where(mine, jax.nn.log_softmax(logits), 0))
+
+
+def margin(logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""]:
+    """Logit of `label` minus the largest other logit: positive while the label is predicted."""
+    mine = jnp.arange(logits.shape[-1]) == label
+    return jnp.sum(jnp.where(mine, logits, 0)) - jnp.max(jnp.where(mine, -jnp.inf, logits))
+
+
+def predicts(logits: Float[Array, " k"], label: Int[Array, ""]) -> Bool[Array, ""]:
+    """`label` is the predicted class; ties go to the lowest index. Never true of logits that are not finite."""
+    return (jnp.argmax(logits) == label) & jnp.isfinite(logits).all()
+
+
+def misclassifies(logits: Float[Array, " k"], label: Int[Array, ""]) -> Bool[Array, ""]:
+    """Another class than `label` is predicted. Never true of logits that are not finite: a broken model is no success."""
+    return (jnp.argmax(logits) != label) & jnp.isfinite(logits).all()
+
+
+def second_best(logits: Float[Array, " k"]) -> Int[Array, ""]:
+    """The class with the second largest logit ("target-2"): the top one is overwritten by the smallest, then argmax again."""
+    top = jnp.arange(logits.shape[-1]) == jnp.argmax(logits)
+    return jnp.argmax(jnp.where(top, jnp.min(logits), logits)).astype(jnp.int32)
+
+
+def look(
+    classifier: Classifier, loss: Callable[[Array], Array], x: Float[Array, "h w c"]
+) -> tuple[Float[Array, " k"], Float[Array, "h w c"]]:
+    """Logits at `x` and the gradient of `loss(logits)` to `x`, in one forward and one backward pass."""
+
+    def value(x: Array) -> tuple[Array, Array]:
+        logits = classifier(x)
+        return loss(logits), logits
+
+    gradient, logits = jax.grad(value, has_aux=True)(x)
+    return logits, gradient

@@ -1,0 +1,138 @@
+"""The protocol of the house: classifiers, examples, attack states and results.
+
+Everything here describes *one unbatched example*; drivers add the batch axis with `vmap`. All types are pytrees, so that
+they pass through `jit`, `vmap`, `while_loop` and `shard_map`: numbers are leaves (a new value compiles nothing), choices that
+change the program are static.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int, Key
+
+Norm = Literal["l0", "l1", "l2", "linf", "rms"]
+STATIC = {"static": True}
+"""Metadata of a dataclass field that is part of the program, not an argument of it."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Classifier:
+    """A function from one image to logits, with its weights beside it.
+
+    Normalisation and evaluation mode live inside `apply`, so that attacks know only pixels. `apply` is static: pass the same
+    (or an equal) callable again and nothing is compiled anew, whatever the weights. `a2d_jax.classifiers` builds one from a
+    Flax NNX module, a Flax Linen module or a plain function.
+
+    Attributes:
+      variables: weights and statistics, any pytree of arrays.
+      apply: `(variables, x) -> logits`; x `h w c`, float32 in [0, 1]; logits `k`.
+    """
+
+    variables: Any
+    apply: Callable[[Any, Array], Array] = field(metadata=STATIC)
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, " k"]:
+        return self.apply(self.variables, x)
+
+
+class Example(NamedTuple):
+    """What an attack is given; it never changes while the attack runs."""
+
+    x: Float[Array, "h w c"]  # clean input, in [0, 1]
+    label: Int[Array, ""]  # the class to leave (or to reach, for a targeted attack)
+    key: Key[Array, ""]  # belongs to the example, never to its lane, batch or device
+
+
+class Progress(NamedTuple):
+    """The part of an attack's state that drivers read."""
+
+    iterations: Int[Array, ""]  # updates applied
+    success: Bool[Array, ""]  # the criterion holds at `x_adv`
+    reached: Bool[Array, ""]  # the event whose cost is counted has happened; equals `success` for most attacks
+    done: Bool[Array, ""]  # nothing will change any more
+    forward: Int[Array, ""]  # forward queries the algorithm asked for
+    backward: Int[Array, ""]  # backward queries the algorithm asked for
+
+    @classmethod
+    def start(cls) -> "Progress":
+        zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        return cls(zero, no, no, no, zero, zero)
+
+    def query(self, *, forward: int | Array = 0, backward: int | Array = 0) -> "Progress":
+        """Count model queries that decide nothing."""
+        return self._replace(forward=self.forward + forward, backward=self.backward + backward)
+
+    def judge(self, success: Array, max_steps: int | Array, *, forward: int | Array = 0, backward: int | Array = 0, give_up: Array | bool = False) -> "Progress":
+        """Judge the current point: the one place that decides `done` and counts the update that follows.
+
+        Args:
+          success: the criterion holds at the current point.
+          max_steps: budget of updates; the point after the last one is still judged.
+          forward: forward queries spent on this look.
+          backward: backward queries spent on this look.
+          give_up: stop without success although budget is left (a dead end of the algorithm).
+        """
+        done = success | give_up | (self.iterations >= max_steps)
+        return Progress(
+            iterations=self.iterations + ~done,
+            success=success,
+            reached=success,
+            done=done,
+            forward=self.forward + forward,
+            backward=self.backward + backward,
+        )
+
+
+class State(Protocol):
+    """What drivers need from the state of an attack; every attack adds its own fields."""
+
+    @property
+    def x_adv(self) -> Array: ...
+    @property
+    def progress(self) -> Progress: ...
+
+
+class Attack(Protocol):
+    """An attack is a frozen pytree dataclass with a start and a step, for one unbatched example.
+
+    One step is *look, judge, move*: evaluate the current point (the only model call), decide, move unless done. `init` never
+    calls the model. After `done`, drivers keep the state as it is and ignore what `step` returns (it must stay finite).
+    """
+
+    @property
+    def norm(self) -> Norm: ...
+    @property
+    def max_steps(self) -> int | Array: ...
+    def init(self, example: Example) -> Any: ...
+    def step(self, classifier: Classifier, example: Example, state: Any) -> Any: ...
+    def length(self) -> int:
+        """Steps after which every example is done (an upper bound; a Python number, for loops of static length)."""
+        ...
+
+
+class AttackResult(NamedTuple):
+    """What every attack and driver returns; same leading axes as the input."""
+
+    x_adv: Float[Array, "*n h w c"]  # in bounds; the judged adversarial point, else the last point; never NaN
+    success: Bool[Array, "*n"]  # the criterion holds at `x_adv`
+    censored: Bool[Array, "*n"]  # the budget ended before the event whose cost is counted
+    iterations: Int[Array, "*n"]  # updates applied
+    cost: Int[Array, "*n"]  # iterations, or `max_steps + 1` where censored: a late success never ties with a failure
+    forward_queries: Int[Array, "*n"]  # what the algorithm asked for, not what masked lanes burned
+    backward_queries: Int[Array, "*n"]  # likewise; a K-class Jacobian is 1 forward, K backward
+    distance: Float[Array, "*n"]  # of x_adv from x, in the attack's own norm, computed by the driver
+
+
+def require(holds: bool, what: str, got: object, remedy: str) -> None:
+    """Refuse a bad setting in the project's words: what was expected, what came, what to do.
+
+    Values that are not plain Python numbers or strings (tracers, arrays, pytree placeholders) reach dataclasses whenever JAX
+    rebuilds them; callers check only plain values.
+    """
+    if not holds:
+        raise ValueError(f"expected {what}, got {got!r}; {remedy}")
