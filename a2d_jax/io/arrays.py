@@ -1,0 +1,185 @@
+"""Image sets whose rows lie one after the other as plain numbers: npy, npz, IDX and CIFAR-10 binary."""
+
+import gzip
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from a2d_jax.errors import BadInput
+from a2d_jax.io.source import Block, ImageSource, image_shape, image_type, integer_labels, unreadable
+
+Stream = IO[bytes] | gzip.GzipFile
+
+
+def _array_source(
+    path: Path,
+    rows: Callable[[], AbstractContextManager[Stream]],
+    dims: tuple[int, ...],
+    dtype: np.dtype[Any],
+    label: NDArray[np.int64] | None,
+) -> ImageSource:
+    """A source over a stream of raw rows. `rows()` is a context manager that gives the stream at its first row."""
+    shape = image_shape(dims, path)
+    image_type(dtype, path)
+    count, row_bytes = dims[0], math.prod(shape) * dtype.itemsize
+
+    def blocks(size: int) -> Iterator[Block]:
+        try:
+            with rows() as stream:
+                for start in range(0, count, size):
+                    n = min(size, count - start)
+                    x = np.frombuffer(_exactly(stream, n * row_bytes), dtype).reshape(n, *shape)
+                    yield Block(x, None if label is None else label[start : start + n])
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise unreadable(path, error) from error
+
+    return ImageSource(path, (path,), count, shape, label is not None, blocks)
+
+
+def _exactly(stream: Stream, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError("fewer bytes than its header promises")
+    return data
+
+
+def _whole(promised: int, present: int) -> None:
+    if present != promised:
+        raise EOFError(f"its header promises {promised} bytes, it has {present}")
+
+
+def _npy_header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type from the head of an npy stream, which is left at the first value."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        dims, fortran, dtype = read(stream)
+    except ValueError as error:
+        raise unreadable(path, error) from error
+    if fortran and len(dims) > 1:
+        raise BadInput(f"expected rows in C order, got a Fortran-ordered array in {path}; save numpy.ascontiguousarray(x)")
+    return dims, dtype
+
+
+def open_npy(path: Path) -> ImageSource:
+    """One array, no labels."""
+    with path.open("rb") as stream:
+        dims, dtype = _npy_header(stream, path)
+        start = stream.tell()
+    image_type(dtype, path)
+    _whole(start + math.prod(dims) * dtype.itemsize, path.stat().st_size)
+
+    @contextmanager
+    def rows() -> Generator[Stream]:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            yield stream
+
+    return _array_source(path, rows, dims, dtype, None)
+
+
+def open_npz(path: Path) -> ImageSource:
+    """Images under the key `x`, labels (if any) under `y`; other keys are ignored."""
+    with zipfile.ZipFile(path) as archive:
+        keys = [name.removesuffix(".npy") for name in archive.namelist()]
+        if "x" not in keys:
+            raise BadInput(f"expected the images under the key x, got the keys {', '.join(keys) or 'none'} in {path}; save them as x=")
+        with archive.open("x.npy") as stream:
+            dims, dtype = _npy_header(stream, path)
+            promised, present = stream.tell() + math.prod(dims) * dtype.itemsize, archive.getinfo("x.npy").file_size
+    image_type(dtype, path)
+    _whole(promised, present)
+    label = None
+    if "y" in keys:
+        with np.load(path, allow_pickle=False) as arrays:
+            try:
+                y = np.asarray(arrays["y"])
+            except ValueError as error:
+                raise BadInput(f"expected labels as one integer per image, got Python objects in {path}; save class numbers") from error
+        label = integer_labels(y, dims[0] if dims else 0, path)
+
+    @contextmanager
+    def rows() -> Generator[Stream]:
+        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as stream:
+            _npy_header(stream, path)
+            yield stream
+
+    return _array_source(path, rows, dims, dtype, label)
+
+
+_IDX_TYPES = {0x08: np.dtype(np.uint8), 0x0D: np.dtype(">f4"), 0x0E: np.dtype(">f8")}
+
+
+def open_idx(path: Path) -> ImageSource:
+    """The files of MNIST and its relatives, packed by gzip or not; the labels file lies beside the images or is missing."""
+    dims, dtype, start = _idx_header(path)
+    image_shape(dims, path)
+    label = None
+    if labels_file := _idx_labels_file(path):
+        label_dims, label_type, label_start = _idx_header(labels_file)
+        with _uncompressed(labels_file) as stream:
+            stream.seek(label_start)
+            label = integer_labels(np.frombuffer(stream.read(), label_type).reshape(label_dims), dims[0], labels_file)
+
+    @contextmanager
+    def rows() -> Generator[Stream]:
+        with _uncompressed(path) as stream:
+            stream.seek(start)
+            yield stream
+
+    return _array_source(path, rows, dims, dtype, label)
+
+
+def _uncompressed(path: Path) -> Stream:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else path.open("rb")
+
+
+def _idx_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Dimensions, type and place of the first value of an IDX file whose length was checked."""
+    with _uncompressed(path) as stream:
+        magic = _exactly(stream, 4)
+        if magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES:
+            raise BadInput(f"expected an IDX file of bytes or floats, got {path}, which starts with {magic.hex()}; convert it first")
+        dims = tuple(int(n) for n in np.frombuffer(_exactly(stream, 4 * magic[3]), ">u4"))
+        start, dtype = stream.tell(), _IDX_TYPES[magic[2]]
+        promised, present = start + math.prod(dims) * dtype.itemsize, stream.seek(0, os.SEEK_END)
+    _whole(promised, present)
+    return dims, dtype, start
+
+
+def _idx_labels_file(path: Path) -> Path | None:
+    name = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    files = (path.with_name(name), path.with_name(f"{name}.gz"))
+    return next((file for file in files if name != path.name.removesuffix(".gz") and file.exists()), None)
+
+
+def open_cifar(path: Path) -> ImageSource:
+    """The binary version of CIFAR-10: records of one label and three colour planes."""
+    record = 1 + 3 * 32 * 32  # the label, then the red, green and blue planes
+    count, rest = divmod(path.stat().st_size, record)
+    if rest:
+        raise BadInput(
+            f"expected a CIFAR-10 binary file of whole records of {record} bytes, got {rest} bytes more in {path}; fetch it again"
+        )
+
+    def blocks(size: int) -> Iterator[Block]:
+        with path.open("rb") as stream:
+            for start in range(0, count, size):
+                n = min(size, count - start)
+                records = np.frombuffer(_exactly(stream, n * record), np.uint8).reshape(n, record)
+                label = records[:, 0].astype(np.int64)
+                if label.max() > 9:
+                    raise BadInput(f"expected CIFAR-10 labels 0 to 9, got {label.max()} in {path}; is it a CIFAR-10 binary file?")
+                yield Block(records[:, 1:].reshape(n, 3, 32, 32).transpose(0, 2, 3, 1), label)
+
+    return ImageSource(path, (path,), count, (32, 32, 3), True, blocks)

@@ -1,0 +1,69 @@
+"""Images in: a folder of image files, `.npz`, `.npy`, IDX, CIFAR-10 binary or parquet, opened by what the path is.
+
+Opening reads no more than it must; `ImageSource.pieces` then reads front to back and never holds more than a piece, so that a
+set may be larger than memory. A bad image (corrupt, of another size, NaN, outside [0, 1]) is a row that carries its error; a
+bad file raises `BadInput` before any work is done. Nothing is unpickled, nothing is resized.
+"""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+
+from a2d_jax.errors import BadInput
+from a2d_jax.io.arrays import open_cifar, open_idx, open_npy, open_npz
+from a2d_jax.io.encoded import open_folder, open_parquet
+from a2d_jax.io.source import ImageSource, Piece, Shape, text, unreadable
+
+__all__ = ["ImageSource", "Piece", "Shape", "open_images"]
+
+FORMS = "a folder of image files, .npz, .npy, IDX, CIFAR-10 binary (.bin) or .parquet"
+
+
+def open_images(path: str | Path, shape: Shape | None = None) -> ImageSource:
+    """Open a set of images by what `path` is.
+
+    Args:
+      path: a folder of image files (also one level of sub-folders; folders named by integers are labels), `.npz` (key `x`,
+        optional `y`), `.npy`, IDX (optionally `.gz`; its labels file is found by name), CIFAR-10 binary, or parquet (column `x`
+        of fixed-shape tensors, or of lists with `shape` in the file's metadata; or column `image` or `img` of encoded
+        images; optional `y` or `label`, and `id`). uint8, or floating point in [0, 1]; `n h w c`, or `n h w` for one channel.
+      shape: height, width, channels that the classifier expects; image files are converted between grey and RGB to fit it.
+    Raises:
+      BadInput: nothing there, not one usable image, or a file of another kind, type or shape.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BadInput(f"expected images ({FORMS}), got {path}, which does not exist; check the path")
+    try:
+        source = _open(path, shape)
+    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, pa.ArrowException) as error:
+        raise unreadable(path, error) from error
+    if not source.count:
+        raise BadInput(f"expected at least one image, got none in {path}; check the file")
+    if shape is not None and source.shape != shape:
+        h, w, c = shape
+        remedy = "transpose to n h w c" if source.shape == (c, h, w) else "resize the images or take another classifier"
+        raise BadInput(f"expected images of {text(shape)} (h x w x c), got {text(source.shape)} in {path}; {remedy}")
+    return source
+
+
+def _open(path: Path, shape: Shape | None) -> ImageSource:
+    if path.is_dir():
+        return open_folder(path, shape)
+    match path.suffix.lower():
+        case ".npz":
+            return open_npz(path)
+        case ".npy":
+            return open_npy(path)
+        case ".bin":
+            return open_cifar(path)
+        case ".parquet":
+            return open_parquet(path, shape)
+        case _:
+            with path.open("rb") as file:
+                start = file.read(2)
+            if start in (b"\0\0", b"\x1f\x8b"):  # IDX, or gzip, of IDX as the reader will see
+                return open_idx(path)
+            raise BadInput(f"expected images ({FORMS}), got {path}, which is none of these; convert it first")

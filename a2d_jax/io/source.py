@@ -1,0 +1,138 @@
+"""A set of images on disk as a stream of checked pieces: what every reader gives and every command reads."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from a2d_jax.errors import BadInput
+
+Shape = tuple[int, int, int]
+"""Height, width, channels."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some consecutive images. Rows with an error have zeros in `x`."""
+
+    index: NDArray[np.int64]  # place in the set, from 0
+    id: list[str]  # file name, id column, or the index as text
+    x: NDArray[np.float32]  # n h w c, in [0, 1]
+    label: NDArray[np.int64] | None
+    error: list[str | None]
+
+
+class Block(NamedTuple):
+    """Some consecutive images as they lie in an array file, not yet checked or scaled."""
+
+    x: NDArray[Any]
+    label: NDArray[np.int64] | None
+    id: list[str] | None = None
+    error: list[str | None] | None = None
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A set of images on disk, read in pieces as often as wanted.
+
+    Attributes:
+      path: where it lies.
+      files: what it consists of: the file, or the image files of the folder.
+      count: number of images, bad ones included.
+      shape: height, width, channels of every good image.
+      labels: the set has labels.
+      blocks: reads the set from its start in blocks of the given size.
+    """
+
+    path: Path
+    files: Sequence[Path]
+    count: int
+    shape: Shape
+    labels: bool
+    blocks: Callable[[int], Iterator[Block]]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def pieces(self, size: int) -> Iterator[Piece]:
+        """The set in order, `size` images at a time; the last piece may be shorter."""
+        start = 0
+        for block in self.blocks(size):
+            x, error = _checked(block.x, block.error)
+            index = np.arange(start, start + len(x))
+            yield Piece(index, block.id or [str(i) for i in index], x, block.label, error)
+            start += len(x)
+
+    def digest(self) -> str:
+        """SHA-256 of the file; for a folder, of the names and sizes of its images."""
+        hashed = hashlib.sha256()
+        if self.path.is_dir():
+            for file in self.files:
+                hashed.update(f"{file.relative_to(self.path).as_posix()} {file.stat().st_size}\n".encode())
+        else:
+            with self.path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    hashed.update(block)
+        return hashed.hexdigest()
+
+
+def _checked(x: NDArray[Any], error: list[str | None] | None) -> tuple[NDArray[np.float32], list[str | None]]:
+    errors: list[str | None] = list(error) if error else [None] * len(x)
+    if x.dtype == np.uint8:
+        return x.astype(np.float32) / np.float32(255), errors
+    good = ((x >= 0) & (x <= 1)).all(axis=(1, 2, 3))  # NaN is in no interval
+    for row in np.flatnonzero(~good):
+        errors[row] = errors[row] or _range_error(x[row])
+    x = x.astype(np.float32)
+    x[~good] = 0
+    return x, errors
+
+
+def _range_error(x: NDArray[Any]) -> str:
+    if np.isnan(x).any():
+        return f"expected values in [0, 1], got NaN in {np.isnan(x).sum()} of {x.size}; repair the image"
+    return f"expected values in [0, 1], got {x.min():g} to {x.max():g}; scale the image"
+
+
+def image_type(dtype: np.dtype[Any], path: Path) -> None:
+    """Refuse what is neither uint8 nor floating point."""
+    if dtype.hasobject:
+        raise BadInput(f"expected uint8 or floating point images, got Python objects in {path}, which are never unpickled; save numbers")
+    if dtype != np.uint8 and dtype.kind != "f":
+        remedy = "divide by the largest possible value and save as float32" if dtype.kind in "iu" else "save as float32"
+        raise BadInput(f"expected images as uint8, or floating point in [0, 1], got {dtype} in {path}; {remedy}")
+
+
+def image_shape(dims: tuple[int, ...], path: Path) -> Shape:
+    """The shape of one image from the dimensions of the set: `n h w c`, or `n h w` for one channel."""
+    if len(dims) not in (3, 4) or 0 in dims[1:]:
+        raise BadInput(f"expected images as n h w c (or n h w), got an array of shape {dims} in {path}; reshape it")
+    return (dims[1], dims[2], dims[3] if len(dims) == 4 else 1)
+
+
+def integer_labels(y: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]:
+    """Labels as int64 `n` from integers of shape `n` or `n 1`."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        raise BadInput(f"expected labels as one integer per image, got {y.dtype} of shape {y.shape} in {path}; save class numbers")
+    if len(y) != count:
+        raise BadInput(f"expected as many labels as images, got {len(y)} labels for {count} images in {path}; save them together")
+    return y.astype(np.int64)
+
+
+def text(shape: tuple[int, ...]) -> str:
+    """A shape as people write it: 28 x 28 x 1."""
+    return " x ".join(map(str, shape))
+
+
+def unreadable(path: Path, error: Exception) -> BadInput:
+    """The error for a file that breaks off or is not what its name says."""
+    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return BadInput(
+        f"expected a readable {path.suffix or 'IDX'} file, got {path}, which is damaged or of another kind ({why}); save it again"
+    )
