@@ -1,0 +1,87 @@
+"""Fitted detectors as JSON: kind, parameters, the attacks they read and the settings those attacks had. Never a pickle."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a2d_jax.detectors import FittedDetector, from_params, to_params
+from a2d_jax.errors import BadInput
+from a2d_jax.io.files import atomic
+
+FORMAT = "a2d detector 1"
+
+
+@dataclass(frozen=True)
+class StoredDetector:
+    """A fitted detector and what must hold of the costs it judges.
+
+    Attributes:
+      fitted: the detector.
+      attacks: the attacks it reads, in the order of its columns.
+      meta: the run that gave the benign costs: settings of each attack, preset, versions, hashes.
+    """
+
+    fitted: FittedDetector
+    attacks: tuple[str, ...]
+    meta: Mapping[str, Any]
+
+
+def write_detector(path: str | Path, stored: StoredDetector) -> None:
+    """Write a fitted detector; infinite numbers, which JSON lacks, become text."""
+    kind, params = to_params(stored.fitted)
+    content = {
+        "format": FORMAT,
+        "kind": kind,
+        "attacks": list(stored.attacks),
+        "params": {name: _plain(value) for name, value in params.items()},
+        "meta": dict(stored.meta),
+    }
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_detector(path: str | Path) -> StoredDetector:
+    """Read what `write_detector` wrote.
+
+    Raises:
+      BadInput: no such file, no JSON, not a detector, of another version, or with parameters that do not belong together.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise BadInput(f"expected a detector, got {path}, which does not exist; check the path or run `a2d fit`") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"expected a detector as JSON, got {path}, which cannot be read as such; give a file of `a2d fit`") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise BadInput(f"expected a detector of the format {FORMAT!r}, got {found!r} in {path}; give a file of `a2d fit` of this version")
+    try:
+        fitted = from_params(content["kind"], {name: _number(value) for name, value in content["params"].items()})
+        attacks, meta = tuple(content["attacks"]), dict(content["meta"])
+    except BadInput as error:
+        raise BadInput(f"{error} (in {path})") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"expected a whole detector, got one with missing or changed parts in {path}; fit it again") from error
+    if len(attacks) != fitted.attacks:
+        raise BadInput(f"expected the names of {fitted.attacks} attacks, got {len(attacks)} in {path}; fit the detector again")
+    return StoredDetector(fitted, attacks, meta)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and nested lists as JSON has them."""
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_number(one) for one in value]
+    return float(value) if value in ("inf", "-inf") else value

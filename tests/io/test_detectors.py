@@ -1,0 +1,71 @@
+"""Detector files: JSON that gives back the same scores; anything else is refused."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from a2d_jax.detectors import KNN, SVM, Conformal, Forest, Tree, Vote, ZScore
+from a2d_jax.errors import BadInput
+from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
+
+KEY = np.random.default_rng(0)
+BENIGN, ADVERSARIAL = KEY.poisson(60, (150, 2)), KEY.poisson(20, (120, 2))
+
+
+@pytest.mark.parametrize(
+    "detector", [ZScore(), ZScore(as_released=True), Vote(), KNN(), SVM(), Tree(), Forest(), Conformal()], ids=lambda d: type(d).__name__
+)
+def test_same_scores_after_the_round_trip(detector, tmp_path):
+    """A detector read back gives bit for bit the scores and verdicts of the one written; the file is strict JSON."""
+    columns = slice(0, 1) if isinstance(detector, ZScore) else slice(0, 2)
+    fitted = detector.fit(BENIGN[:, columns], ADVERSARIAL[:, columns])
+    path = tmp_path / "detector.json"
+    write_detector(path, StoredDetector(fitted, ("bim", "dba")[: fitted.attacks], {"preset": "mnist"}))
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    stored = read_detector(path)
+    assert stored.attacks == ("bim", "dba")[: fitted.attacks]
+    assert stored.meta == {"preset": "mnist"}
+    fresh = np.random.default_rng(1).poisson(40, (50, 2))[:, columns]
+    np.testing.assert_array_equal(stored.fitted.score(fresh), fitted.score(fresh))
+    np.testing.assert_array_equal(stored.fitted.predict(fresh), fitted.predict(fresh))
+
+
+def test_infinite_threshold(tmp_path):
+    """A cost threshold of minus infinity (nothing can be flagged) survives, although JSON has no infinity."""
+    fitted = ZScore(h=-1e6).fit(np.exp(np.random.default_rng(0).normal(5, 1, 100)).round())
+    assert not np.isfinite(fitted.cost_threshold) or fitted.cost_threshold < 1
+    path = tmp_path / "detector.json"
+    write_detector(path, StoredDetector(fitted, ("bim",), {}))
+    assert read_detector(path).fitted.cost_threshold == fitted.cost_threshold
+
+
+def test_refused_files(tmp_path):
+    """A missing file, another kind of file, another format, and changed parts each have one line."""
+    path = tmp_path / "detector.json"
+
+    def refused(*words: str) -> None:
+        with pytest.raises(BadInput) as caught:
+            read_detector(path)
+        assert re.match(r"expected [^\n]*, got [^\n]*; [^\n]*$", str(caught.value))
+        assert all(word in str(caught.value) for word in (*words, str(path)))
+
+    refused("does not exist")
+    path.write_bytes(b"\x80\x04 pickle \xff")
+    refused("JSON")
+    path.write_text("[1, 2]")
+    refused("format")
+    write_detector(path, StoredDetector(ZScore().fit(BENIGN[:, :1]), ("bim",), {}))
+    whole = json.loads(path.read_text())
+    for change, word in [
+        ({"kind": "oracle"}, "oracle"),
+        ({"params": {"h": 1}}, "parameters"),
+        ({"params": 3}, "missing or changed"),
+        ({"attacks": ["bim", "dba"]}, "got 2"),
+    ]:
+        path.write_text(json.dumps(whole | change))
+        refused(word)
+    del whole["meta"]
+    path.write_text(json.dumps(whole))
+    refused("missing or changed")
