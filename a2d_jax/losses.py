@@ -41,11 +41,14 @@ def second_best(logits: Float[Array, " k"]) -> Int[Array, ""]:
 def look(
     classifier: Classifier, loss: Callable[[Array], Array], x: Float[Array, "h w c"]
 ) -> tuple[Float[Array, " k"], Float[Array, "h w c"]]:
-    """Logits at `x` and the gradient of `loss(logits)` to `x`, in one forward and one backward pass."""
+    """Logits at `x` and the gradient of `loss(logits)` to `x`, in one forward and one backward pass.
+
+    Entries of the gradient that are not finite are 0: no attack may move a pixel to NaN.
+    """
 
     def value(x: Array) -> tuple[Array, Array]:
         logits = classifier(x)
         return loss(logits), logits
 
     gradient, logits = jax.grad(value, has_aux=True)(x)
-    return logits, gradient
+    return logits, jnp.where(jnp.isfinite(gradient), gradient, 0)

@@ -118,7 +118,7 @@ class Attack(Protocol):
 class AttackResult(NamedTuple):
     """What every attack and driver returns; same leading axes as the input."""
 
-    x_adv: Float[Array, "*n h w c"]  # in bounds; the judged adversarial point, else the last point; never NaN
+    x_adv: Float[Array, "*n h w c"] | None  # in bounds, never NaN; the judged adversarial point, else the last; None if not kept
     success: Bool[Array, "*n"]  # the criterion holds at `x_adv`
     censored: Bool[Array, "*n"]  # the budget ended before the event whose cost is counted
     iterations: Int[Array, "*n"]  # updates applied

@@ -1,0 +1,103 @@
+"""JSMA, the Jacobian saliency map attack, in the one-scalar "fast" form of Foolbox 1 that the A2D defence uses.
+
+Each update moves the one scalar (a channel of a pixel) whose change lowers the cross entropy of the target class most, by
+`theta`, and retires a scalar that reached a bound or was moved `max_changes` times:
+
+    a = mask * grad CE_target(x);  j = argmax a (first in h, w, c order);  x_j <- x_j - theta * sign(a_j)
+
+The target is the class that is second best at the clean input ("target-2"), so the first look decides it.
+
+Source: Papernot et al., "The limitations of deep learning in adversarial settings", arXiv:1511.07528; reference behaviour
+Foolbox 1.8 `saliency.py` (`fast=True`). Kept: a scalar that is already 0 is "lowered" once and retired at the cost of one
+update. Differs: where the reference idles to its budget because the best masked gradient is exactly 0, the attack gives up
+at once, with the cost of a failure; memory is in proportion to the image.
+
+The reference keeps iterates in float64, in which float32(0.2) - 0.1 - 0.1 is 3e-9, not 0, and that scalar is not retired.
+To decide alike in float32, an iterate is not accumulated but rebuilt as `x + moves * theta`, with theta split into a coarse
+part, exact under small multiples, and a remainder; theta is therefore a Python number (static), not a float32 argument.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from a2d_jax.losses import cross_entropy, look, predicts, second_best
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+
+
+class JSMAState(NamedTuple):
+    """State of one example."""
+
+    x_adv: Float[Array, "h w c"]  # the point the next step will judge
+    moves: Int[Array, "h w c"]  # signed number of moves of each scalar, in steps of theta
+    changes: Int[Array, "h w c"]  # how often each scalar was moved, either way
+    target: Int[Array, ""]  # class to reach; -1 until the first look
+    progress: Progress
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class JSMA:
+    """Saliency map attack towards the second best class, one scalar per update.
+
+    Attributes:
+      theta: change of a scalar per update, pixel units.
+      max_steps: updates at most. Counts of the released A2D code correspond to 1999 (a failure costs 2000).
+      max_changes: updates of one scalar at most.
+    """
+
+    theta: float = field(default=0.1, metadata=STATIC)
+    max_steps: int | Array = 1999
+    max_changes: int | Array = 7
+
+    norm: ClassVar[Norm] = "l0"
+
+    def __post_init__(self) -> None:
+        require(self.theta > 0, "theta > 0", self.theta, "give the change per update in pixel units, such as 0.1")
+        for name, value in (("max_steps", self.max_steps), ("max_changes", self.max_changes)):
+            if isinstance(value, int):
+                require(value >= 0, f"{name} >= 0", value, "give a number of updates")
+
+    def init(self, example: Example) -> JSMAState:
+        none = jnp.zeros(example.x.shape, jnp.int32)
+        return JSMAState(example.x, none, none, jnp.full((), -1, jnp.int32), Progress.start())
+
+    def step(self, classifier: Classifier, example: Example, state: JSMAState) -> JSMAState:
+        def target(logits: Array) -> Array:
+            return jnp.where(state.target < 0, second_best(logits), state.target)
+
+        logits, gradient = look(classifier, lambda z: cross_entropy(z, target(z)), state.x_adv)
+        unretired = (state.changes == 0) | (state.changes < self.max_changes) & (state.x_adv > 0) & (state.x_adv < 1)
+        saliency = jnp.where(unretired, gradient, 0)
+        best = jnp.argmax(saliency)  # ties: the first in h, w, c order
+        downhill = jnp.sign(jnp.ravel(saliency)[best])
+
+        success = predicts(logits, target(logits))
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=downhill == 0)
+
+        chosen = (jnp.arange(example.x.size) == best).reshape(example.x.shape) & ~progress.done
+        moves = state.moves - chosen * downhill.astype(jnp.int32)
+        return JSMAState(
+            x_adv=jnp.where(chosen, _moved(example.x, moves, self.theta), state.x_adv),
+            moves=moves,
+            changes=state.changes + chosen,
+            target=target(logits),
+            progress=progress,
+        )
+
+    def length(self) -> int:
+        return int(self.max_steps) + 1
+
+
+def _moved(x: Float[Array, "h w c"], moves: Int[Array, "h w c"], theta: float) -> Float[Array, "h w c"]:
+    """`clip(x + moves * theta)` to about twice the precision of `x`: near 0 the first sum is exact.
+
+    A scalar that clipping returns to a bound stays there for good, because it is retired at that bound.
+    """
+    coarse = round(theta * 1024) / 1024  # a multiple of 2^-10: its small multiples are exact in float32
+    count = moves.astype(x.dtype)
+    return jnp.clip((x + count * coarse) + count * (theta - coarse), 0, 1)

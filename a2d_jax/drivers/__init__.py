@@ -1,0 +1,11 @@
+"""Drivers: the loops that run an attack's `step` until it is done.
+
+`run` and `unroll` are pure functions of one example, to be mapped, differentiated and composed; `stream` and `attack` are
+the jitted, sharded entries for batches and for data that does not fit into memory.
+"""
+
+from a2d_jax.drivers.batch import attack
+from a2d_jax.drivers.loops import run, unroll
+from a2d_jax.drivers.stream import Stats, Stream, stream
+
+__all__ = ["Stats", "Stream", "attack", "run", "stream", "unroll"]

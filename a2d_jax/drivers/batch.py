@@ -1,0 +1,81 @@
+"""`attack`: one call for a batch that fits into memory, jitted and sharded over the devices, whichever the driver."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from a2d_jax.drivers.loops import MIN_WIDTH, run, unroll
+from a2d_jax.drivers.stream import AXIS, stream
+from a2d_jax.types import Attack, AttackResult, Classifier, Example
+
+Driver = Literal["stream", "run", "unroll"]
+
+
+def attack(
+    attack: Attack,
+    classifier: Classifier,
+    examples: Example,
+    *,
+    driver: Driver = "stream",
+    lanes: int | None = None,
+    devices: list[jax.Device] | None = None,
+) -> AttackResult:
+    """Attack a batch and return the results in its order.
+
+    Changing numbers of the attack, the weights or the images compiles nothing anew; changing shapes does.
+
+    Args:
+      attack: any attack.
+      classifier: one image to logits.
+      examples: x `n h w c` in [0, 1], label `n`, key `n`.
+      driver: `stream` refills lanes (the fastest for costs that differ), `run` goes in lock-step, `unroll` has a static length.
+      lanes: for `stream`, examples in work at a time on each device.
+      devices: default all local devices.
+
+    Returns:
+      `AttackResult` of numpy arrays with leading axis `n`.
+
+    Raises:
+      ValueError: if `driver` is unknown.
+    """
+    devices = devices or jax.local_devices()
+    if driver == "stream":
+        parts = list(stream(attack, classifier, [examples], lanes=lanes, devices=devices))
+        order = np.argsort(np.concatenate([part.index for part in parts]))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *(part.result for part in parts))
+    if driver not in ("run", "unroll"):
+        raise ValueError(f"expected a driver among stream, run, unroll, got {driver!r}; pass one of them")
+    count = len(examples.label)
+    rows = max(MIN_WIDTH, -(-count // len(devices)))
+    padded = jax.tree.map(lambda leaf: _pad(leaf, rows * len(devices) - count), examples)
+    length = attack.length() if driver == "unroll" else None
+    result = _lockstep(Mesh(np.array(devices), (AXIS,)), length)(attack, classifier, padded)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], result)
+
+
+@functools.lru_cache
+def _lockstep(mesh: Mesh, length: int | None) -> Callable[..., AttackResult]:
+    def device(attack: Attack, classifier: Classifier, examples: Example) -> AttackResult:
+        def one(example: Example) -> AttackResult:
+            if length is None:
+                return run(attack, classifier, example)
+            return unroll(attack, classifier, example, length=length, observe=_nothing)[0]
+
+        return jax.vmap(one)(examples)
+
+    own, same = PartitionSpec(AXIS), PartitionSpec()
+    # `shard_map`, not a sharded `jit`: a device stops by itself instead of asking all others at every step.
+    return jax.jit(jax.shard_map(device, mesh=mesh, in_specs=(same, same, own), out_specs=own, check_vma=False))
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _pad(leaf: Any, count: int) -> Any:
+    return jnp.concatenate([leaf, *[leaf[:1]] * count]) if count else leaf

@@ -1,0 +1,329 @@
+"""`stream`: a fixed number of lanes per device, refilled from a queue, so that no lane waits for the slowest example.
+
+A finished lane hands in its result and takes the next example inside one compiled loop. Data arrives in pieces: when a
+device's queue runs dry the loop returns to the host, which brings the next piece while the lanes keep their examples. When
+nothing is left to bring, the lanes shrink in a few static sizes, so that the last hard examples do not run beside empty
+lanes. Each device has its own loop (`shard_map`): no device waits for another within a piece.
+
+Nothing an example computes depends on its lane, on its neighbours or on when it was taken.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Bool, Int
+
+from a2d_jax.drivers.loops import MIN_WIDTH, advance, finish
+from a2d_jax.types import Attack, AttackResult, Classifier, Example
+
+AXIS = "examples"
+LANES = {"cpu": 32}  # per device; on a CPU a small batch keeps the working set in its caches
+LANES_ELSEWHERE = 256
+QUEUE_PER_LANE = 4  # examples brought to a device at a time, per lane
+SHRINK = 4  # with nothing left to bring, the lanes shrink by this factor
+CALL_SECONDS = 0.5  # aim for one call of the compiled loop: how often the host hears of progress and of Ctrl-C
+
+
+class Lanes(NamedTuple):
+    """What a device works on."""
+
+    index: Int[Array, " lanes"]  # position of the example in the input; -1: the lane is free
+    example: Example
+    state: Any
+
+    def active(self) -> Bool[Array, " lanes"]:
+        return (self.index >= 0) & ~self.state.progress.done
+
+
+class Queue(NamedTuple):
+    """Examples that wait on a device."""
+
+    index: Int[Array, " queue"]
+    example: Example
+    size: Int[Array, " 1"]  # only the first `size` are real
+
+
+class Counts(NamedTuple):
+    """What one call of the compiled loop tells the host, one row per device."""
+
+    emitted: Int[Array, " 1"]  # examples that finished
+    active: Int[Array, " 1"]  # examples still in the lanes
+    taken: Int[Array, " 1"]  # examples taken from the queue so far
+    useful: Int[Array, " 1"]  # steps of examples that were not done
+    executed: Int[Array, " 1"]  # steps of all lanes
+
+
+class Finished(NamedTuple):
+    """Examples that are done, in the order in which they finished."""
+
+    index: Int[np.ndarray, " n"]  # position in the input
+    result: AttackResult  # numpy arrays with leading axis n
+
+
+@dataclass
+class Stats:
+    """What a stream has done so far."""
+
+    finished: int = 0  # examples
+    useful_steps: int = 0  # steps of examples that were not done
+    lane_steps: int = 0  # steps executed, free and finished lanes included
+
+    @property
+    def useful_fraction(self) -> float:
+        """Useful steps per executed lane step; 1 is perfect."""
+        return self.useful_steps / max(self.lane_steps, 1)
+
+
+class Stream:
+    """An iterable over `Finished` results; `stats` tells at any time what has been done."""
+
+    def __init__(self, results: Iterator[Finished], stats: Stats) -> None:
+        self.stats = stats
+        self._results = results
+
+    def __iter__(self) -> Iterator[Finished]:
+        return self._results
+
+
+def stream(
+    attack: Attack,
+    classifier: Classifier,
+    examples: Iterable[Example],
+    *,
+    lanes: int | None = None,
+    devices: list[jax.Device] | None = None,
+    keep_x_adv: bool = True,
+) -> Stream:
+    """Attack examples that arrive in pieces of any size, on all local devices.
+
+    Args:
+      attack: any attack.
+      classifier: one image to logits; copied to every device.
+      examples: pieces with a leading axis (numpy or JAX arrays; keys are typed JAX keys), consumed as lanes fall free.
+      lanes: examples in work at a time on each device, at least 2; default 32 on a CPU, 256 elsewhere.
+      devices: default all local devices.
+      keep_x_adv: hand out the attacked images too; without them a large job moves costs only.
+
+    Returns:
+      A `Stream` over `Finished(index, result)` in order of completion; `index` counts the examples as they arrived.
+
+    Raises:
+      ValueError: if `lanes` is below 2.
+    """
+    devices = devices or jax.local_devices()
+    lanes = LANES.get(devices[0].platform, LANES_ELSEWHERE) if lanes is None else lanes
+    if lanes < MIN_WIDTH:
+        raise ValueError(f"expected lanes >= {MIN_WIDTH}, got {lanes}; give the number of examples in work on each device")
+    mesh, stats = Mesh(np.array(devices), (AXIS,)), Stats()
+    return Stream(_results(attack, classifier, examples, lanes, mesh, keep_x_adv, stats), stats)
+
+
+def _results(
+    attack: Attack, classifier: Classifier, examples: Iterable[Example], width: int, mesh: Mesh, keep_x_adv: bool, stats: Stats
+) -> Iterator[Finished]:
+    """The host's loop: bring pieces, call the compiled loop, hand out what finished, shrink the lanes at the end."""
+    pieces = _pieces(examples, width * QUEUE_PER_LANE, mesh)
+    piece, following = next(pieces, None), next(pieces, None)
+    if piece is None:
+        return
+    if following is None:  # everything is here: no more lanes than examples
+        width = min(width, max(_power_of_two(int(np.max(piece.size))), MIN_WIDTH))
+    classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))
+    lanes = _empty_lanes(mesh, width)(attack, piece)
+    taken, pace, advance_lanes = np.zeros(mesh.size, np.int32), Pace(), _advance_lanes(mesh, keep_x_adv)
+    while True:
+        smaller = max(width // SHRINK, MIN_WIDTH)
+        floor = width - 1 if following is not None else smaller if smaller < width else 0
+        pace.start(width)
+        lanes, index, result, counts = advance_lanes(attack, classifier, lanes, piece, taken, np.int32(floor), np.int32(pace.trips))
+        counts = Counts(*(np.asarray(count) for count in counts))  # waits for the devices
+        pace.stop()
+        stats.useful_steps += int(np.sum(counts.useful))
+        stats.lane_steps += int(np.sum(counts.executed))
+        stats.finished += int(np.sum(counts.emitted))
+        if np.any(counts.emitted):
+            yield Finished(*_gather((index, result), np.asarray(counts.emitted)))
+
+        taken = np.asarray(counts.taken)
+        if np.any(taken < np.asarray(piece.size)):
+            continue
+        if following is not None:
+            piece, following, taken = following, next(pieces, None), np.zeros_like(taken)
+        elif not np.any(counts.active):
+            return
+        elif np.max(counts.active) <= smaller < width:
+            width = smaller
+            lanes = _shrink_lanes(mesh, width)(lanes)
+
+
+class Pace:
+    """Chooses how many steps one call of the compiled loop may make, so that it lasts about `CALL_SECONDS`."""
+
+    def __init__(self) -> None:
+        self.trips = 32
+        self._width = 0
+
+    def start(self, width: int) -> None:
+        self._compiles, self._width, self._begin = width != self._width, width, time.perf_counter()
+
+    def stop(self) -> None:
+        seconds = time.perf_counter() - self._begin
+        if self._compiles:  # the time of a compilation says nothing about a step
+            return
+        if seconds < CALL_SECONDS / 2:
+            self.trips = min(2 * self.trips, 1 << 20)
+        elif seconds > CALL_SECONDS * 2:
+            self.trips = max(self.trips // 2, 1)
+
+
+@functools.lru_cache
+def _advance_lanes(mesh: Mesh, keep_x_adv: bool) -> Callable[..., Any]:
+    """The compiled loop, for every device of the mesh on its own."""
+    own, same = PartitionSpec(AXIS), PartitionSpec()
+    body = functools.partial(_advance_device, keep_x_adv=keep_x_adv)
+    # Replication is not tracked (`check_vma`): devices leave the loop on their own, and nothing in it is communicated.
+    sharded = jax.shard_map(body, mesh=mesh, in_specs=(same, same, own, own, own, same, same), out_specs=own, check_vma=False)
+    return jax.jit(sharded, donate_argnums=2)
+
+
+def _advance_device(
+    attack: Attack, classifier: Classifier, lanes: Lanes, queue: Queue, taken: Array, floor: Array, trips: Array, *, keep_x_adv: bool
+) -> tuple[Lanes, Array, AttackResult, Counts]:
+    """Run the lanes of one device.
+
+    Returns when `trips` steps are made, or when the queue is empty and at most `floor` lanes are active.
+    """
+    width, queued = lanes.index.shape[0], queue.index.shape[0]
+    refill_at = max(1, width // 32)  # lanes that wait before a refill: few enough to waste little, enough to pay for the refill
+    step = jax.vmap(functools.partial(advance, attack, classifier))
+    init = jax.vmap(attack.init)
+
+    def finished(lanes: Lanes) -> tuple[Array, AttackResult]:
+        result = jax.vmap(functools.partial(finish, attack))(lanes.example, lanes.state)
+        return lanes.index, result if keep_x_adv else result._replace(x_adv=None)
+
+    def cycle(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Refill free lanes, run until some finish, write those to the outbox."""
+        lanes, taken, outbox, emitted, useful, made = carry
+        free = lanes.index < 0
+        source = taken + jnp.cumsum(free) - 1
+        takes = free & (source < queue.size[0])
+        new_index, example = jax.tree.map(lambda waiting: waiting[jnp.where(takes, source, 0)], (queue.index, queue.example))
+        entering = Lanes(new_index, example, init(example))
+        lanes = jax.tree.map(lambda new, old: _where(takes, new, old), entering, lanes)
+        taken = taken + jnp.sum(takes)
+
+        stop_at = jnp.where(taken < queue.size[0], width - refill_at, floor)
+
+        def run_on(inner: tuple[Any, Array, Array]) -> Array:
+            state, _, made = inner
+            return (made < trips) & (jnp.sum(lanes._replace(state=state).active()) > stop_at)
+
+        def run_step(inner: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+            state, useful, made = inner
+            active = jnp.sum(lanes._replace(state=state).active())
+            return step(lanes.example, state), useful + active, made + 1
+
+        state, useful, made = jax.lax.while_loop(run_on, run_step, (lanes.state, useful, made))
+        lanes = lanes._replace(state=state)
+
+        done = (lanes.index >= 0) & ~lanes.active()
+        slot = jnp.where(done, emitted + jnp.cumsum(done) - 1, width + queued)  # out of range: dropped
+        outbox = jax.tree.map(lambda box, new: box.at[slot].set(new, mode="drop"), outbox, finished(lanes))
+        lanes = lanes._replace(index=jnp.where(done, -1, lanes.index))
+        return lanes, taken, outbox, emitted + jnp.sum(done), useful, made
+
+    def goes_on(carry: tuple[Any, ...]) -> Array:
+        lanes, taken, _, _, _, made = carry
+        return (made < trips) & ((taken < queue.size[0]) | (jnp.sum(lanes.active()) > floor))
+
+    empty = jax.tree.map(lambda like: jnp.zeros((width + queued, *like.shape[1:]), like.dtype), jax.eval_shape(finished, lanes))
+    zero = jnp.zeros((), jnp.int32)
+    lanes, taken, outbox, emitted, useful, made = jax.lax.while_loop(goes_on, cycle, (lanes, taken[0], empty, zero, zero, zero))
+    counts = Counts(*(n[None].astype(jnp.int32) for n in (emitted, jnp.sum(lanes.active()), taken, useful, made * width)))
+    return lanes, *outbox, counts
+
+
+@functools.lru_cache
+def _empty_lanes(mesh: Mesh, width: int) -> Callable[[Attack, Queue], Lanes]:
+    def device(attack: Attack, queue: Queue) -> Lanes:
+        example = jax.tree.map(lambda waiting: jnp.broadcast_to(waiting[:1], (width, *waiting.shape[1:])), queue.example)
+        return Lanes(jnp.full(width, -1, jnp.int32), example, jax.vmap(attack.init)(example))
+
+    return jax.jit(jax.shard_map(device, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(AXIS), check_vma=False))
+
+
+@functools.lru_cache
+def _shrink_lanes(mesh: Mesh, width: int) -> Callable[[Lanes], Lanes]:
+    def device(lanes: Lanes) -> Lanes:
+        active_first = jnp.argsort(~lanes.active())[:width]
+        return jax.tree.map(lambda lane: lane[active_first], lanes)
+
+    return jax.jit(jax.shard_map(device, mesh=mesh, in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(AXIS), check_vma=False))
+
+
+def _pieces(examples: Iterable[Example], per_device: int, mesh: Mesh) -> Iterator[Queue]:
+    """Queues on the devices: each device gets an equal share of `per_device * devices` examples, in order of arrival."""
+    own, begin = NamedSharding(mesh, PartitionSpec(AXIS)), 0
+    for example in _rechunk(examples, per_device * mesh.size):
+        count = len(example.label)
+        shares = np.array_split(np.arange(count), mesh.size)
+        rows = np.concatenate([np.resize(share, per_device) if len(share) else np.zeros(per_device, int) for share in shares])
+        queue = Queue(
+            index=(begin + rows).astype(np.int32),
+            example=jax.tree.map(lambda leaf: leaf[rows], example),  # noqa: B023 (called at once)
+            size=np.array([len(share) for share in shares], np.int32),
+        )
+        begin += count
+        yield jax.device_put(queue, own)
+
+
+def _rechunk(examples: Iterable[Example], size: int) -> Iterator[Example]:
+    """The same examples in pieces of `size`, the last one shorter."""
+    parts: list[Example] = []
+    for example in [examples] if isinstance(examples, Example) else examples:
+        parts.append(example)
+        while sum(len(part.label) for part in parts) >= size:
+            whole = _concatenate(parts)
+            yield jax.tree.map(lambda leaf: leaf[:size], whole)
+            parts = [jax.tree.map(lambda leaf: leaf[size:], whole)]
+    if sum(len(part.label) for part in parts):
+        yield _concatenate(parts)
+
+
+def _concatenate(parts: list[Example]) -> Example:
+    """One example batch of several: numpy on the host, keys (which numpy cannot hold) as JAX arrays."""
+    if len(parts) == 1:
+        return parts[0]
+    return Example(
+        x=np.concatenate([np.asarray(part.x) for part in parts]),
+        label=np.concatenate([np.asarray(part.label) for part in parts]),
+        key=jnp.concatenate([part.key for part in parts]),
+    )
+
+
+def _gather(outbox: Any, emitted: np.ndarray) -> Any:
+    """The filled part of every device's outbox, as numpy arrays."""
+
+    def leaf(array: Array) -> np.ndarray:
+        shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data)[:count] for shard, count in zip(shards, emitted, strict=True)])
+
+    return jax.tree.map(leaf, outbox)
+
+
+def _where(choose: Array, new: Array, old: Array) -> Array:
+    """`where` along the leading axis."""
+    return jnp.where(choose.reshape(choose.shape + (1,) * (new.ndim - 1)), new, old)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
