@@ -1,0 +1,198 @@
+"""Conformal p-values of the attack cost: the false-positive rate on fresh benign images is the level asked for.
+
+No distribution is assumed: benign calibration images and a fresh benign image are exchangeable, so the rank of the fresh one among
+all is uniform. Ties (costs are integers) are broken by a jitter u of the image's own key, which makes the p-value
+
+    p = (#{strangeness below} + u (1 + #{equal})) / (n + 1)
+
+exactly uniform. Strangeness is computed over the calibration images *and* the judged one, alike for all of them (full conformal
+prediction), from ranks: the rank of the cost (low is strange) or its distance from the nearer end (`two_sided`: full-budget attacks
+such as PGD make images cost *more* than benign ones, and a one-sided test points the wrong way), and with several attacks the
+strangest of them. The guarantee needs no correction for the number of attacks, however dependent they are.
+
+Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World" (smoothed and Mondrian predictors); Bates et al., "Testing
+for Outliers with Conformal p-values", arXiv:2104.08279. Differs: the strangest-rank measure for several attacks is ours.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from a2d_jax.detectors.base import Scores, Verdicts, in_float64, read_costs
+from a2d_jax.errors import BadInput
+from a2d_jax.types import STATIC, require
+
+_CHUNK = 256  # rows compared with the whole calibration set at once
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Conformal:
+    """Settings of the conformal detector; reads any number of attacks and needs benign costs only.
+
+    The rate of one fitted detector varies around the level with its calibration set: standard deviation about sqrt(level / n).
+
+    Attributes:
+      level: false-positive rate on fresh benign images.
+      two_sided: unusually high costs are suspicious too.
+      per_class: calibrate within each predicted class, so that the rate holds class by class. Classes with fewer calibration images
+        than 1 / level (two-sided: 2 / level) are judged by all images together, where the rate need not hold.
+      seed: of the jitter.
+    """
+
+    level: float = field(default=0.1, metadata=STATIC)
+    two_sided: bool = field(default=False, metadata=STATIC)
+    per_class: bool = field(default=False, metadata=STATIC)
+    seed: int = field(default=0, metadata=STATIC)
+
+    def __post_init__(self) -> None:
+        require(0 < self.level < 1, "a level in (0, 1)", self.level, "0.1 flags one benign image in ten")
+
+    @property
+    def least(self) -> int:
+        """Fewest calibration images with which a verdict is more than a toss of the jitter."""
+        return math.ceil((2 if self.two_sided else 1) / self.level - 1e-9)
+
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None, *, labels: ArrayLike | None = None) -> "FittedConformal":
+        """Keep the calibration costs; `adversarial` is not looked at.
+
+        Args:
+          benign: costs of benign images that no threshold was tuned on.
+          adversarial: not used.
+          labels: predicted class of each benign image; needed by `per_class`.
+
+        Raises:
+          BadInput: too few images, or labels missing or of another length.
+        """
+        costs = read_costs(benign, least=self.least, role="benign costs")
+        groups = _read_labels(labels, len(costs)) if self.per_class else np.zeros(len(costs), np.int64)
+        return FittedConformal(costs, groups, self.level, self.seed, self.least, self.two_sided, self.per_class)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FittedConformal:
+    """The calibration set.
+
+    Attributes:
+      costs: benign calibration rows, `n attacks`.
+      labels: predicted class of each; all 0 unless `per_class`.
+      level: false-positive rate asked for.
+      seed: of the jitter.
+      least: calibration images that a class needs for a map of its own.
+      two_sided: unusually high costs are suspicious too.
+      per_class: rows are judged among the calibration rows of their predicted class.
+    """
+
+    costs: Float[np.ndarray, "n attacks"]
+    labels: Int[np.ndarray, " n"]
+    level: float
+    seed: int
+    least: int
+    two_sided: bool = field(metadata=STATIC)
+    per_class: bool = field(metadata=STATIC)
+
+    @property
+    def attacks(self) -> int:
+        """Columns of the calibration costs."""
+        return self.costs.shape[1]
+
+    @property
+    def threshold(self) -> float:
+        """1 - level, since the score is 1 - p."""
+        return 1 - self.level
+
+    def p_values(self, costs: ArrayLike, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
+        """Smoothed p-values, uniform on (0, 1) for benign images.
+
+        Args:
+          costs: `n attacks`.
+          labels: predicted class of each row; needed if fitted `per_class`.
+          index: number of each row in its data set, which keys its jitter; 0, 1, 2, ... if not given. With the index given, a row's
+            p-value does not depend on the rows around it.
+
+        Raises:
+          BadInput: as `read_costs`, or labels or index missing or of another length.
+        """
+        table = read_costs(costs, self.attacks)
+        rows = np.arange(len(table)) if index is None else _read_integers(index, len(table), "index")
+        return _p_values(self, table, self._groups(labels, len(table)), _jitter(self.seed, rows))
+
+    def score(self, costs: ArrayLike, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
+        """1 - p."""
+        return 1 - self.p_values(costs, labels, index)
+
+    def predict(self, costs: ArrayLike, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Verdicts:
+        """p < level."""
+        return self.score(costs, labels, index) > self.threshold
+
+    def may_flag(self, costs: ArrayLike) -> Verdicts:
+        """Whether each row is flagged for some jitter and some predicted class: the most suspicious reading of its costs."""
+        table = read_costs(costs, self.attacks)
+        lowest = [_p_values(self, table, np.full(len(table), group), np.zeros(len(table))) for group in (*np.unique(self.labels), -1)]
+        return 1 - np.min(lowest, axis=0) > self.threshold
+
+    def _groups(self, labels: ArrayLike | None, n: int) -> Int[np.ndarray, " n"]:
+        return _read_labels(labels, n) if self.per_class else np.zeros(n, np.int64)
+
+
+def _read_labels(labels: ArrayLike | None, n: int) -> Int[np.ndarray, " n"]:
+    if labels is None:
+        raise BadInput("expected the predicted class of each image, got none; give labels, or calibrate with per_class=False")
+    return _read_integers(labels, n, "labels")
+
+
+def _read_integers(values: ArrayLike, n: int, role: str) -> Int[np.ndarray, " n"]:
+    array = np.asarray(values)
+    if array.shape != (n,) or array.dtype.kind not in "iu" or (n and array.min() < 0):
+        raise BadInput(f"expected {role} as {n} integers from 0, got {array.dtype} of shape {array.shape}; give one for each row of costs")
+    return array.astype(np.int64)
+
+
+@in_float64
+def _jitter(seed: Array, index: Int[Array, " n"]) -> Float[Array, " n"]:
+    key = jax.random.key(seed)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+    return jax.vmap(jax.random.uniform)(keys)
+
+
+@in_float64
+def _p_values(
+    fitted: FittedConformal, queries: Float[Array, "q attacks"], groups: Int[Array, " q"], jitter: Float[Array, " q"]
+) -> Float[Array, " q"]:
+    """Smoothed full-conformal p-values. Ranks are doubled to keep them whole: twice the number below, plus the number equal."""
+    costs, labels = jnp.asarray(fitted.costs), jnp.asarray(fitted.labels)
+    everyone = jnp.ones(len(labels), bool)
+    count = functools.partial(jnp.sum, dtype=float)
+
+    def doubled_rank(row: Array, among: Array) -> Array:
+        return jnp.sum(jnp.where(among[:, None], 1 + jnp.sign(row[None] - costs), 0), axis=0)
+
+    def calibration_ranks(row_and_label: tuple[Array, Array]) -> tuple[Array, Array]:
+        row, label = row_and_label
+        return doubled_rank(row, everyone), doubled_rank(row, labels == label)
+
+    pooled, within = jax.lax.map(calibration_ranks, (costs, labels), batch_size=_CHUNK)
+
+    def p_value(query: tuple[Array, Array, Array]) -> Array:
+        row, label, u = query
+        own_map = count(labels == label) >= fitted.least
+        among = jnp.where(own_map, labels == label, everyone)
+        n = count(among)
+
+        def strangeness(doubled: Array) -> Array:
+            """Small is strange; ranks run from 1 to 2n + 1 when everyone counts itself once."""
+            return jnp.min(jnp.minimum(doubled, 2 * (n + 1) - doubled) if fitted.two_sided else doubled, axis=-1)
+
+        joined = jnp.where(own_map, within, pooled) + 1 + jnp.sign(costs - row[None])
+        theirs, mine = strangeness(joined), strangeness(doubled_rank(row, among) + 1)
+        return (count(among & (theirs < mine)) + u * (1 + count(among & (theirs == mine)))) / (n + 1)
+
+    return jax.lax.map(p_value, (jnp.asarray(queries), jnp.asarray(groups), jnp.asarray(jitter)), batch_size=_CHUNK)

@@ -1,0 +1,97 @@
+"""K-NN on the attack cost: adversarial if most of the k nearest training costs are.
+
+Euclidean distances on raw costs. With several attacks the features are not scaled (the paper's ensemble), so that attacks with
+large costs decide most. Costs are integers with massive ties; points at the k-th distance share the remaining votes (decision
+note 0010), which makes the answer independent of the order of the training set.
+
+Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.1. Differs: in the tie rule, which the paper leaves open.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
+
+from a2d_jax.detectors.base import Scores, Verdicts, in_float64, read_both, read_costs
+from a2d_jax.errors import BadInput
+from a2d_jax.types import STATIC, require
+
+_CHUNK = 256  # queries whose distances to the whole training set are in memory at once
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KNN:
+    """Settings of the K-NN detector; reads any number of attacks, needs benign and adversarial costs.
+
+    Attributes:
+      k: neighbours that vote.
+    """
+
+    k: int = field(default=100, metadata=STATIC)
+
+    def __post_init__(self) -> None:
+        require(self.k >= 1, "k of at least 1", self.k, "the paper uses 100")
+
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> "FittedKNN":
+        """Keep the training costs.
+
+        Raises:
+          BadInput: no adversarial costs, or fewer than k rows in all.
+        """
+        costs, labels = read_both(benign, adversarial)
+        if len(costs) < self.k:
+            raise BadInput(f"expected at least k = {self.k} training rows, got {len(costs)}; give more images or a smaller k")
+        return FittedKNN(costs, labels, self.k)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FittedKNN:
+    """The training set.
+
+    Attributes:
+      costs: training rows, `n attacks`.
+      adversarial: which of them are adversarial.
+      k: neighbours that vote.
+    """
+
+    costs: Float[np.ndarray, "n attacks"]
+    adversarial: Bool[np.ndarray, " n"]
+    k: int = field(metadata=STATIC)
+
+    @property
+    def attacks(self) -> int:
+        """Columns of the training costs."""
+        return self.costs.shape[1]
+
+    @property
+    def threshold(self) -> float:
+        """Half of the votes: 50:50 is benign."""
+        return 0.5
+
+    def score(self, costs: ArrayLike) -> Scores:
+        """Share of the k votes that is adversarial."""
+        return _shares(self, read_costs(costs, self.attacks))
+
+    def predict(self, costs: ArrayLike) -> Verdicts:
+        """More than half of the votes are adversarial."""
+        return self.score(costs) > self.threshold
+
+
+@in_float64
+def _shares(fitted: FittedKNN, queries: Float[np.ndarray, "q attacks"]) -> Float[np.ndarray, " q"]:
+    """Differences are squared as they are, not through a matrix product: squares of integer costs are exact, and so are ties."""
+    training, adversarial, k = jnp.asarray(fitted.costs), jnp.asarray(fitted.adversarial), fitted.k
+
+    def share(query: jax.Array) -> jax.Array:
+        distance = jnp.sum((training - query[None]) ** 2, axis=1)
+        farthest = -jax.lax.top_k(-distance, k)[0][-1]
+        nearer, level = distance < farthest, distance == farthest
+        left = (k - jnp.sum(nearer)) * jnp.sum(level & adversarial)  # votes left times voters at that distance: exact, divided last
+        return (jnp.sum(nearer & adversarial).astype(float) + left / jnp.sum(level)) / k
+
+    return jax.lax.map(share, jnp.asarray(queries), batch_size=_CHUNK)

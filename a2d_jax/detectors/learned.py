@@ -1,0 +1,204 @@
+"""Support vector machine, decision tree and random forest on the vector of costs.
+
+scikit-learn fits them; what it learned is kept as plain arrays and evaluated by our own jitted code, so that a detector is stored
+without pickle and judges without scikit-learn. Settings are scikit-learn's defaults, as in the paper: RBF kernel, C = 1, gamma = 1 /
+(attacks * variance); Gini trees grown to the end, 100 of them in the forest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
+
+from a2d_jax.detectors.base import Scores, Verdicts, in_float64, read_both, read_costs
+from a2d_jax.types import STATIC, require
+
+_CHUNK = 256  # rows judged at once
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SVM:
+    """Settings of the support vector machine; needs benign and adversarial costs.
+
+    Attributes:
+      c: weight of training errors.
+    """
+
+    c: float = field(default=1.0, metadata=STATIC)
+
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> "FittedSVM":
+        """Fit `sklearn.svm.SVC`. Raises `BadInput` without adversarial costs."""
+        costs, labels = read_both(benign, adversarial)
+        gamma = 1 / (costs.shape[1] * (float(costs.var()) or 1.0))
+        model: Any = SVC(C=self.c, gamma=gamma).fit(costs, labels)
+        return FittedSVM(model.support_vectors_, model.dual_coef_[0], float(model.intercept_[0]), gamma)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FittedSVM:
+    """sum_i weights_i exp(-gamma ||cost - support_i||^2) + intercept; adversarial iff above 0.
+
+    Attributes:
+      support: support vectors, `m attacks`.
+      weights: their signed dual coefficients.
+      intercept: constant of the sum.
+      gamma: inverse squared width of the kernel.
+    """
+
+    support: Float[np.ndarray, "m attacks"]
+    weights: Float[np.ndarray, " m"]
+    intercept: float
+    gamma: float
+
+    @property
+    def attacks(self) -> int:
+        """Columns of the support vectors."""
+        return self.support.shape[1]
+
+    @property
+    def threshold(self) -> float:
+        """0: the separating surface, itself benign (scikit-learn counts a row exactly on it as adversarial)."""
+        return 0.0
+
+    def score(self, costs: ArrayLike) -> Scores:
+        """Signed value of the decision function."""
+        return _decision(self, read_costs(costs, self.attacks))
+
+    def predict(self, costs: ArrayLike) -> Verdicts:
+        """The decision function is above 0."""
+        return self.score(costs) > self.threshold
+
+
+@in_float64
+def _decision(fitted: FittedSVM, queries: Float[Array, "q attacks"]) -> Float[Array, " q"]:
+    support, weights = jnp.asarray(fitted.support), jnp.asarray(fitted.weights)
+
+    def value(query: Array) -> Array:
+        return weights @ jnp.exp(-fitted.gamma * jnp.sum((support - query[None]) ** 2, axis=1)) + fitted.intercept
+
+    return jax.lax.map(value, jnp.asarray(queries), batch_size=_CHUNK)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tree:
+    """Settings of the decision tree; needs benign and adversarial costs.
+
+    Attributes:
+      seed: decides between equally good splits.
+    """
+
+    seed: int = field(default=0, metadata=STATIC)
+
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> "FittedTrees":
+        """Fit `sklearn.tree.DecisionTreeClassifier`. Raises `BadInput` without adversarial costs."""
+        costs, labels = read_both(benign, adversarial)
+        model: Any = DecisionTreeClassifier(random_state=self.seed).fit(costs, labels)
+        return _read_trees([model.tree_], costs.shape[1])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Forest:
+    """Settings of the random forest; needs benign and adversarial costs.
+
+    Attributes:
+      trees: trees that are averaged.
+      seed: of the resampled training sets and the features tried at each split.
+    """
+
+    trees: int = field(default=100, metadata=STATIC)
+    seed: int = field(default=0, metadata=STATIC)
+
+    def __post_init__(self) -> None:
+        require(self.trees >= 1, "at least 1 tree", self.trees, "scikit-learn's default is 100")
+
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> "FittedTrees":
+        """Fit `sklearn.ensemble.RandomForestClassifier`. Raises `BadInput` without adversarial costs."""
+        costs, labels = read_both(benign, adversarial)
+        model: Any = RandomForestClassifier(self.trees, random_state=self.seed).fit(costs, labels)
+        return _read_trees([tree.tree_ for tree in model.estimators_], costs.shape[1])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FittedTrees:
+    """One tree or many, padded to the same number of nodes; node 0 is the root.
+
+    Attributes:
+      feature: column that each node looks at, `trees nodes`.
+      split: a row goes left iff its cost is at most this.
+      left: child on the left; -1 at a leaf.
+      right: child on the right; -1 at a leaf.
+      share: share of adversarial training rows in each node.
+      attacks: columns of the costs.
+    """
+
+    feature: Int[np.ndarray, "trees nodes"]
+    split: Float[np.ndarray, "trees nodes"]
+    left: Int[np.ndarray, "trees nodes"]
+    right: Int[np.ndarray, "trees nodes"]
+    share: Float[np.ndarray, "trees nodes"]
+    attacks: int = field(metadata=STATIC)
+
+    @property
+    def threshold(self) -> float:
+        """Half: an even split is benign."""
+        return 0.5
+
+    def score(self, costs: ArrayLike) -> Scores:
+        """Share of adversarial training rows in the leaf reached, averaged over trees.
+
+        Rounded to twelve digits: sums of thirds and sixths that should tie with the threshold then do, in whatever order they are added.
+        """
+        return np.round(_mean_share(self, read_costs(costs, self.attacks)), 12)
+
+    def predict(self, costs: ArrayLike) -> Verdicts:
+        """The mean share is above one half."""
+        return self.score(costs) > self.threshold
+
+
+def _read_trees(trees: Sequence[Any], attacks: int) -> FittedTrees:
+    nodes = max(tree.node_count for tree in trees)
+
+    def padded(values: Sequence[np.ndarray], fill: float) -> np.ndarray:
+        return np.stack([np.pad(value, (0, nodes - len(value)), constant_values=fill) for value in values])
+
+    return FittedTrees(
+        feature=padded([np.maximum(tree.feature, 0) for tree in trees], 0),  # leaves carry -2; they look at nothing
+        split=padded([tree.threshold for tree in trees], 0),
+        left=padded([tree.children_left for tree in trees], -1),
+        right=padded([tree.children_right for tree in trees], -1),
+        share=padded([tree.value[:, 0, 1] / tree.value[:, 0].sum(axis=1) for tree in trees], 0),
+        attacks=attacks,
+    )
+
+
+@in_float64
+def _mean_share(fitted: FittedTrees, queries: Float[Array, "q attacks"]) -> Float[Array, " q"]:
+    trees = jax.tree.map(jnp.asarray, (fitted.feature, fitted.split, fitted.left, fitted.right, fitted.share))
+
+    def leaf_share(row: Array, tree: tuple[Array, ...]) -> Array:
+        feature, split, left, right, share = tree
+
+        def descend(node: Array) -> Array:
+            return jnp.where(row[feature[node]] <= split[node], left[node], right[node])
+
+        return share[jax.lax.while_loop(lambda node: left[node] >= 0, descend, jnp.zeros((), left.dtype))]
+
+    def mean_share(row: Array) -> Array:
+        return jnp.mean(jax.vmap(leaf_share, in_axes=(None, 0))(row, trees))
+
+    rounded = jnp.asarray(queries).astype(jnp.float32).astype(float)  # as scikit-learn reads the rows it judges
+    return jax.lax.map(mean_share, rounded, batch_size=_CHUNK)
