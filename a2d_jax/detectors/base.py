@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax import Array
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
@@ -20,6 +21,8 @@ from a2d_jax.errors import BadInput
 Costs = Float[np.ndarray, "n attacks"]
 Scores = Float[np.ndarray, " n"]
 Verdicts = Bool[np.ndarray, " n"]
+
+_CHUNK = 256  # rows
 
 
 class FittedDetector(Protocol):
@@ -105,5 +108,27 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         with jax.enable_x64(True):
             return jax.tree.map(np.asarray, jitted(*args))
+
+    return call
+
+
+def rowwise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `function(fitted, *row)` read whole columns, jitted in float64.
+
+    Rows go through in chunks of one size, the last one filled up: any number of rows runs the one compiled program, and no more than
+    a chunk is compared with a training set at once.
+    """
+
+    @in_float64
+    def chunk(fitted: Any, *columns: Array) -> Any:
+        return jax.vmap(functools.partial(function, fitted))(*columns)
+
+    @functools.wraps(function)
+    def call(fitted: Any, *columns: np.ndarray) -> Any:
+        n = len(columns[0])
+        chunks = max(-(-n // _CHUNK), 1)
+        full = [np.concatenate([column, np.zeros((chunks * _CHUNK - n, *column.shape[1:]), column.dtype)]) for column in columns]
+        results = [chunk(fitted, *(column[i * _CHUNK : (i + 1) * _CHUNK] for column in full)) for i in range(chunks)]
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
 
     return call

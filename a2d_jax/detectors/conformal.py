@@ -22,14 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from a2d_jax.detectors.base import Scores, Verdicts, in_float64, read_costs
+from a2d_jax.detectors.base import Scores, Verdicts, read_costs, rowwise
 from a2d_jax.errors import BadInput
 from a2d_jax.types import STATIC, require
-
-_CHUNK = 256  # rows compared with the whole calibration set at once
 
 
 @jax.tree_util.register_dataclass
@@ -116,14 +114,16 @@ class FittedConformal:
           costs: `n attacks`.
           labels: predicted class of each row; needed if fitted `per_class`.
           index: number of each row in its data set, which keys its jitter; 0, 1, 2, ... if not given. With the index given, a row's
-            p-value does not depend on the rows around it.
+            p-value does not depend on the rows around it. Rows of two data sets with the same index share their jitter: give them
+            numbers of their own where their rates are to be averaged.
 
         Raises:
           BadInput: as `read_costs`, or labels or index missing or of another length.
         """
         table = read_costs(costs, self.attacks)
         rows = np.arange(len(table)) if index is None else _read_integers(index, len(table), "index")
-        return _p_values(self, table, self._groups(labels, len(table)), _jitter(self.seed, rows))
+        groups = _read_labels(labels, len(table)) if self.per_class else np.zeros(len(table), np.int64)
+        return _p_value(self._calibrated(), table, groups, _jitter(self.seed, rows))
 
     def score(self, costs: ArrayLike, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """1 - p."""
@@ -136,11 +136,12 @@ class FittedConformal:
     def may_flag(self, costs: ArrayLike) -> Verdicts:
         """Whether each row is flagged for some jitter and some predicted class: the most suspicious reading of its costs."""
         table = read_costs(costs, self.attacks)
-        lowest = [_p_values(self, table, np.full(len(table), group), np.zeros(len(table))) for group in (*np.unique(self.labels), -1)]
+        calibrated, no_jitter = self._calibrated(), np.zeros(len(table))
+        lowest = [_p_value(calibrated, table, np.full(len(table), group), no_jitter) for group in (*np.unique(self.labels), -1)]
         return 1 - np.min(lowest, axis=0) > self.threshold
 
-    def _groups(self, labels: ArrayLike | None, n: int) -> Int[np.ndarray, " n"]:
-        return _read_labels(labels, n) if self.per_class else np.zeros(n, np.int64)
+    def _calibrated(self) -> tuple["FittedConformal", np.ndarray, np.ndarray]:
+        return self, *_calibration_ranks(self, self.costs, self.labels)
 
 
 def _read_labels(labels: ArrayLike | None, n: int) -> Int[np.ndarray, " n"]:
@@ -156,43 +157,39 @@ def _read_integers(values: ArrayLike, n: int, role: str) -> Int[np.ndarray, " n"
     return array.astype(np.int64)
 
 
-@in_float64
-def _jitter(seed: Array, index: Int[Array, " n"]) -> Float[Array, " n"]:
-    key = jax.random.key(seed)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
-    return jax.vmap(jax.random.uniform)(keys)
+@rowwise
+def _jitter(seed: Array, index: Int[Array, ""]) -> Float[Array, ""]:
+    return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index))
 
 
-@in_float64
-def _p_values(
-    fitted: FittedConformal, queries: Float[Array, "q attacks"], groups: Int[Array, " q"], jitter: Float[Array, " q"]
-) -> Float[Array, " q"]:
-    """Smoothed full-conformal p-values. Ranks are doubled to keep them whole: twice the number below, plus the number equal."""
-    costs, labels = jnp.asarray(fitted.costs), jnp.asarray(fitted.labels)
-    everyone = jnp.ones(len(labels), bool)
+def _doubled_rank(fitted: FittedConformal, row: Float[Array, " attacks"], among: Bool[Array, " n"]) -> Float[Array, " attacks"]:
+    """Twice the number of calibration costs below, plus the number equal: a rank that ties leave whole."""
+    return jnp.sum(jnp.where(among[:, None], 1 + jnp.sign(row[None] - fitted.costs), 0), axis=0)
+
+
+@rowwise
+def _calibration_ranks(fitted: FittedConformal, row: Float[Array, " attacks"], label: Int[Array, ""]) -> tuple[Array, Array]:
+    """Of a calibration row: among all of them, and among those of its class."""
+    mine = fitted.labels == label
+    return _doubled_rank(fitted, row, jnp.ones_like(mine)), _doubled_rank(fitted, row, mine)
+
+
+@rowwise
+def _p_value(
+    calibrated: tuple[FittedConformal, Array, Array], row: Float[Array, " attacks"], label: Int[Array, ""], u: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Smoothed full-conformal p-value: the judged row joins the calibration rows, all are ranked alike."""
+    fitted, pooled, within = calibrated
     count = functools.partial(jnp.sum, dtype=float)
+    mine = fitted.labels == label
+    own_map = count(mine) >= fitted.least
+    among = mine | ~own_map
+    n = count(among)
 
-    def doubled_rank(row: Array, among: Array) -> Array:
-        return jnp.sum(jnp.where(among[:, None], 1 + jnp.sign(row[None] - costs), 0), axis=0)
+    def strangeness(doubled: Array) -> Array:
+        """Small is strange; every row counts itself once, so that ranks run from 1 to 2n + 1."""
+        return jnp.min(jnp.minimum(doubled, 2 * (n + 1) - doubled) if fitted.two_sided else doubled, axis=-1)
 
-    def calibration_ranks(row_and_label: tuple[Array, Array]) -> tuple[Array, Array]:
-        row, label = row_and_label
-        return doubled_rank(row, everyone), doubled_rank(row, labels == label)
-
-    pooled, within = jax.lax.map(calibration_ranks, (costs, labels), batch_size=_CHUNK)
-
-    def p_value(query: tuple[Array, Array, Array]) -> Array:
-        row, label, u = query
-        own_map = count(labels == label) >= fitted.least
-        among = jnp.where(own_map, labels == label, everyone)
-        n = count(among)
-
-        def strangeness(doubled: Array) -> Array:
-            """Small is strange; ranks run from 1 to 2n + 1 when everyone counts itself once."""
-            return jnp.min(jnp.minimum(doubled, 2 * (n + 1) - doubled) if fitted.two_sided else doubled, axis=-1)
-
-        joined = jnp.where(own_map, within, pooled) + 1 + jnp.sign(costs - row[None])
-        theirs, mine = strangeness(joined), strangeness(doubled_rank(row, among) + 1)
-        return (count(among & (theirs < mine)) + u * (1 + count(among & (theirs == mine)))) / (n + 1)
-
-    return jax.lax.map(p_value, (jnp.asarray(queries), jnp.asarray(groups), jnp.asarray(jitter)), batch_size=_CHUNK)
+    theirs = strangeness(jnp.where(own_map, within, pooled) + 1 + jnp.sign(fitted.costs - row[None]))
+    ours = strangeness(_doubled_rank(fitted, row, among) + 1)
+    return (count(among & (theirs < ours)) + u * (1 + count(among & (theirs == ours)))) / (n + 1)

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from a2d_jax.detectors.base import Scores, Verdicts, in_float64, read_both, read_costs
+from a2d_jax.detectors.base import Scores, Verdicts, read_both, read_costs, rowwise
 from a2d_jax.errors import BadInput
 from a2d_jax.types import STATIC, require
-
-_CHUNK = 256  # queries whose distances to the whole training set are in memory at once
 
 
 @jax.tree_util.register_dataclass
@@ -75,23 +74,18 @@ class FittedKNN:
 
     def score(self, costs: ArrayLike) -> Scores:
         """Share of the k votes that is adversarial."""
-        return _shares(self, read_costs(costs, self.attacks))
+        return _share(self, read_costs(costs, self.attacks))
 
     def predict(self, costs: ArrayLike) -> Verdicts:
         """More than half of the votes are adversarial."""
         return self.score(costs) > self.threshold
 
 
-@in_float64
-def _shares(fitted: FittedKNN, queries: Float[np.ndarray, "q attacks"]) -> Float[np.ndarray, " q"]:
+@rowwise
+def _share(fitted: FittedKNN, query: Float[Array, " attacks"]) -> Float[Array, ""]:
     """Differences are squared as they are, not through a matrix product: squares of integer costs are exact, and so are ties."""
-    training, adversarial, k = jnp.asarray(fitted.costs), jnp.asarray(fitted.adversarial), fitted.k
-
-    def share(query: jax.Array) -> jax.Array:
-        distance = jnp.sum((training - query[None]) ** 2, axis=1)
-        farthest = -jax.lax.top_k(-distance, k)[0][-1]
-        nearer, level = distance < farthest, distance == farthest
-        left = (k - jnp.sum(nearer)) * jnp.sum(level & adversarial)  # votes left times voters at that distance: exact, divided last
-        return (jnp.sum(nearer & adversarial).astype(float) + left / jnp.sum(level)) / k
-
-    return jax.lax.map(share, jnp.asarray(queries), batch_size=_CHUNK)
+    distance = jnp.sum((fitted.costs - query[None]) ** 2, axis=1)
+    farthest = -jax.lax.top_k(-distance, fitted.k)[0][-1]
+    nearer, level = distance < farthest, distance == farthest
+    left = (fitted.k - jnp.sum(nearer)) * jnp.sum(level & fitted.adversarial)  # votes left times voters there: whole, divided last
+    return (jnp.sum(nearer & fitted.adversarial).astype(float) + left / jnp.sum(level)) / fitted.k

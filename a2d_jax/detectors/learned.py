@@ -19,10 +19,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
-from a2d_jax.detectors.base import Scores, Verdicts, in_float64, read_both, read_costs
+from a2d_jax.detectors.base import Scores, Verdicts, read_both, read_costs, rowwise
 from a2d_jax.types import STATIC, require
-
-_CHUNK = 256  # rows judged at once
 
 
 @jax.tree_util.register_dataclass
@@ -80,14 +78,9 @@ class FittedSVM:
         return self.score(costs) > self.threshold
 
 
-@in_float64
-def _decision(fitted: FittedSVM, queries: Float[Array, "q attacks"]) -> Float[Array, " q"]:
-    support, weights = jnp.asarray(fitted.support), jnp.asarray(fitted.weights)
-
-    def value(query: Array) -> Array:
-        return weights @ jnp.exp(-fitted.gamma * jnp.sum((support - query[None]) ** 2, axis=1)) + fitted.intercept
-
-    return jax.lax.map(value, jnp.asarray(queries), batch_size=_CHUNK)
+@rowwise
+def _decision(fitted: FittedSVM, query: Float[Array, " attacks"]) -> Float[Array, ""]:
+    return jnp.dot(fitted.weights, jnp.exp(-fitted.gamma * jnp.sum((fitted.support - query[None]) ** 2, axis=1))) + fitted.intercept
 
 
 @jax.tree_util.register_dataclass
@@ -185,11 +178,12 @@ def _read_trees(trees: Sequence[Any], attacks: int) -> FittedTrees:
     )
 
 
-@in_float64
-def _mean_share(fitted: FittedTrees, queries: Float[Array, "q attacks"]) -> Float[Array, " q"]:
+@rowwise
+def _mean_share(fitted: FittedTrees, query: Float[Array, " attacks"]) -> Float[Array, ""]:
     trees = jax.tree.map(jnp.asarray, (fitted.feature, fitted.split, fitted.left, fitted.right, fitted.share))
+    row = query.astype(jnp.float32).astype(float)  # as scikit-learn reads the rows it judges
 
-    def leaf_share(row: Array, tree: tuple[Array, ...]) -> Array:
+    def leaf_share(tree: tuple[Array, ...]) -> Array:
         feature, split, left, right, share = tree
 
         def descend(node: Array) -> Array:
@@ -197,8 +191,4 @@ def _mean_share(fitted: FittedTrees, queries: Float[Array, "q attacks"]) -> Floa
 
         return share[jax.lax.while_loop(lambda node: left[node] >= 0, descend, jnp.zeros((), left.dtype))]
 
-    def mean_share(row: Array) -> Array:
-        return jnp.mean(jax.vmap(leaf_share, in_axes=(None, 0))(row, trees))
-
-    rounded = jnp.asarray(queries).astype(jnp.float32).astype(float)  # as scikit-learn reads the rows it judges
-    return jax.lax.map(mean_share, rounded, batch_size=_CHUNK)
+    return jnp.mean(jax.vmap(leaf_share)(trees))

@@ -18,7 +18,7 @@ from jax import Array
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from a2d_jax.detectors.base import Costs, Scores, Verdicts, in_float64, read_costs
+from a2d_jax.detectors.base import Costs, Scores, Verdicts, in_float64, read_costs, rowwise
 from a2d_jax.errors import BadInput
 from a2d_jax.types import STATIC, require
 
@@ -171,14 +171,14 @@ def _fit(costs: Float[Array, " n"], h: Array, normality: Array) -> tuple[Array, 
     return shift, scale, power, mean, std, inverse - shift
 
 
-@in_float64
-def _score(fitted: FittedZScore, costs: Float[Array, " n"]) -> Float[Array, " n"]:
-    positive = jnp.maximum(costs + fitted.shift, 0) / fitted.scale
+@rowwise
+def _score(fitted: FittedZScore, cost: Float[Array, ""]) -> Float[Array, ""]:
+    positive = jnp.maximum(cost + fitted.shift, 0) / fitted.scale
     z = (_transform(jnp.log(positive), fitted.power) - fitted.mean) / fitted.std
     return jnp.clip(-z, -_FARTHEST, _FARTHEST)
 
 
-def _transform(log: Float[Array, " n"], power: float | Array) -> Float[Array, " n"]:
+def _transform(log: Float[Array, "*n"], power: float | Array) -> Float[Array, "*n"]:
     """Box-Cox of exp(log); -inf, the logarithm of zero, has a limit for every power."""
     return jnp.where(power == 0, log, jnp.expm1(power * log) / jnp.where(power == 0, 1, power))
 

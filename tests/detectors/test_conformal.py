@@ -20,7 +20,8 @@ def false_positive_rates(detector: Conformal, attacks: int, runs: int, n: int) -
     rates: list[float] = []
     for run in range(runs):
         random = np.random.default_rng([run, attacks])
-        rates.append(float(detector.fit(tied(random, n, attacks)).predict(tied(random, n, attacks)).mean()))
+        fitted = detector.fit(tied(random, n, attacks))
+        rates.append(float(fitted.predict(tied(random, n, attacks), index=np.arange(n) + n * run).mean()))  # fresh rows, fresh jitter
     return rates
 
 
