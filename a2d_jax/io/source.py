@@ -42,7 +42,7 @@ class ImageSource:
     Attributes:
       path: where it lies.
       files: what it consists of: the file, or the image files of the folder.
-      count: number of images, bad ones included.
+      count: number of images, bad ones included; fewer than there are, if only the first are wanted.
       shape: height, width, channels of every good image.
       labels: the set has labels.
       blocks: reads the set from its start in blocks of the given size.
@@ -62,10 +62,13 @@ class ImageSource:
         """The set in order, `size` images at a time; the last piece may be shorter."""
         start = 0
         for block in self.blocks(size):
-            x, error = _checked(block.x, block.error)
-            index = np.arange(start, start + len(x))
-            yield Piece(index, block.id or [str(i) for i in index], x, block.label, error)
-            start += len(x)
+            n = min(len(block.x), self.count - start)
+            x, error = _checked(block.x[:n], block.error)
+            index = np.arange(start, start + n)
+            yield Piece(index, (block.id or [str(i) for i in index])[:n], x, None if block.label is None else block.label[:n], error[:n])
+            start += n
+            if start == self.count:
+                return
 
     def digest(self) -> str:
         """SHA-256 of the file; for a folder, of the names and sizes of its images."""

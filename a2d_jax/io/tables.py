@@ -95,7 +95,7 @@ class CostTable:
       label: the class that was attacked.
       costs: `n attacks`.
       censored: `n attacks`; the budget ended before the attack did.
-      failed: number of images left out.
+      errors: index, id and error of the images left out.
       meta: settings of the run; empty if the table was not written by this project.
     """
 
@@ -106,7 +106,7 @@ class CostTable:
     label: NDArray[np.int64]
     costs: NDArray[np.int64]
     censored: NDArray[np.bool_]
-    failed: int
+    errors: list[tuple[int, str, str]]
     meta: Meta
 
     def select(self, attacks: Sequence[str]) -> NDArray[np.int64]:
@@ -132,9 +132,8 @@ def read_costs(path: str | Path) -> CostTable:
     table = _read(path, columns, "costs")
     if not len(table):
         raise BadInput(f"expected a table of costs, got one without rows in {path}; run `a2d cost` on some images")
-    bad = table["cost"].is_null().to_numpy()
-    if "error" in table.column_names:
-        bad = bad | table["error"].is_valid().to_numpy()
+    texts = table["error"].to_pylist() if "error" in table.column_names else [None] * len(table)
+    bad = table["cost"].is_null().to_numpy() | np.asarray([text is not None for text in texts])
     meta = _meta(table.schema.metadata)
     names = tuple(table["attack"].unique().to_pylist())
     ordered = tuple(meta.get("attacks", ()))
@@ -155,17 +154,18 @@ def read_costs(path: str | Path) -> CostTable:
 
     good = np.ones(len(index), bool)
     good[row[bad]] = False
+    ids, reasons = table["id"].take(first).to_pylist(), {row[i]: texts[i] for i in np.flatnonzero(bad)}
     if not good.any():
         raise BadInput(f"expected costs of at least one image, got errors in all {len(index)} images of {path}; see its column error")
     return CostTable(
         path=path,
         attacks=names,
         index=index[good],
-        id=table["id"].take(first[good]).to_pylist(),
+        id=[ids[i] for i in np.flatnonzero(good)],
         label=pc.fill_null(table["label"].take(first[good]), -1).to_numpy(),
         costs=wide("cost", np.int64)[good],
         censored=wide("censored", np.bool_)[good],
-        failed=int((~good).sum()),
+        errors=[(int(index[i]), ids[i], reasons[i] or "no cost") for i in np.flatnonzero(~good)],
         meta=meta,
     )
 

@@ -54,7 +54,7 @@ def test_costs_survive_the_round_trip(tmp_path):
     np.testing.assert_array_equal(table.index, [0, 1, 5])
     np.testing.assert_array_equal(table.label, [0, 1, 2])
     assert table.id == ["image 0", "image 1", "image 5"]
-    assert table.failed == 1
+    assert table.errors == [(2, "image 2", "corrupt")]
     assert table.meta == meta
     np.testing.assert_array_equal(table.select(["bim"]), [[0], [1], [5]])
     with pytest.raises(BadInput, match="dba"):
