@@ -38,7 +38,7 @@ def test_tree(kind: str, attacks: int):
     """Leaf shares and verdicts are those of DecisionTreeClassifier, also at costs that lie exactly on a split."""
     benign, adversarial, queries = data(kind, attacks, 150)
     oracle = DecisionTreeClassifier(random_state=0).fit(np.concatenate([benign, adversarial]), np.repeat([0, 1], 150))
-    split = np.float32(oracle.tree_.threshold[oracle.tree_.feature >= 0])
+    split = oracle.tree_.threshold[oracle.tree_.feature >= 0].astype(np.float32).astype(float)
     on_split = np.stack([np.random.default_rng(0).choice(split, 300) for _ in range(attacks)], axis=1)
     fitted = Tree().fit(benign, adversarial)
     for rows in (queries, on_split, on_split + 1e-9):  # the last: scikit-learn reads rows as float32

@@ -150,6 +150,17 @@ def test_as_released(name: str):
     assert np.isfinite(fitted.score(queries)).all()
 
 
+def test_as_released_beyond_all_costs():
+    """Where the inverse runs to infinity everything is flagged, as in the released code, and scores still rank the costs."""
+    costs = np.exp(8 + 0.3 * scipy.stats.norm.ppf((np.arange(500) + 0.5) / 500))  # symmetric in the logarithm: power next to zero
+    with np.errstate(over="ignore"):
+        assert released(costs) > 1e300
+    fitted, queries = ZScore(as_released=True).fit(costs), np.arange(1, 6000)
+    assert fitted.predict(queries).all()
+    assert np.isfinite(fitted.score(queries)).all()
+    assert (np.diff(fitted.score(queries)) < 0).all()
+
+
 def test_as_released_is_strict():
     """A cost equal to the threshold is benign."""
     fitted = dataclasses.replace(ZScore(as_released=True).fit(SAMPLES["normal"]), cost_threshold=90.0)
