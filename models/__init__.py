@@ -1,0 +1,1 @@
+"""Networks whose attack costs this project studies: plain Flax NNX, one file per family."""

@@ -1,0 +1,70 @@
+"""LeNets for handwritten digits, in Flax NNX.
+
+`lenet5` is the MNIST network of the paper's second environment (61,706 parameters, 98.29 % on the MNIST test set); `lenet_digits`
+is a small relative for the 8 x 8 digits that ship with scikit-learn. Both take `n h w c` in [0, 1] and normalise inside.
+"""
+
+from typing import ClassVar
+
+from flax import nnx
+from jax import Array
+
+from a2d_jax.nn import conv_general_dilated, max_pool
+
+
+class LeNet5(nnx.Module):
+    """Two 5 x 5 convolutions, each pooled by 2, then three dense layers.
+
+    Pooling comes before the ReLU, which the original has the other way round: the maximum of the positive parts is the positive
+    part of the maximum, gradients included, and a quarter of the work.
+    """
+
+    input_shape: ClassVar = (28, 28, 1)
+    torch_names: ClassVar = {"conv1": "conv1.0", "conv2": "conv2.0", "fc1": "fc1.0", "fc2": "fc2.0"}
+    flattened: ClassVar = {"fc1": (16, 5, 5)}  # fc1 reads a map that PyTorch flattens as channel, row, column
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv1 = nnx.Conv(1, 6, (5, 5), padding=2, conv_general_dilated=conv_general_dilated, rngs=rngs)
+        self.conv2 = nnx.Conv(6, 16, (5, 5), padding="VALID", conv_general_dilated=conv_general_dilated, rngs=rngs)
+        self.fc1 = nnx.Linear(400, 120, rngs=rngs)
+        self.fc2 = nnx.Linear(120, 84, rngs=rngs)
+        self.fc3 = nnx.Linear(84, 10, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """Logits `n k` of images `n h w c`."""
+        x = (x - 0.1307) / 0.3081
+        x = nnx.relu(max_pool(self.conv1(x), 2))
+        x = nnx.relu(max_pool(self.conv2(x), 2))
+        x = x.reshape(len(x), -1)
+        x = nnx.relu(self.fc1(x))
+        x = nnx.relu(self.fc2(x))
+        return self.fc3(x)
+
+
+class LeNetDigits(nnx.Module):
+    """Two 3 x 3 convolutions, one pooling, two dense layers: trains to 97 % on scikit-learn's digits in seconds."""
+
+    input_shape: ClassVar = (8, 8, 1)
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv1 = nnx.Conv(1, 16, (3, 3), conv_general_dilated=conv_general_dilated, rngs=rngs)
+        self.conv2 = nnx.Conv(16, 32, (3, 3), conv_general_dilated=conv_general_dilated, rngs=rngs)
+        self.fc1 = nnx.Linear(512, 64, rngs=rngs)
+        self.fc2 = nnx.Linear(64, 10, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """Logits `n k` of images `n h w c`."""
+        x = nnx.relu(self.conv1(2 * x - 1))
+        x = nnx.relu(max_pool(self.conv2(x), 2))
+        x = nnx.relu(self.fc1(x.reshape(len(x), -1)))
+        return self.fc2(x)
+
+
+def lenet5(rngs: nnx.Rngs | None = None) -> LeNet5:
+    """LeNet-5 for MNIST with fresh weights."""
+    return LeNet5(rngs or nnx.Rngs(0))
+
+
+def lenet_digits(rngs: nnx.Rngs | None = None) -> LeNetDigits:
+    """LeNet for scikit-learn's 8 x 8 digits with fresh weights."""
+    return LeNetDigits(rngs or nnx.Rngs(0))
