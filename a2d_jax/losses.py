@@ -12,30 +12,35 @@ from a2d_jax.types import Classifier
 
 def cross_entropy(logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""]:
     """-log softmax(logits)[label]. A masked sum, not an index: the gradient of an index is a scatter, slow inside loops."""
-    mine = jnp.arange(logits.shape[-1]) == label
+    mine = _one_hot(logits, label)
     return -jnp.sum(jnp.where(mine, jax.nn.log_softmax(logits), 0))
 
 
 def margin(logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""]:
     """Logit of `label` minus the largest other logit: positive while the label is predicted."""
-    mine = jnp.arange(logits.shape[-1]) == label
+    mine = _one_hot(logits, label)
     return jnp.sum(jnp.where(mine, logits, 0)) - jnp.max(jnp.where(mine, -jnp.inf, logits))
 
 
+def prediction(logits: Float[Array, " k"]) -> Int[Array, ""]:
+    """The predicted class; ties go to the lowest index."""
+    return jnp.argmax(logits).astype(jnp.int32)
+
+
 def predicts(logits: Float[Array, " k"], label: Int[Array, ""]) -> Bool[Array, ""]:
-    """`label` is the predicted class; ties go to the lowest index. Never true of logits that are not finite."""
-    return (jnp.argmax(logits) == label) & jnp.isfinite(logits).all()
+    """`label` is the predicted class. Never true of logits that are not finite."""
+    return (prediction(logits) == label) & jnp.isfinite(logits).all()
 
 
 def misclassifies(logits: Float[Array, " k"], label: Int[Array, ""]) -> Bool[Array, ""]:
     """Another class than `label` is predicted. Never true of logits that are not finite: a broken model is no success."""
-    return (jnp.argmax(logits) != label) & jnp.isfinite(logits).all()
+    return (prediction(logits) != label) & jnp.isfinite(logits).all()
 
 
 def second_best(logits: Float[Array, " k"]) -> Int[Array, ""]:
     """The class with the second largest logit ("target-2"): the top one is overwritten by the smallest, then argmax again."""
-    top = jnp.arange(logits.shape[-1]) == jnp.argmax(logits)
-    return jnp.argmax(jnp.where(top, jnp.min(logits), logits)).astype(jnp.int32)
+    top = _one_hot(logits, prediction(logits))
+    return prediction(jnp.where(top, jnp.min(logits), logits))
 
 
 def look(
@@ -52,3 +57,7 @@ def look(
 
     gradient, logits = jax.grad(value, has_aux=True)(x)
     return logits, jnp.where(jnp.isfinite(gradient), gradient, 0)
+
+
+def _one_hot(logits: Float[Array, " k"], label: Int[Array, ""]) -> Bool[Array, " k"]:
+    return jnp.arange(logits.shape[-1], dtype=jnp.int32) == label

@@ -79,7 +79,7 @@ class Progress(NamedTuple):
         """
         done = success | give_up | (self.iterations >= max_steps)
         return Progress(
-            iterations=self.iterations + ~done,
+            iterations=jnp.where(done, self.iterations, self.iterations + 1),
             success=success,
             reached=success,
             done=done,

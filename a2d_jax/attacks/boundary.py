@@ -55,10 +55,10 @@ class Window(NamedTuple):
 
     def push(self, outcomes: Bool[Array, " n"], keep: Bool[Array, " n"]) -> "Window":
         """Append those `outcomes` that are kept, in order; the oldest fall out."""
-        length, pushed = self.outcomes.shape[0], jnp.sum(keep)
+        length, pushed = self.outcomes.shape[0], jnp.sum(keep, dtype=jnp.int32)
         order = jnp.argsort(~keep)  # stable: kept ones first, in order
         line = jnp.concatenate([self.outcomes, outcomes[order]])
-        return Window(jax.lax.dynamic_slice(line, (pushed,), (length,)), jnp.minimum(self.count + pushed, length).astype(jnp.int32))
+        return Window(jax.lax.dynamic_slice(line, (pushed,), (length,)), jnp.minimum(self.count + pushed, length))
 
     def verdict(self) -> tuple[Bool[Array, ""], Bool[Array, ""], "Window"]:
         """Whether the full window succeeds often (> 0.5), seldom (< 0.2), and the window cleared if either holds."""
@@ -142,8 +142,8 @@ class Boundary:
         """Take the first adversarial candidate of a step, keep its statistics, adapt the step lengths."""
         gathers = state.phase == MOVE
         hits = adversarial & (state.on_sphere | ~gathers)
-        found, first = jnp.any(hits), jnp.argmax(hits)
-        asked = (jnp.arange(TRIALS) <= first) | ~found  # trials that the sequential algorithm would have made
+        found, first = jnp.any(hits), jnp.argmax(hits).astype(jnp.int32)
+        asked = (jnp.arange(TRIALS, dtype=jnp.int32) <= first) | ~found  # trials that the sequential algorithm would have made
         candidate = points[first]
         mse = jnp.mean((candidate - example.x) ** 2)
         closer = found & (mse < state.mse)
@@ -156,9 +156,10 @@ class Boundary:
         source_often, source_seldom, source_window = source_window.verdict()
         source_scale = scale * _factor(source_often, source_seldom, state.mse.dtype)
 
-        queries = jnp.sum(asked) + jnp.where(gathers, jnp.sum(asked & state.on_sphere), 0)
-        inconsistent = state.inconsistent + (found & ~closer)
-        progress = state.progress.query(forward=queries.astype(jnp.int32))
+        spheres = jnp.where(gathers, jnp.sum(asked, dtype=jnp.int32), 0)
+        candidates = jnp.sum(asked & (state.on_sphere | ~gathers), dtype=jnp.int32)
+        inconsistent = jnp.where(found & ~closer, state.inconsistent + 1, state.inconsistent)
+        progress = state.progress.query(forward=spheres + candidates)
         progress = progress._replace(
             iterations=progress.iterations + 1,
             reached=reached,
@@ -184,7 +185,7 @@ class Boundary:
         converged = opens & (state.source_step < jnp.where(falling, 2e-7, 1e-7))
         first_time = converged & ~state.reset
         recovered = opens & ~converged & falling
-        patience = jnp.where(recovered, PATIENCE, state.patience - (converged & state.reset))
+        patience = jnp.where(recovered, PATIENCE, jnp.where(converged & state.reset, state.patience - 1, state.patience))
         reset = (state.reset | first_time) & ~recovered
 
         gathers = reset | ((progress.iterations + 1) % 10 == 0)
@@ -193,7 +194,7 @@ class Boundary:
             phase=jnp.where(state.phase >= WALK, jnp.where(gathers, PROBE, WALK), state.phase).astype(jnp.int32),
             spherical_step=jnp.where(first_time, INITIAL_STEP, state.spherical_step),
             source_step=jnp.where(first_time, INITIAL_STEP, state.source_step),
-            patience=patience.astype(jnp.int32),
+            patience=patience,
             reset=reset,
             progress=progress._replace(done=progress.done | spent | (patience <= 0)),
         )
@@ -201,7 +202,7 @@ class Boundary:
 
 def _points(example: Example, state: BoundaryState) -> Float[Array, "trials h w c"]:
     """The 25 points that the example's phase asks about."""
-    trial = jnp.arange(TRIALS)
+    trial = jnp.arange(TRIALS, dtype=jnp.int32)
     starting, walking = jax.random.split(example.key)
     # One uniform draw on (-1, 1) serves the noise images of DRAW and, through the inverse error function, the normal directions.
     nth = jnp.where(state.phase == DRAW, state.tried, 0) + trial
@@ -211,7 +212,7 @@ def _points(example: Example, state: BoundaryState) -> Float[Array, "trials h w 
 
     first = (state.tried + trial == 0)[:, None, None, None]
     draws = jnp.where(first, example.x[None], _noise(symmetric))
-    share = ((state.tried + trial + 1) / BLENDS).astype(example.x.dtype)[:, None, None, None]
+    share = (state.tried + trial + 1).astype(example.x.dtype)[:, None, None, None] / BLENDS
     blends = (1 - share) * example.x[None] + share * state.noise[None]
     spheres, candidates = jax.vmap(lambda s: _propose(example.x, state, _normal(s)))(symmetric)
     return jnp.select([state.phase == p for p in (DRAW, BLEND, PROBE)], [draws, blends, spheres], candidates)
@@ -238,7 +239,7 @@ def _draw(example: Example, state: BoundaryState, points: Array, adversarial: Ar
     progress = state.progress.query(forward=asked)
     return state._replace(
         phase=jnp.where(found | last, BLEND, DRAW).astype(jnp.int32),
-        tried=jnp.where(found | last, 0, state.tried + TRIALS).astype(jnp.int32),
+        tried=jnp.where(found | last, 0, state.tried + TRIALS),
         noise=points[jnp.where(found, first, asked - 1)],
         progress=progress._replace(success=already, reached=already, done=already),
     )
@@ -253,17 +254,17 @@ def _blend(example: Example, state: BoundaryState, points: Array, adversarial: A
         x_adv=jnp.where(found, start, state.x_adv),
         mse=jnp.where(found, jnp.mean((start - example.x) ** 2), state.mse),
         phase=jnp.where(found, WALK, BLEND).astype(jnp.int32),
-        tried=(state.tried + TRIALS).astype(jnp.int32),
+        tried=state.tried + TRIALS,
         progress=progress._replace(success=found, done=last & ~found),
     )
 
 
 def _search(adversarial: Bool[Array, " n"], tried: Int[Array, ""], limit: int) -> tuple[Array, Array, Array, Array]:
     """Sequential search in a batch: found, index of the first hit, points asked about, whether these were the last ones."""
-    valid = tried + jnp.arange(TRIALS) < limit
+    valid = tried + jnp.arange(TRIALS, dtype=jnp.int32) < limit
     hits = adversarial & valid
-    found, first = jnp.any(hits), jnp.argmax(hits)
-    asked = jnp.where(found, first + 1, jnp.sum(valid)).astype(jnp.int32)
+    found, first = jnp.any(hits), jnp.argmax(hits).astype(jnp.int32)
+    asked = jnp.where(found, first + 1, jnp.sum(valid, dtype=jnp.int32))
     return found, first, asked, tried + TRIALS >= limit
 
 

@@ -214,41 +214,41 @@ def _advance_device(
         """Refill free lanes, run until some finish, write those to the outbox."""
         lanes, taken, outbox, emitted, useful, made = carry
         free = lanes.index < 0
-        source = taken + jnp.cumsum(free) - 1
+        source = taken + jnp.cumsum(free, dtype=jnp.int32) - 1
         takes = free & (source < queue.size[0])
         new_index, example = jax.tree.map(lambda waiting: waiting[jnp.where(takes, source, 0)], (queue.index, queue.example))
         entering = Lanes(new_index, example, init(example))
         lanes = jax.tree.map(lambda new, old: _where(takes, new, old), entering, lanes)
-        taken = taken + jnp.sum(takes)
+        taken = taken + _count(takes)
 
         stop_at = jnp.where(taken < queue.size[0], width - refill_at, floor)
 
         def run_on(inner: tuple[Any, Array, Array]) -> Array:
             state, _, made = inner
-            return (made < trips) & (jnp.sum(lanes._replace(state=state).active()) > stop_at)
+            return (made < trips) & (_count(lanes._replace(state=state).active()) > stop_at)
 
         def run_step(inner: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
             state, useful, made = inner
-            active = jnp.sum(lanes._replace(state=state).active())
+            active = _count(lanes._replace(state=state).active())
             return step(lanes.example, state), useful + active, made + 1
 
         state, useful, made = jax.lax.while_loop(run_on, run_step, (lanes.state, useful, made))
         lanes = lanes._replace(state=state)
 
         done = (lanes.index >= 0) & ~lanes.active()
-        slot = jnp.where(done, emitted + jnp.cumsum(done) - 1, width + queued)  # out of range: dropped
+        slot = jnp.where(done, emitted + jnp.cumsum(done, dtype=jnp.int32) - 1, width + queued)  # out of range: dropped
         outbox = jax.tree.map(lambda box, new: box.at[slot].set(new, mode="drop"), outbox, finished(lanes))
         lanes = lanes._replace(index=jnp.where(done, -1, lanes.index))
-        return lanes, taken, outbox, emitted + jnp.sum(done), useful, made
+        return lanes, taken, outbox, emitted + _count(done), useful, made
 
     def goes_on(carry: tuple[Any, ...]) -> Array:
         lanes, taken, _, _, _, made = carry
-        return (made < trips) & ((taken < queue.size[0]) | (jnp.sum(lanes.active()) > floor))
+        return (made < trips) & ((taken < queue.size[0]) | (_count(lanes.active()) > floor))
 
     empty = jax.tree.map(lambda like: jnp.zeros((width + queued, *like.shape[1:]), like.dtype), jax.eval_shape(finished, lanes))
     zero = jnp.zeros((), jnp.int32)
     lanes, taken, outbox, emitted, useful, made = jax.lax.while_loop(goes_on, cycle, (lanes, taken[0], empty, zero, zero, zero))
-    counts = Counts(*(n[None].astype(jnp.int32) for n in (emitted, jnp.sum(lanes.active()), taken, useful, made * width)))
+    counts = Counts(*(n[None] for n in (emitted, _count(lanes.active()), taken, useful, made * width)))
     return lanes, *outbox, counts
 
 
@@ -323,6 +323,10 @@ def _gather(outbox: Any, emitted: np.ndarray) -> Any:
 def _where(choose: Array, new: Array, old: Array) -> Array:
     """`where` along the leading axis."""
     return jnp.where(choose.reshape(choose.shape + (1,) * (new.ndim - 1)), new, old)
+
+
+def _count(flags: Array) -> Array:
+    return jnp.sum(flags, dtype=jnp.int32)
 
 
 def _power_of_two(n: int) -> int:

@@ -1,0 +1,287 @@
+"""What every attack must keep, whatever it does: one table, one line per attack."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from a2d_jax import drivers, norms
+from a2d_jax.attacks import JSMA, PGD, Boundary, bim, bim2, fgsm, l2_fgsm
+from a2d_jax.drivers.loops import advance
+from a2d_jax.types import Classifier, Example
+from tests.nets import batch, convnet, linear
+
+ATTACKS = {
+    "fgsm": fgsm(0.1),
+    "l2_fgsm": l2_fgsm(0.1),
+    "bim": bim(0.2, 0.01, 20),
+    "bim2": bim2(0.1, 0.005, 20),
+    "pgd_l2": PGD(1.5, 0.1, 15, norm="l2"),
+    "pgd_targeted": PGD(0.3, 0.02, 15, targeted=True),
+    "jsma": JSMA(max_steps=60),
+    "boundary": Boundary(mse_threshold=0.01, max_steps=12),
+}
+BALL = {"fgsm", "l2_fgsm", "bim", "bim2", "pgd_l2", "pgd_targeted"}
+N = 10
+
+every_attack = pytest.mark.parametrize("name", ATTACKS)
+
+
+def assert_same(name, actual, expected):
+    """Bit for bit; the boundary attack alone sums over pixels between its decisions, in an order that XLA chooses per program."""
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if name == "boundary" else {"rtol": 0, "atol": 0}
+
+    def compare(a, b):
+        if np.issubdtype(np.asarray(a).dtype, np.floating):
+            np.testing.assert_allclose(a, b, **tolerance)
+        else:
+            np.testing.assert_array_equal(a, b)
+
+    jax.tree.map(compare, actual, expected)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return convnet()
+
+
+@pytest.fixture(scope="module")
+def examples(net):
+    x = np.random.default_rng(0).uniform(size=(N, 8, 8, 1)).astype(np.float32)
+    x[:2] = (x[:2] > 0.5).astype(np.float32)  # images that lie on the bounds
+    return batch(net, x)
+
+
+@pytest.fixture(scope="module")
+def results(net, examples):
+    return {name: drivers.attack(attack, net, examples, driver="run") for name, attack in ATTACKS.items()}
+
+
+@every_attack
+def test_stays_in_bounds_and_in_the_ball(name, examples, results):
+    """Protects the threat model: pixels in [0, 1], the perturbation no longer than epsilon, no NaN."""
+    x_adv = results[name].x_adv
+    assert np.isfinite(x_adv).all()
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    if name in BALL:
+        assert results[name].distance.max() <= ATTACKS[name].epsilon * (1 + 1e-5)
+
+
+@every_attack
+def test_flag_is_a_fresh_prediction(name, net, examples, results):
+    """Protects honesty: `success` is what the classifier says of the returned image."""
+    predicted = np.asarray(jax.vmap(net)(results[name].x_adv)).argmax(1)
+    if name == "jsma":
+        logits = np.asarray(jax.vmap(net)(examples.x))
+        expected = predicted == np.argsort(logits, axis=1)[:, -2]
+    elif name == "pgd_targeted":
+        expected = predicted == examples.label
+    else:
+        expected = predicted != examples.label
+    np.testing.assert_array_equal(results[name].success, expected)
+
+
+@every_attack
+def test_cost_iterations_and_censoring_agree(name, results):
+    """Protects the one meaning of cost: updates at the event, budget + 1 without it, and never more updates than the budget."""
+    result, attack = results[name], ATTACKS[name]
+    assert result.iterations.max() <= attack.max_steps
+    np.testing.assert_array_equal(result.cost, np.where(result.censored, attack.max_steps + 1, result.iterations))
+    if name != "boundary":  # its event is a distance, not success alone
+        np.testing.assert_array_equal(result.censored, ~result.success)
+
+
+@every_attack
+def test_distance_is_that_of_the_returned_image(name, examples, results):
+    """Protects the reported distance: NumPy finds the same between input and returned image."""
+    delta = (results[name].x_adv - examples.x).reshape(N, -1)
+    expected = {
+        "linf": lambda d: np.abs(d).max(1),
+        "l2": lambda d: np.linalg.norm(d, axis=1),
+        "rms": lambda d: np.sqrt((d**2).mean(1)),
+        "l0": lambda d: (d != 0).sum(1),
+    }[ATTACKS[name].norm](delta)
+    np.testing.assert_allclose(results[name].distance, expected, rtol=1e-5, atol=1e-7)
+
+
+@every_attack
+@pytest.mark.parametrize("driver", ["stream", "unroll"])
+def test_all_drivers_agree(name, driver, net, examples, results):
+    """Protects the three drivers: the same result in every field."""
+    result = drivers.attack(ATTACKS[name], net, examples, driver=driver, lanes=4)
+    assert_same(name, result, results[name])
+
+
+@every_attack
+def test_independent_of_neighbours(name, net, examples, results):
+    """Protects independence: order, batch and lane count do not change an example's result."""
+    order = np.random.default_rng(1).permutation(N)[:7]
+    some = jax.tree.map(lambda leaf: leaf[order], examples)
+    result = drivers.attack(ATTACKS[name], net, some, lanes=2, devices=jax.local_devices()[:1])
+    assert_same(name, result, jax.tree.map(lambda leaf: leaf[order], results[name]))
+
+
+@every_attack
+def test_one_device_or_four(name, net, examples, results):
+    """Protects sharding: four devices give what one gives."""
+    assert jax.local_device_count() == 4
+    for driver in ("run", "stream"):
+        result = drivers.attack(ATTACKS[name], net, examples, driver=driver, devices=jax.local_devices()[:1], lanes=8)
+        assert_same(name, result, results[name])
+
+
+@every_attack
+def test_nothing_changes_after_done(name, net, examples):
+    """Protects the end: a step of an example that is done leaves its state as it is."""
+    attack, example = ATTACKS[name], jax.tree.map(lambda leaf: leaf[0], examples)
+    state = attack.init(example)
+    for _ in range(attack.length()):
+        state = advance(attack, net, example, state)
+    assert state.progress.done, "length() is an upper bound on the steps"
+    jax.tree.map(np.testing.assert_array_equal, advance(attack, net, example, state), state)
+
+
+@every_attack
+def test_same_key_same_answer_and_labels_matter(name, net, examples, results):
+    """Protects repeatability: the same examples give the same result; other keys change the random attack only."""
+    again = drivers.attack(ATTACKS[name], net, examples, driver="run")
+    jax.tree.map(np.testing.assert_array_equal, again, results[name])
+    rekeyed = drivers.attack(ATTACKS[name], net, examples._replace(key=examples.key[::-1]), driver="run")
+    same = bool(np.array_equal(rekeyed.x_adv, results[name].x_adv))
+    assert same == (name != "boundary")
+
+
+@every_attack
+def test_zero_gradient_ends_in_failure(name):
+    """Protects the dead end: a classifier that ignores its input stops nobody, breaks nothing and is never fooled."""
+    flat = linear(np.zeros((3, 16), np.float32), np.array([1.0, 0.5, 0.0], np.float32))
+    examples = batch(flat, np.full((2, 4, 4, 1), 0.5, np.float32))
+    if name == "pgd_targeted":
+        examples = examples._replace(label=np.array([2, 2], np.int32))
+    attack = dataclasses.replace(ATTACKS[name], max_steps=5)
+    result = drivers.attack(attack, flat, examples, driver="run")
+    assert not result.success.any()
+    np.testing.assert_array_equal(result.cost, 6)
+    np.testing.assert_array_equal(result.x_adv, examples.x)
+
+
+@every_attack
+def test_already_adversarial_costs_nothing(name, net, examples):
+    """Protects the judged start: an input that meets the criterion is returned as it is, at cost 0."""
+    logits = np.asarray(jax.vmap(net)(examples.x))
+    wrong = np.argsort(logits, axis=1)[:, 0].astype(np.int32)
+    if name == "jsma":
+        pytest.skip("its target is the second best class, which no input is predicted as")
+    label = logits.argmax(1).astype(np.int32) if name == "pgd_targeted" else wrong
+    result = drivers.attack(ATTACKS[name], net, examples._replace(label=label), driver="run")
+    np.testing.assert_array_equal(result.cost, 0)
+    np.testing.assert_array_equal(result.x_adv, examples.x)
+    np.testing.assert_array_equal(result.forward_queries, 1)
+
+
+@every_attack
+def test_broken_logits_are_no_success(name):
+    """Protects loud failure: a classifier that returns NaN is never reported as fooled."""
+    broken = Classifier(jnp.float32(jnp.nan), lambda nan, x: jnp.stack([x.sum() * nan, x.sum()]))
+    x = np.full((2, 4, 4, 1), 0.5, np.float32)
+    attack = dataclasses.replace(ATTACKS[name], max_steps=3)
+    result = drivers.attack(attack, broken, batch(broken, x, label=np.zeros(2)), driver="run")
+    assert result.censored.all()
+    assert not result.success.any()
+    assert np.isfinite(result.x_adv).all()
+
+
+@every_attack
+def test_new_numbers_compile_nothing(name, net, examples):
+    """Protects users' time: another epsilon, step size, threshold, budget or set of weights runs the same program."""
+    traces = []
+
+    def counting(variables, x):
+        traces.append(None)
+        return net.apply(variables, x)
+
+    def changed(value):
+        return value * 0.9 if isinstance(value, float) else value - 1 if type(value) is int else value
+
+    attack = ATTACKS[name]
+    classifier = Classifier(net.variables, counting)
+    drivers.attack(attack, classifier, examples, lanes=4)
+    first = len(traces)
+    assert first > 0
+    numbers = {f.name: changed(getattr(attack, f.name)) for f in dataclasses.fields(attack) if not f.metadata.get("static")}
+    other = Classifier(jax.tree.map(lambda w: w * 1.1, net.variables), counting)
+    drivers.attack(dataclasses.replace(attack, **numbers), other, examples, lanes=4)
+    assert len(traces) == first
+
+
+@every_attack
+def test_counters_are_true(name, net, examples):
+    """Protects query counts: a classifier that counts its own calls, step by step, agrees with the reported queries."""
+    attack = ATTACKS[name]
+    calls = {"points": 0}
+
+    def count(x):
+        calls["points"] += 1
+        return np.float32(0)
+
+    def counting(variables, x):
+        return net.apply(variables, x) + jax.pure_callback(count, jax.ShapeDtypeStruct((), jnp.float32), jax.lax.stop_gradient(x), vmap_method="sequential")
+
+    example = jax.tree.map(lambda leaf: leaf[0], examples)
+    result = drivers.run(attack, Classifier(net.variables, counting), example)
+    if name == "boundary":  # evaluates whole batches of 25; the sequential algorithm would have asked for fewer
+        assert calls["points"] % 25 == 0
+        assert 0 < int(result.forward_queries) <= calls["points"]
+        assert int(result.backward_queries) == 0
+    else:
+        assert int(result.forward_queries) == calls["points"]
+        assert int(result.backward_queries) == int(result.forward_queries)
+        assert int(result.forward_queries) == int(result.iterations) + 1
+
+
+@every_attack
+def test_model_is_compiled_once(name, net, examples):
+    """Protects compile time: the program of `stream` calls the model once, in the loop's body alone."""
+    calls = []
+
+    def counting(variables, x):
+        calls.append(None)
+        return net.apply(variables, x)
+
+    example = jax.tree.map(lambda leaf: leaf[0], examples)
+    attack, classifier = ATTACKS[name], Classifier(net.variables, counting)
+    state = jax.eval_shape(attack.init, example)
+    assert not calls, "init must not call the model"
+    jax.eval_shape(lambda s: attack.step(classifier, example, s), state)
+    assert len(calls) == 1
+
+
+@every_attack
+def test_unroll_is_differentiable(name, net, examples):
+    """Protects research use: gradients of what `unroll` returns to the input and the weights exist and are finite."""
+    attack = dataclasses.replace(ATTACKS[name], max_steps=2)
+    example = jax.tree.map(lambda leaf: jnp.asarray(leaf[2]), examples)
+
+    def objective(x, variables):
+        result, trace = drivers.unroll(attack, Classifier(variables, net.apply), Example(x, example.label, example.key), length=4)
+        return trace.sum() + result.distance
+
+    gradients = jax.grad(objective, argnums=(0, 1))(example.x, net.variables)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients))
+
+
+@every_attack
+def test_refuses_bad_settings(name):
+    """Protects early failure: a negative budget is refused when the attack is built, with what to do about it."""
+    with pytest.raises(ValueError, match=r"expected max_steps >= 0, got -1; give"):
+        dataclasses.replace(ATTACKS[name], max_steps=-1)
+
+
+def test_every_norm_of_an_attack_is_known():
+    """Protects the table: attacks name norms that `norms` can measure."""
+    for attack in ATTACKS.values():
+        assert attack.norm in norms.NORMS
