@@ -1,0 +1,455 @@
+"""The command line, end to end on a tiny linear classifier: what is written, what is said, and with which exit code."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from a2d_jax.cli import main
+
+FACTORY = """
+import numpy as np
+from a2d_jax.types import Classifier
+
+WEIGHTS = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+WEIGHTS -= WEIGHTS.mean(0)  # grey images lie on the boundary
+
+def logits(weights, x):
+    return x.reshape(16) @ weights
+
+def net():
+    return Classifier(WEIGHTS, logits)
+
+def broken():
+    return Classifier(np.full((16, 2), np.nan, np.float32), logits)
+
+def colour():
+    return Classifier(np.zeros((48, 2), np.float32), lambda weights, x: x.reshape(48) @ weights)
+
+def slow():
+    open("started", "w").close()
+    return net()
+
+not_callable = 3
+"""
+WEIGHTS = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+WEIGHTS -= WEIGHTS.mean(0)
+DIRECTION = (WEIGHTS[:, 1] - WEIGHTS[:, 0]).astype(np.float64)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with a classifier, as a user has it."""
+    monkeypatch.chdir(tmp_path)  # the module itself is imported once: the same classifier compiles nothing anew
+    (tmp_path / "tiny_net.py").write_text(FACTORY)
+    return tmp_path
+
+
+def near_boundary(count: int, largest_margin: float, seed: int) -> np.ndarray:
+    """Images whose logits differ by up to `largest_margin`, either way, and whose pixels are far from 0 and 1."""
+    random = np.random.default_rng(seed)
+    x = 0.5 + random.uniform(-0.1, 0.1, (count, 16))
+    wanted = random.uniform(-1, 1, (count, 1)) * largest_margin
+    x += (wanted - x @ DIRECTION[:, None]) * DIRECTION / (DIRECTION @ DIRECTION)
+    return x.reshape(-1, 4, 4, 1).astype(np.float32)
+
+
+def a2d(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def run(*arguments: object, images: str = "x.npz", factory: str = "tiny_net:net") -> int:
+    """A command that takes a classifier and images."""
+    command, *rest = arguments
+    return a2d(command, "--classifier", factory, "--images", images, *rest)
+
+
+def table(path: str) -> dict[str, list]:
+    return pq.read_table(path).to_pydict()
+
+
+# What is written.
+
+
+def test_predictions(here, capsys):
+    """Labels and probabilities of `a2d predict` are those of NumPy; the accuracy is reported where labels are known."""
+    x = near_boundary(10, 1, 0)
+    logits = x.reshape(10, 16) @ WEIGHTS
+    truth = np.r_[logits.argmax(1)[:9], 1 - logits.argmax(1)[9]]
+    np.savez("x.npz", x=x, y=truth)
+    assert run("predict", "--out", "p.parquet", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "p.parquet", "images": 10, "failed": 0, "accuracy": 0.9}
+    rows = table("p.parquet")
+    assert list(rows) == ["index", "id", "label", "probability", "error"]
+    assert rows["label"] == logits.argmax(1).tolist()
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(rows["probability"], (e / e.sum(1, keepdims=True)).max(1), rtol=1e-5)
+
+
+def test_costs_of_a_linear_classifier(here):
+    """BIM needs margin / (step * ||w||_1) updates and BIM2 margin / (step * sqrt(n) * ||w||_2), rounded up; misses are censored."""
+    x = near_boundary(40, 0.3, 1)
+    np.savez("x.npz", x=x)
+    assert run("cost", "--out", "c.parquet", "--attacks", "bim,bim2", "--max-steps", 30, "--seed", 5) == 0
+    rows = pq.read_table("c.parquet")
+    margin = np.abs(x.reshape(-1, 16).astype(np.float64) @ DIRECTION)
+    for name, gain in [("bim", 6e-4 * np.abs(DIRECTION).sum()), ("bim2", 2e-4 * 4 * np.sqrt(DIRECTION @ DIRECTION))]:
+        mine = rows.filter(pa.compute.equal(rows["attack"], name)).to_pydict()
+        exact = margin / gain
+        clear = np.abs(exact - exact.round()) > 0.01  # float32 may round the others either way
+        expected = np.where(np.ceil(exact) <= 30, np.ceil(exact), 31)
+        np.testing.assert_array_equal(np.asarray(mine["cost"])[clear], expected[clear])
+        np.testing.assert_array_equal(mine["censored"], np.asarray(mine["cost"]) == 31)
+        assert 0 < sum(mine["censored"]) < 40
+        assert mine["index"] == list(range(40))
+    assert set(rows["preset"].to_pylist()) == {"mnist"}
+    assert set(rows["seed"].to_pylist()) == {5}
+    meta = json.loads(rows.schema.metadata[b"a2d"])
+    assert meta["attacks"]["bim"]["max_steps"] == 30
+    assert meta["attacks"]["bim"]["epsilon"] == 0.3
+    assert {"versions", "weights_sha256", "images_sha256", "seed", "preset"} <= set(meta)
+
+
+def test_crafted_images(here, capsys):
+    """FGSM moves every pixel by epsilon against the label of the set, and `success` is NumPy's misclassification of that label."""
+    x = near_boundary(30, 2, 2)
+    y = (x.reshape(-1, 16) @ WEIGHTS).argmax(1)
+    np.savez("x.npz", x=x, y=y)
+    assert run("attack", "--attack", "fgsm", "--epsilon", 0.05, "--out", "adv.npz") == 0
+    with np.load("adv.npz", allow_pickle=False) as adv:
+        signs = np.where(y == 0, 1, -1)[:, None] * np.sign(DIRECTION)
+        np.testing.assert_allclose(adv["x"].reshape(-1, 16), x.reshape(-1, 16) + 0.05 * signs, atol=1e-6)
+        np.testing.assert_array_equal(adv["y"], y)
+        np.testing.assert_array_equal(adv["success"], (adv["x"].reshape(-1, 16) @ WEIGHTS).argmax(1) != y)
+        assert 0 < adv["success"].sum() < 30
+    assert run("predict", "--out", "p.parquet", images="adv.npz") == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_attack_takes_the_prediction_where_there_are_no_labels(here):
+    """Without labels the predicted class is attacked; with a wrong label, the label, which costs nothing."""
+    x = near_boundary(6, 0.2, 3)
+    predicted = (x.reshape(-1, 16) @ WEIGHTS).argmax(1)
+    np.save("x.npy", x)
+    assert run("attack", "--attack", "bim", "--out", "a.npz", images="x.npy") == 0
+    np.testing.assert_array_equal(np.load("a.npz")["y"], predicted)
+    np.savez("x.npz", x=x, y=1 - predicted)
+    assert run("attack", "--attack", "bim", "--out", "b.npz") == 0
+    np.testing.assert_array_equal(np.load("b.npz")["x"], x)
+    assert np.load("b.npz")["success"].all()
+
+
+@pytest.fixture
+def costs(here):
+    """Tables of costs of far (benign) and near (adversarial) images."""
+    np.savez("far.npz", x=near_boundary(60, 2, 4))
+    np.savez("near.npz", x=near_boundary(50, 0.3, 5))
+    for name in ("far", "near"):
+        assert run("cost", "--attacks", "bim,bim2", "--out", f"{name}.parquet", images=f"{name}.npz") == 0
+    return here
+
+
+def test_evaluation(costs, capsys):
+    """`a2d eval --json` prints the AUROC that scikit-learn computes from the table, per attack, named by the file, and nothing else."""
+    capsys.readouterr()
+    assert a2d("eval", "--benign", "far.parquet", "--adversarial", "near.parquet", "--json") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    sets = json.loads(out)["sets"]
+    assert [(row["set"], row["attack"]) for row in sets] == [("near", "bim"), ("near", "bim2")]
+    far, near = (table(f"{name}.parquet") for name in ("far", "near"))
+    for row in sets:
+        scores = [-c for one in (far, near) for c, name in zip(one["cost"], one["attack"], strict=True) if name == row["attack"]]
+        assert row["auroc"] == pytest.approx(roc_auc_score([0] * 60 + [1] * 50, scores))
+        assert {"average_precision", "fpr_at_tpr_95", "tpr_at_fpr_1", "tpr_at_fpr_5"} <= set(row)
+    assert a2d("eval", "--benign", "far.parquet", "--adversarial", "near.parquet", "far.parquet") == 0
+    assert "auroc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("detector", ["zscore", "vote", "knn", "svm", "tree", "forest", "conformal"])
+def test_detectors(detector, costs, capsys):
+    """Verdicts from a table, from images, and from images without the bound are the same, and near images are flagged more often."""
+    extra = ["--k", 9] if detector == "knn" else []
+    assert a2d("fit", "--benign", "far.parquet", "--adversarial", "near.parquet", "--detector", detector, *extra, "--out", "d.json") == 0
+    assert ("took bim of bim, bim2" in capsys.readouterr().err) == (detector == "zscore")
+    verdicts = {}
+    for name in ("far", "near"):
+        assert a2d("detect", "--detector", "d.json", "--costs", f"{name}.parquet", "--out", f"{name}-costs") == 0
+        assert run("detect", "--detector", "d.json", "--out", f"{name}-images", images=f"{name}.npz") == 0
+        assert run("detect", "--detector", "d.json", "--out", f"{name}-full", "--no-bound", images=f"{name}.npz") == 0
+        verdicts[name] = table(f"{name}-costs")["adversarial"]
+        assert table(f"{name}-images")["adversarial"] == verdicts[name]
+        assert table(f"{name}-full") == table(f"{name}-costs")
+        if name == "far" and detector in ("zscore", "vote"):
+            bounded, full = table(f"{name}-images")["cost_bim"], table(f"{name}-full")["cost_bim"]
+            assert max(bounded) < max(full)
+            np.testing.assert_array_equal(bounded, np.minimum(full, max(bounded)))
+    assert np.mean(verdicts["near"]) > np.mean(verdicts["far"])
+
+
+def test_reported_saving_is_true(costs, capsys):
+    """The steps that the bound saved lie between none and the number reported as largest possible."""
+    assert a2d("fit", "--benign", "far.parquet", "--detector", "zscore", "--attack", "bim2", "--out", "d.json") == 0
+    assert capsys.readouterr().err == ""
+    steps = {}
+    for name, option in [("bounded", []), ("full", ["--no-bound"])]:
+        assert run("detect", "--detector", "d.json", "--out", name, "--json", *option, images="far.npz") == 0
+        (steps[name],) = json.loads(capsys.readouterr().out)["steps"]
+    assert steps["full"]["steps saved, at most"] == 0
+    assert 0 < steps["full"]["steps"] - steps["bounded"]["steps"] <= steps["bounded"]["steps saved, at most"]
+
+
+def test_info(here, capsys):
+    """`a2d info` tells versions, devices and the settings of the presets."""
+    import jax
+
+    assert a2d("info", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["jax"] == jax.__version__
+    assert "cpu" in told["devices"]
+    assert {"preset": "mnist", "role": "defence", "attack": "dba"}.items() <= next(
+        row for row in told["attacks"] if row["attack"] == "dba"
+    ).items()
+
+
+# Exit code 3: some rows failed, the rest is done.
+
+
+def test_bad_rows(here, capsys):
+    """A truncated file and a file of another size: both carry their error through every command, the others are done as without them."""
+    x = (near_boundary(5, 0.5, 6) * 255).astype(np.uint8)
+    for folder, names in [("good", range(5)), ("mixed", range(5))]:
+        os.mkdir(folder)
+        for i in names:
+            Image.fromarray(x[i, ..., 0]).save(f"{folder}/{i}.png")
+    data = pathlib.Path("mixed/1.png").read_bytes()
+    pathlib.Path("mixed/1.png").write_bytes(data[: len(data) // 2])
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save("mixed/3.png")
+    bad, good = [1, 3], [0, 2, 4]
+    for folder, code in [("good", 0), ("mixed", 3)]:
+        assert run("predict", "--out", f"p-{folder}", images=folder) == code
+        assert run("cost", "--attacks", "bim", "--out", f"c-{folder}", images=folder) == code
+        assert run("attack", "--attack", "fgsm", "--out", f"a-{folder}", images=folder) == code
+        assert a2d("detect", "--detector", "d.json", "--costs", f"c-{folder}", "--out", f"v-{folder}") in (1, code)
+    assert "2 rows failed" in capsys.readouterr().err
+    for name in ("p", "c"):
+        clean, mixed = pq.read_table(f"{name}-good").to_pylist(), pq.read_table(f"{name}-mixed").to_pylist()
+        assert [mixed[i] for i in good] == [clean[i] for i in good]
+        assert all(mixed[i]["error"] and mixed[i]["label"] is None for i in bad)
+    assert np.isnan(np.load("a-mixed")["x"][bad]).all()
+    np.testing.assert_array_equal(np.load("a-mixed")["x"][good], np.load("a-good")["x"][good])
+    assert run("cost", "--attacks", "bim", "--out", "c-a", images="a-mixed") == 1  # no suffix: not a known kind
+    os.rename("a-mixed", "a-mixed.npz")
+    assert run("cost", "--attacks", "bim", "--out", "c-a", images="a-mixed.npz") == 3
+
+
+def test_failed_images_keep_their_error_in_verdicts(costs):
+    """An image without costs appears among the verdicts in its place, with its error and no verdict."""
+    x = near_boundary(3, 0.5, 7)
+    x[1, 0, 0, 0] = np.nan
+    np.savez("nan.npz", x=x)
+    assert run("cost", "--attacks", "bim,bim2", "--out", "nan.parquet", images="nan.npz") == 3
+    assert a2d("fit", "--benign", "far.parquet", "--detector", "vote", "--out", "d.json") == 0
+    assert a2d("detect", "--detector", "d.json", "--costs", "nan.parquet", "--out", "v1") == 3
+    assert run("detect", "--detector", "d.json", "--out", "v2", images="nan.npz") == 3
+    for name in ("v1", "v2"):
+        rows = table(name)
+        assert rows["index"] == [0, 1, 2]
+        assert [error is None for error in rows["error"]] == [True, False, True]
+        assert "NaN" in rows["error"][1]
+        assert rows["adversarial"][1] is None
+        assert rows["score"][1] is None
+
+
+def test_label_that_is_no_class(here):
+    """A label beyond the classifier's classes is an error of its row."""
+    np.savez("x.npz", x=near_boundary(3, 1, 8), y=[0, 7, 1])
+    assert run("attack", "--attack", "fgsm", "--out", "adv.npz") == 3
+    assert "from 0 to 1, got 7" in np.load("adv.npz")["error"][1]
+
+
+# Exit code 1: bad input, one line, no traceback, nothing written.
+
+
+def refused(capsys, *words: str, code: int) -> None:
+    """The command ended with 1, said one line with these words, and left no output."""
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert out == ""
+    assert re.fullmatch(r"a2d: error: [^\n]+\n", err)
+    for word in words:
+        assert word in err
+    assert not [name for name in os.listdir() if "out" in name]
+
+
+def test_bad_images(here, capsys):
+    """Values outside [0, 1], NaN, wrong shapes and channels, an empty folder and a missing path."""
+    x = near_boundary(3, 1, 9)
+    np.savez("x.npz", x=x)
+    for name, images in [
+        ("large", x + 3),
+        ("nan", x * np.nan),
+        ("wide", np.zeros((3, 4, 6, 1), np.float32)),
+        ("rgb", np.zeros((3, 4, 4, 3), np.uint8)),
+    ]:
+        np.savez(f"{name}.npz", x=images)
+    os.mkdir("empty")
+    for command in (["predict"], ["cost", "--attacks", "bim"], ["attack", "--attack", "fgsm"]):
+        for images, words in [
+            ("large.npz", ["[0, 1]", "all 3"]),
+            ("nan.npz", ["NaN"]),
+            ("wide.npz", ["4 x 6 x 1"]),
+            ("rgb.npz", ["4 x 4 x 3"]),
+            ("empty", ["image files"]),
+            ("missing.npz", ["does not exist"]),
+        ]:
+            refused(capsys, *words, code=run(*command, "--out", "out", images=images))
+    refused(capsys, "4 x 4 x 1", code=run("predict", "--out", "out", factory="tiny_net:colour"))
+
+
+def test_unknown_names(here, capsys):
+    """An unknown attack, preset or detector is refused with the valid names; a setting that nobody has, too."""
+    np.savez("x.npz", x=near_boundary(3, 1, 9))
+    cost = ["cost", "--out", "out"]
+    refused(capsys, "'bam'", "bim", "jsma", "dba", code=run(*cost, "--attacks", "bim,bam"))
+    refused(capsys, "'bam'", "fgsm", "bim", code=run("attack", "--out", "out", "--attack", "bam"))
+    refused(capsys, "'minst'", "mnist", "cifar10", "imagenet", code=run(*cost, "--preset", "minst"))
+    refused(capsys, "--epsilon", "jsma", code=run(*cost, "--attacks", "jsma", "--epsilon", 0.1))
+    refused(capsys, "epsilon", code=run(*cost, "--attacks", "bim", "--epsilon", -1))
+    refused(capsys, "at least one attack", code=run(*cost, "--attacks", ","))
+    refused(capsys, "'oracle'", "zscore", "forest", code=a2d("fit", "--benign", "b", "--detector", "oracle", "--out", "out"))
+
+
+def test_classifiers_that_do_not_import(here, capsys):
+    """A missing module, a missing name, a name that is no factory and a string of another form are refused."""
+    np.savez("x.npz", x=near_boundary(3, 1, 9))
+    for factory, words in [
+        ("no_such_module:net", ["no_such_module"]),
+        ("tiny_net:missing", ["missing"]),
+        ("tiny_net:not_callable", ["not_callable"]),
+        ("tiny_net", ["module:factory"]),
+    ]:
+        refused(capsys, *words, code=run("predict", "--out", "out", factory=factory))
+
+
+def test_broken_classifier(here, capsys):
+    """A classifier whose logits are NaN fails every image, in one line."""
+    np.savez("x.npz", x=near_boundary(3, 1, 9))
+    refused(capsys, "finite logits", code=run("cost", "--attacks", "bim", "--out", "out", factory="tiny_net:broken"))
+
+
+def test_existing_output(here, capsys):
+    """An existing output is refused before any work and left as it is; --force replaces it."""
+    np.savez("x.npz", x=near_boundary(3, 1, 9))
+    pathlib.Path("old").write_text("old")
+    refused(capsys, "old", "--force", code=run("predict", "--out", "old", factory="no_such_module:net"))
+    assert pathlib.Path("old").read_text() == "old"
+    assert run("predict", "--out", "old", "--force") == 0
+    assert table("old")["index"] == [0, 1, 2]
+    capsys.readouterr()
+    refused(capsys, "create it first", code=run("predict", "--out", "no/such/folder"))
+
+
+def test_detectors_and_tables_that_do_not_fit(costs, capsys):
+    """Costs of other attacks or settings, too few benign images, missing adversarial costs, and files of another kind."""
+    assert run("cost", "--attacks", "bim", "--out", "bim.parquet", images="far.npz") == 0
+    assert run("cost", "--attacks", "bim,bim2", "--max-steps", 9, "--out", "short.parquet", images="far.npz") == 0
+    assert run("cost", "--attacks", "bim,bim2", "--limit", 4, "--out", "few.parquet", images="far.npz") == 0
+    assert run("cost", "--attacks", "jsma", "--out", "jsma.parquet", images="near.npz") == 0
+    assert a2d("fit", "--benign", "far.parquet", "--detector", "vote", "--out", "d.json") == 0
+    capsys.readouterr()
+    detect = ["detect", "--detector", "d.json", "--out", "out"]
+    fit = ["fit", "--benign", "far.parquet", "--out", "out", "--detector"]
+    refused(capsys, "bim, bim2", "bim.parquet", code=a2d(*detect, "--costs", "bim.parquet"))
+    refused(capsys, "max_steps 500", "9 in short.parquet", code=a2d(*detect, "--costs", "short.parquet"))
+    refused(capsys, "at least 20", "got 4", code=a2d("fit", "--benign", "few.parquet", "--detector", "zscore", "--out", "out"))
+    refused(capsys, "adversarial", code=a2d(*fit, "knn"))
+    refused(capsys, "max_steps 500", code=a2d(*fit, "svm", "--adversarial", "short.parquet"))
+    refused(capsys, "jsma", code=a2d(*fit, "zscore", "--attack", "jsma"))
+    refused(capsys, "one attack", code=a2d(*fit, "zscore", "--attacks", "bim,bim2"))
+    refused(capsys, "--level", code=a2d(*fit, "zscore", "--level", 0.1))
+    refused(capsys, "level in (0, 1)", code=a2d(*fit, "conformal", "--level", 3))
+    refused(capsys, "jsma", code=a2d("eval", "--benign", "far.parquet", "--adversarial", "jsma.parquet"))
+    refused(capsys, "9 in short.parquet", code=a2d("eval", "--benign", "far.parquet", "--adversarial", "short.parquet"))
+    refused(capsys, "--costs", code=a2d(*detect))
+    refused(capsys, "--costs", code=run(*detect, "--costs", "far.parquet", images="far.npz"))
+    refused(capsys, "far.parquet", code=a2d("detect", "--detector", "far.parquet", "--costs", "far.parquet", "--out", "out"))
+    refused(capsys, "d.json", code=a2d("eval", "--benign", "d.json", "--adversarial", "far.parquet"))
+    refused(capsys, "at least 1 image", code=run("cost", "--limit", 0, "--out", "out", images="far.npz"))
+
+
+# Exit codes 2 and 130, help: as a process of its own.
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "a2d_jax.cli", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_wrong_usage(here, capsys):
+    """Missing and unknown arguments exit with 2, as argparse does, and print nothing on stdout."""
+    for arguments in (["cost"], ["fly"], ["info", "--fly"], ["info", "--seed", "x"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["convert", "predict", "attack", "cost", "fit", "detect", "eval", "info"])
+def test_help(command, capsys):
+    """Every command has --help, --seed and --json."""
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "--seed" in out
+    assert "--json" in out
+
+
+def test_help_does_not_wait_for_jax():
+    """`a2d --help` imports the parser and nothing that takes seconds."""
+    code = "import sys, a2d_jax.cli\ntry: a2d_jax.cli.main(['--help'])\nexcept SystemExit: sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+def test_interrupt(here):
+    """Ctrl-C ends a running attack with 130, one line on stderr, and no file beside the inputs."""
+    np.savez("x.npz", x=near_boundary(64, 1, 0))
+    before = {*os.listdir(), "started", "__pycache__"}
+    command = [sys.executable, "-m", "a2d_jax.cli", "attack", "--classifier", "tiny_net:slow", "--images", "x.npz", "--out", "adv.npz"]
+    command += ["--attack", "bim", "--step-size", "0", "--max-steps", "2000000000"]  # never ends by itself
+    deadline = time.monotonic() + 60
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        while not os.path.exists("started") and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(3)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert out == ""
+    assert re.fullmatch(r"a2d: interrupted[^\n]*\n", err)
+    assert set(os.listdir()) <= before
+
+
+def test_a_process_of_its_own(here):
+    """The real command: nothing on stderr when all went well and stderr is no terminal, one line and no traceback when not."""
+    np.savez("x.npz", x=near_boundary(4, 1, 0))
+    arguments = ["predict", "--classifier", "tiny_net:net", "--images", "x.npz", "--out", "p.parquet", "--json"]
+    done = process(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["images"] == 4
+    again = process(*arguments)
+    assert again.returncode == 1
+    assert re.fullmatch(r"a2d: error: [^\n]+\n", again.stderr)
