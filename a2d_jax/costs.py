@@ -1,8 +1,8 @@
 """Where the rooms meet: images and a classifier become examples, attacks give their costs, a detector judges the costs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,12 @@ PREDICT_BATCH = 256
 
 
 def examples(
-    classifier: Classifier, x: Float[Any, "n h w c"], label: Int[Any, " n"] | None = None, *, index: Int[Any, " n"] | None = None, seed: int = 0
+    classifier: Classifier,
+    x: Float[Any, "n h w c"],
+    label: Int[Any, " n"] | None = None,
+    *,
+    index: Int[Any, " n"] | None = None,
+    seed: int = 0,
 ) -> Example:
     """Examples for a driver: the label is the model's own prediction unless given, the key belongs to the example.
 
@@ -31,8 +36,8 @@ def examples(
     """
     if label is None:
         label = predictions(classifier, x)[0]
-    numbers = np.arange(len(x)) if index is None else np.asarray(index)
-    return Example(np.asarray(x), np.asarray(label, np.int32), _keys(seed, jnp.asarray(numbers, jnp.uint32)))
+    numbers = jnp.asarray(np.arange(len(x)) if index is None else index, jnp.uint32)
+    return Example(cast(Any, np.asarray(x)), cast(Any, np.asarray(label, np.int32)), _keys(seed, numbers))
 
 
 def predictions(classifier: Classifier, x: Float[Any, "n h w c"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -54,7 +59,13 @@ def bounded(attacks: Mapping[str, Attack], bounds: Iterable[int | None]) -> dict
 
 
 def costs(
-    classifier: Classifier, x: Float[Any, "n h w c"], attacks: Mapping[str, Attack], *, label: Int[Any, " n"] | None = None, seed: int = 0, **driver: Any
+    classifier: Classifier,
+    x: Float[Any, "n h w c"],
+    attacks: Mapping[str, Attack],
+    *,
+    label: Int[Any, " n"] | None = None,
+    seed: int = 0,
+    **driver: Any,
 ) -> tuple[Int[np.ndarray, "n attacks"], dict[str, AttackResult]]:
     """The cost of every attack on every image, and the full results by attack. `driver` goes to `drivers.attack`."""
     batch = examples(classifier, x, label, seed=seed)

@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
+AnyArray = Array | np.ndarray
 Norm = Literal["l0", "l1", "l2", "linf", "rms"]
 STATIC = {"static": True}
 """Metadata of a dataclass field that is part of the program, not an argument of it."""
@@ -41,7 +43,7 @@ class Classifier:
 
 
 class Example(NamedTuple):
-    """What an attack is given; it never changes while the attack runs."""
+    """What an attack is given; it never changes while the attack runs. Batches on the host may hold numpy arrays."""
 
     x: Float[Array, "h w c"]  # clean input, in [0, 1]
     label: Int[Array, ""]  # the class to leave (or to reach, for a targeted attack)
@@ -67,7 +69,9 @@ class Progress(NamedTuple):
         """Count model queries that decide nothing."""
         return self._replace(forward=self.forward + forward, backward=self.backward + backward)
 
-    def judge(self, success: Array, max_steps: int | Array, *, forward: int | Array = 0, backward: int | Array = 0, give_up: Array | bool = False) -> "Progress":
+    def judge(
+        self, success: Array, max_steps: int | Array, *, forward: int | Array = 0, backward: int | Array = 0, give_up: Array | bool = False
+    ) -> "Progress":
         """Judge the current point: the one place that decides `done` and counts the update that follows.
 
         Args:

@@ -228,7 +228,8 @@ def test_counters_are_true(name, net, examples):
         return np.float32(0)
 
     def counting(variables, x):
-        return net.apply(variables, x) + jax.pure_callback(count, jax.ShapeDtypeStruct((), jnp.float32), jax.lax.stop_gradient(x), vmap_method="sequential")
+        like = jax.ShapeDtypeStruct((), jnp.float32)
+        return net.apply(variables, x) + jax.pure_callback(count, like, jax.lax.stop_gradient(x), vmap_method="sequential")
 
     example = jax.tree.map(lambda leaf: leaf[0], examples)
     result = drivers.run(attack, Classifier(net.variables, counting), example)

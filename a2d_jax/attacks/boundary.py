@@ -22,7 +22,7 @@ The machine: every `step` evaluates 25 points at one model call, whatever the ph
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +44,10 @@ SPHERICAL_WINDOW, SOURCE_WINDOW = 100, 30
 
 
 class Window(NamedTuple):
-    """The last outcomes of a test, newest at the end; only the last `count` entries are filled."""
+    """The last outcomes of a test, newest at the end; only the last `filled` entries are filled."""
 
     outcomes: Bool[Array, " w"]
-    count: Int[Array, ""]
+    filled: Int[Array, ""]
 
     @classmethod
     def empty(cls, length: int) -> "Window":
@@ -58,13 +58,13 @@ class Window(NamedTuple):
         length, pushed = self.outcomes.shape[0], jnp.sum(keep, dtype=jnp.int32)
         order = jnp.argsort(~keep)  # stable: kept ones first, in order
         line = jnp.concatenate([self.outcomes, outcomes[order]])
-        return Window(jax.lax.dynamic_slice(line, (pushed,), (length,)), jnp.minimum(self.count + pushed, length))
+        return Window(jax.lax.dynamic_slice(line, (pushed,), (length,)), jnp.minimum(self.filled + pushed, length))
 
     def verdict(self) -> tuple[Bool[Array, ""], Bool[Array, ""], "Window"]:
         """Whether the full window succeeds often (> 0.5), seldom (< 0.2), and the window cleared if either holds."""
-        full, rate = self.count == self.outcomes.shape[0], jnp.mean(self.outcomes.astype(jnp.float32))
+        full, rate = self.filled == self.outcomes.shape[0], jnp.mean(self.outcomes.astype(jnp.float32))
         often, seldom = full & (rate > 0.5), full & (rate < 0.2)
-        return often, seldom, self._replace(count=jnp.where(often | seldom, 0, self.count))
+        return often, seldom, self._replace(filled=jnp.where(often | seldom, 0, self.filled))
 
 
 class BoundaryState(NamedTuple):
@@ -99,13 +99,16 @@ class Boundary:
     mse_threshold: float | Array = 0.02
     max_steps: int | Array = 5000
 
-    norm: ClassVar[Norm] = "rms"
-
     def __post_init__(self) -> None:
         if isinstance(self.mse_threshold, int | float):
             require(self.mse_threshold >= 0, "mse_threshold >= 0", self.mse_threshold, "give a mean squared distance, such as 0.02")
         if isinstance(self.max_steps, int):
             require(self.max_steps >= 0, "max_steps >= 0", self.max_steps, "give the number of steps")
+
+    @property
+    def norm(self) -> Norm:
+        """The root of the mean squared distance."""
+        return "rms"
 
     def init(self, example: Example) -> BoundaryState:
         zero, length = jnp.zeros((), jnp.int32), jnp.full((), INITIAL_STEP, example.x.dtype)
@@ -133,7 +136,9 @@ class Boundary:
         blended = self._enter(_blend(example, state, points, adversarial))
         probed = state._replace(on_sphere=adversarial, phase=jnp.full_like(state.phase, MOVE))
         walked = self._enter(self._walk(example, state, points, adversarial))
-        return jax.tree.map(lambda *of: jnp.select([state.phase == p for p in (DRAW, BLEND, PROBE)], of[:3], of[3]), drawn, blended, probed, walked)
+        return jax.tree.map(
+            lambda *of: jnp.select([state.phase == p for p in (DRAW, BLEND, PROBE)], of[:3], of[3]), drawn, blended, probed, walked
+        )
 
     def length(self) -> int:
         return math.ceil((1 + DRAWS) / TRIALS) + math.ceil(BLENDS / TRIALS) + 2 * int(self.max_steps)
@@ -286,7 +291,8 @@ def _factor(often: Array, seldom: Array, dtype: jnp.dtype) -> Array:
 
 
 def _length(v: Float[Array, "h w c"]) -> Float[Array, ""]:
-    return jnp.sqrt(jnp.sum(v**2))
+    square = jnp.sum(v**2)
+    return jnp.where(square > 0, jnp.sqrt(_nonzero(square)), 0)  # a finite gradient at zero
 
 
 def _nonzero(length: Array) -> Array:

@@ -19,7 +19,7 @@ an exact 0.5 is decided otherwise: rounding leaves the reference 3e-17 above 0 a
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,13 +55,16 @@ class JSMA:
     max_steps: int | Array = 1999
     max_changes: int | Array = 7
 
-    norm: ClassVar[Norm] = "l0"
-
     def __post_init__(self) -> None:
         require(self.theta > 0, "theta > 0", self.theta, "give the change per update in pixel units, such as 0.1")
         for name, value in (("max_steps", self.max_steps), ("max_changes", self.max_changes)):
             if isinstance(value, int):
                 require(value >= 0, f"{name} >= 0", value, "give a number of updates")
+
+    @property
+    def norm(self) -> Norm:
+        """The number of scalars that differ."""
+        return "l0"
 
     def init(self, example: Example) -> JSMAState:
         none = jnp.zeros(example.x.shape, jnp.int32)

@@ -6,6 +6,6 @@ the jitted, sharded entries for batches and for data that does not fit into memo
 
 from a2d_jax.drivers.batch import attack
 from a2d_jax.drivers.loops import run, unroll
-from a2d_jax.drivers.stream import Stats, Stream, stream
+from a2d_jax.drivers.refill import Stats, Stream, stream
 
 __all__ = ["Stats", "Stream", "attack", "run", "stream", "unroll"]

@@ -1,7 +1,7 @@
 """`attack`: one call for a batch that fits into memory, jitted and sharded over the devices, whichever the driver."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -10,7 +10,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from a2d_jax.drivers.loops import MIN_WIDTH, run, unroll
-from a2d_jax.drivers.stream import AXIS, stream
+from a2d_jax.drivers.queue import AXIS
+from a2d_jax.drivers.refill import stream
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
 Driver = Literal["stream", "run", "unroll"]
@@ -23,7 +24,7 @@ def attack(
     *,
     driver: Driver = "stream",
     lanes: int | None = None,
-    devices: list[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> AttackResult:
     """Attack a batch and return the results in its order.
 
@@ -43,7 +44,7 @@ def attack(
     Raises:
       ValueError: if `driver` is unknown.
     """
-    devices = devices or jax.local_devices()
+    devices = jax.local_devices() if devices is None else list(devices)
     if driver == "stream":
         parts = list(stream(attack, classifier, [examples], lanes=lanes, devices=devices))
         order = np.argsort(np.concatenate([part.index for part in parts]))

@@ -21,7 +21,9 @@ def two_class(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("norm", "dual"), [("linf", lambda w: np.abs(w).sum()), ("l2", np.linalg.norm), ("rms", lambda w: 4 * np.linalg.norm(w))])
+@pytest.mark.parametrize(
+    ("norm", "dual"), [("linf", lambda w: np.abs(w).sum()), ("l2", np.linalg.norm), ("rms", lambda w: 4 * np.linalg.norm(w))]
+)
 def test_pgd_needs_margin_over_step_times_dual_norm(norm, dual, seed):
     """Protects the count of BIM and BIM2: floor(margin / (step * dual norm of the weights)) + 1 updates."""
     net, x, margin, w = two_class(seed)

@@ -79,7 +79,11 @@ def test_candidate_geometry():
     """Protects the step: the sphere point keeps its distance and moves sideways by `spherical_step`; the candidate is nearer."""
     rng = np.random.default_rng(0)
     x, x_adv = (rng.uniform(0.45, 0.55, (8, 8, 1)).astype(np.float32) for _ in range(2))  # far from the bounds: nothing is clipped
-    state = Boundary().init(one(half_plane(1), x))._replace(x_adv=jnp.asarray(x_adv), spherical_step=jnp.float32(0.2), source_step=jnp.float32(0.05))
+    state = (
+        Boundary()
+        .init(one(half_plane(1), x))
+        ._replace(x_adv=jnp.asarray(x_adv), spherical_step=jnp.float32(0.2), source_step=jnp.float32(0.05))
+    )
     sphere, candidate = boundary._propose(jnp.asarray(x), state, jnp.asarray(rng.normal(size=x.shape), jnp.float32))
     radius = np.linalg.norm(x - x_adv)
     np.testing.assert_allclose(np.linalg.norm(sphere - x), radius, rtol=1e-5)
@@ -96,16 +100,16 @@ def test_window_slides_and_clears():
         outcomes, keep = rng.random(25) > 0.6, rng.random(25) > 0.7
         window = window.push(jnp.asarray(outcomes), jnp.asarray(keep))
         kept += list(outcomes[keep])
-        assert int(window.count) == min(len(kept), 30)
+        assert int(window.filled) == min(len(kept), 30)
         tail = kept[-30:]
         np.testing.assert_array_equal(window.outcomes[30 - len(tail) :], tail)
     for rate, expected in ((0.6, (True, False)), (0.1, (False, True)), (0.4, (False, False))):
         full = boundary.Window(jnp.asarray(np.arange(30) < rate * 30), jnp.int32(30))
         often, seldom, after = full.verdict()
         assert (bool(often), bool(seldom)) == expected
-        assert int(after.count) == (0 if any(expected) else 30)
-        often, seldom, _ = full._replace(count=jnp.int32(29)).verdict()
-        assert not (bool(often) or bool(seldom)), "a window that is not full decides nothing"
+        assert int(after.filled) == (0 if any(expected) else 30)
+        often, seldom, _ = full._replace(filled=jnp.int32(29)).verdict()
+        assert not bool(often | seldom), "a window that is not full decides nothing"
 
 
 def test_statistics_are_gathered_every_tenth_step():
@@ -131,7 +135,9 @@ def test_threshold_needs_an_improving_step():
 def test_success_without_the_threshold_is_censored():
     """Protects honesty: an adversarial point that never came close enough is a success whose cost is censored."""
     net = half_plane(0.3)
-    result = drivers.attack(Boundary(mse_threshold=0.0, max_steps=9), net, batch(net, np.zeros((3, 5, 5, 1), np.float32), label=np.zeros(3)))
+    result = drivers.attack(
+        Boundary(mse_threshold=0.0, max_steps=9), net, batch(net, np.zeros((3, 5, 5, 1), np.float32), label=np.zeros(3))
+    )
     assert result.success.all()
     assert result.censored.all()
     np.testing.assert_array_equal(result.cost, 10)
@@ -191,8 +197,8 @@ def test_queries_count_the_sequential_algorithm():
     probed = state._replace(phase=jnp.int32(boundary.MOVE), on_sphere=jnp.arange(25) % 3 == 0)
     move = attack._walk(example, probed, points, hits)
     assert int(move.progress.forward - state.progress.forward) == 4 + 2  # spheres 0..3, candidates 0 and 3
-    assert int(move.spherical_window.count) == 4
-    assert int(move.source_window.count) == 2
+    assert int(move.spherical_window.filled) == 4
+    assert int(move.source_window.filled) == 2
 
 
 def test_walk_comes_close():

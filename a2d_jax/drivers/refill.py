@@ -10,7 +10,7 @@ Nothing an example computes depends on its lane, on its neighbours or on when it
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,9 +22,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Int
 
 from a2d_jax.drivers.loops import MIN_WIDTH, advance, finish
-from a2d_jax.types import Attack, AttackResult, Classifier, Example
+from a2d_jax.drivers.queue import AXIS, Queue, pieces_of
+from a2d_jax.types import AnyArray, Attack, AttackResult, Classifier, Example
 
-AXIS = "examples"
 LANES = {"cpu": 32}  # per device; on a CPU a small batch keeps the working set in its caches
 LANES_ELSEWHERE = 256
 QUEUE_PER_LANE = 4  # examples brought to a device at a time, per lane
@@ -35,33 +35,26 @@ CALL_SECONDS = 0.5  # aim for one call of the compiled loop: how often the host 
 class Lanes(NamedTuple):
     """What a device works on."""
 
-    index: Int[Array, " lanes"]  # position of the example in the input; -1: the lane is free
+    position: Int[Array, " lanes"]  # position of the example in the input; -1: the lane is free
     example: Example
     state: Any
 
     def active(self) -> Bool[Array, " lanes"]:
-        return (self.index >= 0) & ~self.state.progress.done
-
-
-class Queue(NamedTuple):
-    """Examples that wait on a device."""
-
-    index: Int[Array, " queue"]
-    example: Example
-    size: Int[Array, " 1"]  # only the first `size` are real
+        return (self.position >= 0) & ~self.state.progress.done
 
 
 class Counts(NamedTuple):
     """What one call of the compiled loop tells the host, one row per device."""
 
-    emitted: Int[Array, " 1"]  # examples that finished
-    active: Int[Array, " 1"]  # examples still in the lanes
-    taken: Int[Array, " 1"]  # examples taken from the queue so far
-    useful: Int[Array, " 1"]  # steps of examples that were not done
-    executed: Int[Array, " 1"]  # steps of all lanes
+    emitted: Int[AnyArray, " 1"]  # examples that finished
+    active: Int[AnyArray, " 1"]  # examples still in the lanes
+    taken: Int[AnyArray, " 1"]  # examples taken from the queue so far
+    useful: Int[AnyArray, " 1"]  # steps of examples that were not done
+    executed: Int[AnyArray, " 1"]  # steps of all lanes
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True)
+class Finished:
     """Examples that are done, in the order in which they finished."""
 
     index: Int[np.ndarray, " n"]  # position in the input
@@ -99,7 +92,7 @@ def stream(
     examples: Iterable[Example],
     *,
     lanes: int | None = None,
-    devices: list[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     keep_x_adv: bool = True,
 ) -> Stream:
     """Attack examples that arrive in pieces of any size, on all local devices.
@@ -118,7 +111,7 @@ def stream(
     Raises:
       ValueError: if `lanes` is below 2.
     """
-    devices = devices or jax.local_devices()
+    devices = jax.local_devices() if devices is None else list(devices)
     lanes = LANES.get(devices[0].platform, LANES_ELSEWHERE) if lanes is None else lanes
     if lanes < MIN_WIDTH:
         raise ValueError(f"expected lanes >= {MIN_WIDTH}, got {lanes}; give the number of examples in work on each device")
@@ -130,7 +123,7 @@ def _results(
     attack: Attack, classifier: Classifier, examples: Iterable[Example], width: int, mesh: Mesh, keep_x_adv: bool, stats: Stats
 ) -> Iterator[Finished]:
     """The host's loop: bring pieces, call the compiled loop, hand out what finished, shrink the lanes at the end."""
-    pieces = _pieces(examples, width * QUEUE_PER_LANE, mesh)
+    pieces = pieces_of(examples, width * QUEUE_PER_LANE, mesh)
     piece, following = next(pieces, None), next(pieces, None)
     if piece is None:
         return
@@ -201,23 +194,23 @@ def _advance_device(
 
     Returns when `trips` steps are made, or when the queue is empty and at most `floor` lanes are active.
     """
-    width, queued = lanes.index.shape[0], queue.index.shape[0]
+    width, queued = lanes.position.shape[0], queue.position.shape[0]
     refill_at = max(1, width // 32)  # lanes that wait before a refill: few enough to waste little, enough to pay for the refill
     step = jax.vmap(functools.partial(advance, attack, classifier))
     init = jax.vmap(attack.init)
 
     def finished(lanes: Lanes) -> tuple[Array, AttackResult]:
         result = jax.vmap(functools.partial(finish, attack))(lanes.example, lanes.state)
-        return lanes.index, result if keep_x_adv else result._replace(x_adv=None)
+        return lanes.position, result if keep_x_adv else result._replace(x_adv=None)
 
     def cycle(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         """Refill free lanes, run until some finish, write those to the outbox."""
         lanes, taken, outbox, emitted, useful, made = carry
-        free = lanes.index < 0
+        free = lanes.position < 0
         source = taken + jnp.cumsum(free, dtype=jnp.int32) - 1
         takes = free & (source < queue.size[0])
-        new_index, example = jax.tree.map(lambda waiting: waiting[jnp.where(takes, source, 0)], (queue.index, queue.example))
-        entering = Lanes(new_index, example, init(example))
+        new_position, example = jax.tree.map(lambda waiting: waiting[jnp.where(takes, source, 0)], (queue.position, queue.example))
+        entering = Lanes(new_position, example, init(example))
         lanes = jax.tree.map(lambda new, old: _where(takes, new, old), entering, lanes)
         taken = taken + _count(takes)
 
@@ -235,10 +228,10 @@ def _advance_device(
         state, useful, made = jax.lax.while_loop(run_on, run_step, (lanes.state, useful, made))
         lanes = lanes._replace(state=state)
 
-        done = (lanes.index >= 0) & ~lanes.active()
+        done = (lanes.position >= 0) & ~lanes.active()
         slot = jnp.where(done, emitted + jnp.cumsum(done, dtype=jnp.int32) - 1, width + queued)  # out of range: dropped
         outbox = jax.tree.map(lambda box, new: box.at[slot].set(new, mode="drop"), outbox, finished(lanes))
-        lanes = lanes._replace(index=jnp.where(done, -1, lanes.index))
+        lanes = lanes._replace(position=jnp.where(done, -1, lanes.position))
         return lanes, taken, outbox, emitted + _count(done), useful, made
 
     def goes_on(carry: tuple[Any, ...]) -> Array:
@@ -258,7 +251,9 @@ def _empty_lanes(mesh: Mesh, width: int) -> Callable[[Attack, Queue], Lanes]:
         example = jax.tree.map(lambda waiting: jnp.broadcast_to(waiting[:1], (width, *waiting.shape[1:])), queue.example)
         return Lanes(jnp.full(width, -1, jnp.int32), example, jax.vmap(attack.init)(example))
 
-    return jax.jit(jax.shard_map(device, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(AXIS), check_vma=False))
+    return jax.jit(
+        jax.shard_map(device, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(AXIS), check_vma=False)
+    )
 
 
 @functools.lru_cache
@@ -268,46 +263,6 @@ def _shrink_lanes(mesh: Mesh, width: int) -> Callable[[Lanes], Lanes]:
         return jax.tree.map(lambda lane: lane[active_first], lanes)
 
     return jax.jit(jax.shard_map(device, mesh=mesh, in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(AXIS), check_vma=False))
-
-
-def _pieces(examples: Iterable[Example], per_device: int, mesh: Mesh) -> Iterator[Queue]:
-    """Queues on the devices: each device gets an equal share of `per_device * devices` examples, in order of arrival."""
-    own, begin = NamedSharding(mesh, PartitionSpec(AXIS)), 0
-    for example in _rechunk(examples, per_device * mesh.size):
-        count = len(example.label)
-        shares = np.array_split(np.arange(count), mesh.size)
-        rows = np.concatenate([np.resize(share, per_device) if len(share) else np.zeros(per_device, int) for share in shares])
-        queue = Queue(
-            index=(begin + rows).astype(np.int32),
-            example=jax.tree.map(lambda leaf: leaf[rows], example),  # noqa: B023 (called at once)
-            size=np.array([len(share) for share in shares], np.int32),
-        )
-        begin += count
-        yield jax.device_put(queue, own)
-
-
-def _rechunk(examples: Iterable[Example], size: int) -> Iterator[Example]:
-    """The same examples in pieces of `size`, the last one shorter."""
-    parts: list[Example] = []
-    for example in [examples] if isinstance(examples, Example) else examples:
-        parts.append(example)
-        while sum(len(part.label) for part in parts) >= size:
-            whole = _concatenate(parts)
-            yield jax.tree.map(lambda leaf: leaf[:size], whole)
-            parts = [jax.tree.map(lambda leaf: leaf[size:], whole)]
-    if sum(len(part.label) for part in parts):
-        yield _concatenate(parts)
-
-
-def _concatenate(parts: list[Example]) -> Example:
-    """One example batch of several: numpy on the host, keys (which numpy cannot hold) as JAX arrays."""
-    if len(parts) == 1:
-        return parts[0]
-    return Example(
-        x=np.concatenate([np.asarray(part.x) for part in parts]),
-        label=np.concatenate([np.asarray(part.label) for part in parts]),
-        key=jnp.concatenate([part.key for part in parts]),
-    )
 
 
 def _gather(outbox: Any, emitted: np.ndarray) -> Any:

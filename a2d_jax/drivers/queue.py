@@ -1,0 +1,78 @@
+"""The queue of `stream`: examples that arrive in pieces of any size go to the devices in pieces of one size."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
+
+from a2d_jax.types import AnyArray, Example
+
+AXIS = "examples"  # of the mesh: examples are shared out among the devices
+
+
+class Queue(NamedTuple):
+    """Examples that wait on a device."""
+
+    position: Int[AnyArray, " queue"]  # in the input
+    example: Example
+    size: Int[AnyArray, " 1"]  # only the first `size` are real
+
+
+class HostExamples(NamedTuple):
+    """A batch of examples as numpy arrays; keys as their data, since slicing JAX arrays would compile for every length."""
+
+    x: np.ndarray
+    label: np.ndarray
+    key_data: np.ndarray
+    key_impl: str
+
+    @classmethod
+    def of(cls, example: Example) -> "HostExamples":
+        data, impl = jax.random.key_data(example.key), str(jax.random.key_impl(example.key))
+        return cls(np.asarray(example.x), np.asarray(example.label), np.asarray(data), impl)
+
+    @classmethod
+    def concatenate(cls, parts: "list[HostExamples]") -> "HostExamples":
+        if len(parts) == 1:
+            return parts[0]
+        x, label, key_data = (
+            np.concatenate(leaves) for leaves in ([p.x for p in parts], [p.label for p in parts], [p.key_data for p in parts])
+        )
+        return cls(x, label, key_data, parts[0].key_impl)
+
+    def part(self, rows: slice) -> "HostExamples":
+        return HostExamples(self.x[rows], self.label[rows], self.key_data[rows], self.key_impl)
+
+    def take(self, rows: np.ndarray) -> Example:
+        x: Any = self.x[rows]
+        label: Any = self.label[rows]
+        data: Any = self.key_data[rows]
+        return Example(x, label, jax.random.wrap_key_data(data, impl=self.key_impl))
+
+
+def pieces_of(examples: Iterable[Example], per_device: int, mesh: Mesh) -> Iterator[Queue]:
+    """Queues on the devices: each device gets an equal share of `per_device * devices` examples, in order of arrival."""
+    own, begin = NamedSharding(mesh, PartitionSpec(AXIS)), 0
+    for piece in _rechunk(examples, per_device * mesh.size):
+        count = len(piece.label)
+        shares = np.array_split(np.arange(count), mesh.size)
+        rows = np.concatenate([np.resize(share, per_device) if len(share) else np.zeros(per_device, int) for share in shares])
+        queue = Queue((begin + rows).astype(np.int32), piece.take(rows), np.array([len(share) for share in shares], np.int32))
+        begin += count
+        yield jax.device_put(queue, own)
+
+
+def _rechunk(examples: Iterable[Example], size: int) -> Iterator[HostExamples]:
+    """The same examples in pieces of `size`, the last one shorter."""
+    parts: list[HostExamples] = []
+    for example in [examples] if isinstance(examples, Example) else examples:
+        parts.append(HostExamples.of(example))
+        while sum(len(part.label) for part in parts) >= size:
+            whole = HostExamples.concatenate(parts)
+            parts = [whole.part(slice(size, None))]
+            yield whole.part(slice(size))
+    if sum(len(part.label) for part in parts):
+        yield HostExamples.concatenate(parts)
