@@ -221,7 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: Any) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's start-up lines
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for library in ("absl", "jax"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     from a2d_jax import jobs  # here, so that help and usage errors do not wait for JAX
 
     job = getattr(jobs, type(command).__name__.lower())

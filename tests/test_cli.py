@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -20,6 +21,7 @@ from a2d_jax.cli import main
 
 FACTORY = """
 import numpy as np
+from flax import nnx
 from a2d_jax.types import Classifier
 
 WEIGHTS = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
@@ -36,6 +38,21 @@ def broken():
 
 def colour():
     return Classifier(np.zeros((48, 2), np.float32), lambda weights, x: x.reshape(48) @ weights)
+
+class Dense(nnx.Module):
+    input_shape = (4, 4, 1)
+
+    def __init__(self, classes):
+        self.fc = nnx.Linear(16, classes, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.fc(x.reshape(len(x), 16))
+
+def dense():
+    return Dense(2)
+
+def dense3():
+    return Dense(3)
 
 def slow():
     open("started", "w").close()
@@ -119,6 +136,19 @@ def test_costs_of_a_linear_classifier(here):
     assert meta["attacks"]["bim"]["max_steps"] == 30
     assert meta["attacks"]["bim"]["epsilon"] == 0.3
     assert {"versions", "weights_sha256", "images_sha256", "seed", "preset"} <= set(meta)
+
+
+def test_converted_checkpoint(here, capsys):
+    """A PyTorch checkpoint becomes an Orbax folder with which `predict` gives PyTorch's own classes."""
+    x = near_boundary(20, 1, 10)
+    np.savez("x.npz", x=x)
+    net = torch.nn.Linear(16, 2)
+    torch.save({"fc.weight": net.weight, "fc.bias": net.bias}, "net.pth")
+    assert a2d("convert", "net.pth", "--classifier", "tiny_net:dense", "--out", "net", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "net", "parameters": 34, "classes": 2}
+    assert run("predict", "--checkpoint", "net", "--out", "p.parquet", factory="tiny_net:dense") == 0
+    with torch.no_grad():
+        assert table("p.parquet")["label"] == net(torch.tensor(x.reshape(-1, 16))).argmax(1).tolist()
 
 
 def test_crafted_images(here, capsys):
@@ -341,6 +371,24 @@ def test_classifiers_that_do_not_import(here, capsys):
         ("tiny_net", ["module:factory"]),
     ]:
         refused(capsys, *words, code=run("predict", "--out", "out", factory=factory))
+
+
+def test_checkpoints_that_do_not_fit(here, capsys):
+    """A checkpoint of other shapes is refused with the array and both shapes, a missing one and a pickle of code by name."""
+    np.savez("x.npz", x=near_boundary(3, 1, 9))
+    torch.save({"fc.weight": torch.zeros(2, 16), "fc.bias": torch.zeros(2)}, "net.pth")
+    assert a2d("convert", "net.pth", "--classifier", "tiny_net:dense", "--out", "net") == 0
+    torch.save({"fc.weight": os.system}, "code.pth")
+    capsys.readouterr()
+    predict = ["predict", "--out", "out", "--checkpoint"]
+    refused(capsys, "fc.kernel", "(16, 2)", "(16, 3)", code=run(*predict, "net", factory="tiny_net:dense3"))
+    refused(capsys, "missing", code=run(*predict, "missing", factory="tiny_net:dense"))
+    convert = ["convert", "--classifier", "tiny_net:dense3", "--out", "out"]
+    refused(capsys, "fc.weight", code=a2d(*convert, "net.pth"))
+    refused(capsys, "code.pth", code=a2d(*convert, "code.pth"))
+    refused(capsys, "missing.pth", code=a2d(*convert, "missing.pth"))
+    refused(capsys, "NNX", code=a2d("convert", "net.pth", "--classifier", "tiny_net:net", "--out", "out"))
+    refused(capsys, "--force", code=a2d("convert", "net.pth", "--classifier", "tiny_net:dense", "--out", "net"))
 
 
 def test_broken_classifier(here, capsys):
