@@ -1,0 +1,37 @@
+# One environment in .venv, made from pyproject.toml and the known-good versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.core  ## the main job on scikit-learn's digits: table, figure and page in demo-output/
+	$(BIN)/python -m experiments.demo
+
+test: lint  ## the whole suite but for tests marked slow; make test PYTEST_ARGS="-m 'slow or not slow'" runs those too
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(PYTEST_ARGS)
+
+lint: $(VENV)/.test  ## format, lint and types
+	$(BIN)/pre-commit run --all-files
+
+bench: $(VENV)/.test  ## speed against PyTorch, as ratios within one run
+	$(BIN)/python -m experiments.benchmark
+
+clean:
+	rm -rf $(VENV) build dist demo-output .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "a2d_jax needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing a2d_jax into $(VENV) (a minute or two the first time)"
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing a2d_jax with the test extra into $(VENV) (a few minutes the first time)"
+	$(INSTALL) --editable ".[test]"
+	@touch $@ $(VENV)/.core

@@ -1,0 +1,1 @@
+"""Scripts that reproduce a table or figure, the demo and the benchmark: run as `python -m experiments.NAME`."""
