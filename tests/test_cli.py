@@ -284,7 +284,7 @@ def test_bad_rows(here, capsys):
     assert run("cost", "--attacks", "bim", "--out", "c-a", images="a-mixed.npz") == 3
 
 
-def test_failed_images_keep_their_error_in_verdicts(costs):
+def test_failed_images_keep_their_error_in_verdicts(costs, capsys):
     """An image without costs appears among the verdicts in its place, with its error and no verdict."""
     x = near_boundary(3, 0.5, 7)
     x[1, 0, 0, 0] = np.nan
@@ -292,6 +292,9 @@ def test_failed_images_keep_their_error_in_verdicts(costs):
     assert run("cost", "--attacks", "bim,bim2", "--out", "nan.parquet", images="nan.npz") == 3
     assert a2d("fit", "--benign", "far.parquet", "--detector", "vote", "--out", "d.json") == 0
     assert a2d("detect", "--detector", "d.json", "--costs", "nan.parquet", "--out", "v1") == 3
+    capsys.readouterr()
+    assert a2d("eval", "--benign", "far.parquet", "--adversarial", "nan.parquet") == 0
+    assert "1 images of nan.parquet" in capsys.readouterr().err
     assert run("detect", "--detector", "d.json", "--out", "v2", images="nan.npz") == 3
     for name in ("v1", "v2"):
         rows = table(name)

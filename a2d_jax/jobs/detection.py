@@ -63,7 +63,8 @@ def fit(
         }
         for one in (table, *others)
     ]
-    return Done({"out": str(out), "detector": detector, "attacks": ", ".join(names), "flagged": flagged}, notes=notes)
+    summary = {"out": str(out), "detector": detector, "attacks": ", ".join(names), "flagged": flagged}
+    return Done(summary, notes=notes + _left_out(table, *others))
 
 
 def detect(
@@ -119,8 +120,10 @@ def evaluate(*, benign: Path, adversarial: Sequence[Path]) -> Done:
     """How well low costs tell adversarial from benign images, for every attack and adversarial set."""
     table = read_costs(benign)
     rows: list[dict[str, Any]] = []
+    notes = _left_out(table)
     for path in adversarial:
         other = read_costs(path)
+        notes += _left_out(other)
         names = [name for name in table.attacks if name in other.attacks]
         if not names:
             raise BadInput(
@@ -131,7 +134,11 @@ def evaluate(*, benign: Path, adversarial: Sequence[Path]) -> Done:
         for name in names:
             found = detection_report(-table.select([name])[:, 0], -other.select([name])[:, 0])
             rows.append({"set": path.stem, "attack": name, "images": len(other.index), **found._asdict()})
-    return Done({"benign": str(benign), "benign images": len(table.index), "sets": rows})
+    return Done({"benign": str(benign), "benign images": len(table.index), "sets": rows}, notes=notes)
+
+
+def _left_out(*tables: CostTable) -> list[str]:
+    return [f"{len(table.errors)} images of {table.path} carry an error and are left out" for table in tables if table.errors]
 
 
 def _unfitted(name: str, settings: Mapping[str, Any], seed: int) -> Any:
