@@ -50,6 +50,9 @@ def from_nnx(module: nnx.Module) -> Classifier:
     """Take a Flax NNX module as it is, in evaluation mode; the module itself is not changed."""
     module = nnx.clone(module)
     module.eval()
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, nnx.Dropout):
+            part.rngs = None  # draws nothing in evaluation; its random keys would be weights of the classifier
     graphdef, state = nnx.split(module)
     return Classifier(state, _NnxApply(graphdef))
 

@@ -13,13 +13,10 @@ from a2d_jax.nn import conv_general_dilated, max_pool
 
 
 class LeNet5(nnx.Module):
-    """Two 5 x 5 convolutions, each pooled by 2, then three dense layers.
-
-    Pooling comes before the ReLU, which the original has the other way round: the maximum of the positive parts is the positive
-    part of the maximum, gradients included, and a quarter of the work.
-    """
+    """Two 5 x 5 convolutions, each rectified and pooled by 2, then three dense layers."""
 
     input_shape: ClassVar = (28, 28, 1)
+    preprocessing: ClassVar = "(x - 0.1307) / 0.3081, inside the module"
     torch_names: ClassVar = {"conv1": "conv1.0", "conv2": "conv2.0", "fc1": "fc1.0", "fc2": "fc2.0"}
     flattened: ClassVar = {"fc1": (16, 5, 5)}  # fc1 reads a map that PyTorch flattens as channel, row, column
 
@@ -33,8 +30,8 @@ class LeNet5(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Logits `n k` of images `n h w c`."""
         x = (x - 0.1307) / 0.3081
-        x = nnx.relu(max_pool(self.conv1(x), 2))
-        x = nnx.relu(max_pool(self.conv2(x), 2))
+        x = max_pool(nnx.relu(self.conv1(x)), 2)
+        x = max_pool(nnx.relu(self.conv2(x)), 2)
         x = x.reshape(len(x), -1)
         x = nnx.relu(self.fc1(x))
         x = nnx.relu(self.fc2(x))
@@ -45,6 +42,7 @@ class LeNetDigits(nnx.Module):
     """Two 3 x 3 convolutions, one pooling, two dense layers: trains to 97 % on scikit-learn's digits in seconds."""
 
     input_shape: ClassVar = (8, 8, 1)
+    preprocessing: ClassVar = "2 x - 1, inside the module"
 
     def __init__(self, rngs: nnx.Rngs):
         self.conv1 = nnx.Conv(1, 16, (3, 3), conv_general_dilated=conv_general_dilated, rngs=rngs)
@@ -55,7 +53,7 @@ class LeNetDigits(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Logits `n k` of images `n h w c`."""
         x = nnx.relu(self.conv1(2 * x - 1))
-        x = nnx.relu(max_pool(self.conv2(x), 2))
+        x = max_pool(nnx.relu(self.conv2(x)), 2)
         x = nnx.relu(self.fc1(x.reshape(len(x), -1)))
         return self.fc2(x)
 

@@ -1,0 +1,217 @@
+"""Checkpoints of classifiers: round trips, import strings, and what is refused."""
+
+import json
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+from a2d_jax import classifiers
+from a2d_jax.errors import BadInput
+from a2d_jax.io import checkpoints
+
+USER_MODULE = """
+import numpy as np
+from flax import linen, nnx
+from a2d_jax.classifiers import from_function
+
+class Net(nnx.Module):
+    input_shape = (4, 4, 1)
+    preprocessing = "none"
+    def __init__(self, width, rngs):
+        self.layers = nnx.List([nnx.Linear(16, width, rngs=rngs), nnx.Linear(width, 3, rngs=rngs)])
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+    def __call__(self, x):
+        return self.layers[1](self.dropout(self.norm(self.layers[0](x.reshape(len(x), -1)))))
+
+class LinenNet(linen.Module):
+    input_shape = (4, 4, 1)
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(3)(x.reshape(len(x), -1))
+
+def linear(weights, x):
+    return x.reshape(len(x), -1) @ weights
+
+def net(): return Net(5, nnx.Rngs(0))
+def other(): return Net(6, nnx.Rngs(0))
+def linen_net(): return LinenNet()
+def function(): return from_function(linear, np.ones((16, 3), np.float32))
+def untraceable():
+    module = net()
+    assert float(module.layers[0].kernel[...].sum()) != 0  # a number, which an abstract module does not have
+    return module
+def broken(): raise RuntimeError("no weights here\\nsecond line")
+def number(): return 3
+value = 3
+"""
+X = np.random.default_rng(0).random((3, 4, 4, 1), np.float32)
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    """A user's module in the current directory, which is not on Python's path."""
+    (tmp_path / "user_networks.py").write_text(USER_MODULE)
+    (tmp_path / "does_not_import.py").write_text("import no_such_package\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    yield tmp_path
+    sys.modules.pop("user_networks", None)
+
+
+def scrambled(factory):
+    """What a factory makes, with other weights than it gives."""
+    module = checkpoints.make_module(factory)
+    random = np.random.default_rng(7)
+    state = jax.tree.map(lambda a: a + random.random(a.shape).astype(np.float32), nnx.state(module, (nnx.Param, nnx.BatchStat)))
+    nnx.update(module, state)
+    return module
+
+
+@pytest.mark.parametrize("factory", ["net", "untraceable"])
+def test_round_trip(user, factory, capfd):
+    """Weights and statistics come back bit for bit, silently, in a classifier that needs no new program."""
+    module = scrambled("user_networks:net")
+    source = user / "weights.pth"
+    source.write_bytes(b"some bytes")
+    card = checkpoints.save(module, user / "out", factory="user_networks:net", source=source)
+    loaded = checkpoints.load(f"user_networks:{factory}", user / "out")
+    before = classifiers.from_nnx(module)
+    assert loaded.classifier.apply == before.apply
+    jax.tree.map(np.testing.assert_array_equal, loaded.classifier.variables, before.variables)
+    np.testing.assert_array_equal(classifiers.predict(loaded.classifier, X), classifiers.predict(before, X))
+    assert loaded.input_shape == (4, 4, 1)
+    assert loaded.card == json.loads(json.dumps(card))
+    assert capfd.readouterr() == ("", "")
+    assert sorted(path.name for path in user.iterdir() if path.name.startswith(".")) == []
+
+
+def test_card(user):
+    """The card says what the weights are and where they come from; the hash is sha256sum's."""
+    source = user / "weights.pth"
+    source.write_bytes(b"abc")
+    checkpoints.save(scrambled("user_networks:net"), user / "out", factory="user_networks:net", source=source)
+    card = json.loads((user / "out" / "classifier.json").read_text())
+    assert card["source"] == {"name": "weights.pth", "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
+    assert card["factory"] == "user_networks:net"
+    assert card["input_shape"] == [4, 4, 1]
+    assert card["classes"] == 3
+    assert card["preprocessing"] == "none"
+    assert card["parameters"] == 16 * 5 + 5 + 5 * 3 + 3 + 4 * 5
+    assert card["versions"]["jax"] == jax.__version__
+
+
+def test_linen_and_ready_classifiers(user):
+    """A Linen module and a ready classifier are stored and read like an NNX module; without a checkpoint they come as made."""
+    for factory in ("linen_net", "function"):
+        made = checkpoints.load(f"user_networks:{factory}")
+        assert made.card == {}
+        changed = jax.tree.map(lambda a: a + np.float32(0.5), made.classifier.variables)
+        stored = classifiers.Classifier(changed, made.classifier.apply)
+        checkpoints.save(stored, user / factory, factory=f"user_networks:{factory}")
+        read = checkpoints.load(f"user_networks:{factory}", user / factory).classifier
+        np.testing.assert_array_equal(classifiers.predict(read, X), classifiers.predict(stored, X))
+        assert not np.allclose(classifiers.predict(read, X), classifiers.predict(made.classifier, X))
+
+
+def test_bare_orbax_checkpoint(user):
+    """A checkpoint that a user's own training saved with Orbax loads without a card."""
+    module = scrambled("user_networks:net")
+    ocp.save(str(user / "mine"), nnx.to_pure_dict(nnx.state(module, (nnx.Param, nnx.BatchStat))))
+    loaded = checkpoints.load("user_networks:net", user / "mine")
+    assert loaded.card == {}
+    np.testing.assert_array_equal(classifiers.predict(loaded.classifier, X), classifiers.predict(classifiers.from_nnx(module), X))
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("user_networks", "expected --classifier module:factory, got 'user_networks'"),
+        (":net", "expected --classifier module:factory"),
+        ("no_such_module:net", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("does_not_import:net", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("user_networks:nothing", "got the name 'nothing', which it does not have"),
+        ("user_networks:value", "expected a callable factory, got user_networks:value, a int"),
+        ("user_networks:broken", "RuntimeError: no weights here"),
+        ("user_networks:Net", r"TypeError: .*missing 2 required positional arguments"),
+        ("user_networks:number", "expected a Flax NNX module, a Flax Linen module or a Classifier, got int"),
+    ],
+)
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_bad_import_strings(user, factory, message, checkpoint):
+    """Every wrong import string is refused in one line that names what is wrong with it, with or without a checkpoint."""
+    directory = None
+    if checkpoint:
+        directory = user / "out"
+        checkpoints.save(checkpoints.make_module("user_networks:net"), directory, factory="user_networks:net")
+    with pytest.raises(BadInput, match=message) as caught:
+        checkpoints.load(factory, directory)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_does_not_fit(user):
+    """Every array that does not fit is named with both shapes, in one line."""
+    checkpoints.save(checkpoints.make_module("user_networks:net"), user / "out", factory="user_networks:net")
+    with pytest.raises(BadInput, match=r"layers.0.kernel is \(16, 5\) and should be \(16, 6\)") as caught:
+        checkpoints.load("user_networks:other", user / "out")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BadInput, match=r"params.Dense_0.kernel \(16, 3\) is missing.*norm.scale \(5,\) is unexpected"):
+        checkpoints.load("user_networks:linen_net", user / "out")
+
+
+def test_bad_folders(user):
+    """A folder without a checkpoint, a damaged one and a damaged card give one line each."""
+    checkpoints.save(checkpoints.make_module("user_networks:net"), user / "out", factory="user_networks:net")
+    (user / "empty").mkdir()
+    for name in ("empty", "none"):
+        with pytest.raises(BadInput, match=r"expected an Orbax checkpoint, .* which does not load.*a2d convert"):
+            checkpoints.load("user_networks:net", user / name)
+    shutil.copytree(user / "out", user / "damaged")
+    largest = max((user / "damaged" / "weights").rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1  # a single bit
+    largest.write_bytes(content)
+    with pytest.raises(BadInput, match=r"expected the weights that .* describes, got damaged"):
+        checkpoints.load("user_networks:net", user / "damaged")
+    (user / "out" / "classifier.json").write_text("{")
+    with pytest.raises(BadInput, match="expected JSON in"):
+        checkpoints.load("user_networks:net", user / "out")
+
+
+def test_existing_output(user, monkeypatch):
+    """An output is replaced only when forced, only if it is a checkpoint, and a failed write leaves the old one whole."""
+    first, second = checkpoints.make_module("user_networks:net"), scrambled("user_networks:net")
+    checkpoints.save(first, user / "out", factory="user_networks:net")
+    with pytest.raises(BadInput, match="which exists; choose another name or pass --force"):
+        checkpoints.save(second, user / "out", factory="user_networks:net")
+    (user / "photographs").mkdir()
+    with pytest.raises(BadInput, match="expected a checkpoint to replace"):
+        checkpoints.save(second, user / "photographs", factory="user_networks:net", force=True)
+    with pytest.raises(BadInput, match="expected an existing, writable folder"):
+        checkpoints.save(second, user / "none" / "out", factory="user_networks:net")
+
+    def full_disk(*_):
+        raise OSError("no space left")
+
+    def kernel():
+        return np.asarray(checkpoints.load("user_networks:net", user / "out").classifier.variables["layers"][0]["kernel"][...])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.ocp, "save", full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            checkpoints.save(second, user / "out", factory="user_networks:net", force=True)
+    np.testing.assert_array_equal(kernel(), first.layers[0].kernel[...])
+    checkpoints.save(second, user / "out", factory="user_networks:net", force=True)
+    np.testing.assert_array_equal(kernel(), second.layers[0].kernel[...])
+    assert sorted(path.name for path in user.iterdir() if path.name.startswith(".")) == []
+
+
+def test_abstract_modules_draw_no_weights(user):
+    """Where a checkpoint replaces the weights, the factory only gives shapes."""
+    module = checkpoints.make_module("user_networks:net", weights=False)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

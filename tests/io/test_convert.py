@@ -1,0 +1,215 @@
+"""Weights read from PyTorch and safetensors files and put into Flax modules."""
+
+import collections
+import os
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from flax import nnx
+
+from a2d_jax import classifiers
+from a2d_jax.errors import BadInput
+from a2d_jax.io import convert
+
+
+class Block(nnx.Module):
+    """A child that PyTorch keeps in a Sequential under another name."""
+
+    torch_names = {"conv": "0", "norm": "1"}  # noqa: RUF012 - as a user would write it
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(4, 4, (3, 3), padding=1, feature_group_count=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+
+class Net(nnx.Module):
+    """Plain, grouped and one-dimensional names, a list, batch norm, dropout and a flattened map."""
+
+    flattened = {"head": (4, 3, 2)}  # noqa: RUF012 - as above
+
+    def __init__(self, rngs=None):
+        rngs = rngs or nnx.Rngs(0)
+        self.stem = nnx.Conv(2, 4, (3, 2), padding="VALID", rngs=rngs)
+        self.blocks = nnx.List([Block(rngs), Block(rngs)])
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(24, 3, rngs=rngs)
+
+    def __call__(self, x):
+        """Logits of a batch."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = nnx.relu(block.norm(block.conv(x)))
+        return self.head(self.dropout(x.reshape(len(x), -1)))
+
+
+class TorchNet(torch.nn.Module):
+    """The same network in PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = torch.nn.Conv2d(2, 4, (3, 2))
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1, groups=2), torch.nn.BatchNorm2d(4)) for _ in range(2)
+        )
+        self.head = torch.nn.Linear(24, 3)
+
+    def forward(self, x):
+        """Logits of a batch."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = torch.relu(block(x))
+        return self.head(torch.flatten(x, 1))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """A PyTorch network whose batch norm statistics are not the initial ones."""
+    net = TorchNet()
+    net(5 * torch.randn(16, 2, 5, 3) + 2)
+    return net.eval()
+
+
+def abstract():
+    return nnx.eval_shape(Net)
+
+
+def test_logits_equal_pytorch(reference, tmp_path):
+    """A network of convolutions, groups, batch norm and a flattened map gives PyTorch's logits after conversion."""
+    torch.save(reference.state_dict(), tmp_path / "net.pth")
+    module = convert.to_module(convert.read_arrays(tmp_path / "net.pth"), abstract())
+    x = np.random.default_rng(0).random((4, 5, 3, 2), np.float32)
+    expected = reference(torch.tensor(x.transpose(0, 3, 1, 2))).detach().numpy()
+    np.testing.assert_allclose(classifiers.predict(classifiers.from_nnx(module), x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("name", ["net.pth", "net.pt", "net.th", "net.pkl"])
+def test_every_form_of_a_torch_file(reference, tmp_path, legacy, wrapper, name):
+    """Old and new format, training checkpoints and data-parallel names all give the same arrays."""
+    state = {f"module.{key}": value for key, value in reference.state_dict().items()}
+    content = state if wrapper is None else {"epoch": 3, "best": 0.9, wrapper: collections.OrderedDict(state)}
+    torch.save(content, tmp_path / name, _use_new_zipfile_serialization=not legacy)
+    arrays = convert.read_arrays(tmp_path / name)
+    expected = {key: value.numpy() for key, value in reference.state_dict().items() if "num_batches" not in key}
+    assert arrays.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(arrays[key], array)
+
+
+def test_safetensors(reference, tmp_path):
+    """A safetensors file gives the arrays that were saved; half precision becomes float32 in the module."""
+    state = {key: value.half() if value.is_floating_point() else value for key, value in reference.state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / "net.safetensors")
+    module = convert.to_module(convert.read_arrays(tmp_path / "net.safetensors"), abstract())
+    expected = reference.stem.weight.half().float().detach().numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(module.stem.kernel[...], expected)
+    assert module.stem.kernel.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_torch(tmp_path, dtype):
+    """Half precision tensors, which NumPy may not know, arrive as float32 of the same value."""
+    torch.save({"w": torch.arange(4, dtype=dtype) / 8}, tmp_path / "w.pt")
+    np.testing.assert_array_equal(convert.read_arrays(tmp_path / "w.pt")["w"], np.arange(4, dtype=np.float32) / 8)
+
+
+def test_every_wrong_array_is_named(reference):
+    """Missing, unexpected, misshapen and non-finite arrays are all named in one line, with both shapes."""
+    arrays = {key: value.numpy().copy() for key, value in reference.state_dict().items() if "num_batches" not in key}
+    del arrays["blocks.1.0.bias"]
+    arrays["extra.weight"] = np.zeros((2, 3), np.float32)
+    arrays["head.weight"] = np.zeros((3, 25), np.float32)
+    arrays["stem.weight"] = np.zeros((4, 2, 3, 3), np.float32)
+    arrays["blocks.0.1.running_var"][1] = np.nan
+    with pytest.raises(BadInput) as caught:
+        convert.to_module(arrays, abstract())
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "expected the arrays of Net" in text
+    assert "blocks.1.0.bias (4,) is missing" in text
+    assert "extra.weight (2, 3) is unexpected" in text
+    assert "head.weight is (3, 25) and should be (3, 24)" in text
+    assert "stem.weight is (4, 2, 3, 3) and should be (4, 2, 3, 2)" in text
+    assert "blocks.0.1.running_var holds NaN or infinity" in text
+
+
+def test_the_module_given_is_not_changed(reference):
+    """Conversion returns a copy."""
+    module = Net()
+    before = np.asarray(module.stem.kernel[...])
+    arrays = {key: value.numpy() for key, value in reference.state_dict().items() if "num_batches" not in key}
+    convert.to_module(arrays, module)
+    np.testing.assert_array_equal(module.stem.kernel[...], before)
+
+
+class Attack:
+    """Unpickling it runs a command."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch", "torch legacy"])
+def test_a_pickle_never_runs(tmp_path, form):
+    """A pickle that asks for code is refused in one line and does not run."""
+    attack = {"weight": torch.zeros(2), "x": Attack(f"touch {tmp_path}/ran")}
+    path = tmp_path / "net.pkl"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(attack))
+    else:
+        torch.save(attack, path, _use_new_zipfile_serialization=form == "torch")
+    with pytest.raises(BadInput, match=r"expected a file of tensors only.*save its state_dict") as caught:
+        convert.read_arrays(path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    os.system(f"touch {tmp_path}/ran")  # the command would have left its mark
+    assert (tmp_path / "ran").exists()
+
+
+def test_bad_files(tmp_path):
+    """Missing, damaged, empty and foreign files give one line each."""
+    good = tmp_path / "good.pt"
+    torch.save({"w": torch.zeros(1000)}, good)
+    cases = {
+        "none.pt": (None, "does not exist"),
+        "cut.pt": (good.read_bytes()[:300], "damaged or of another kind"),
+        "empty.pt": (b"", "damaged or of another kind"),
+        "cut.safetensors": (b"\x10\x00\x00", "damaged or of another kind"),
+        "net.onnx": (b"x", "expected a checkpoint ending in .pth, .pt, .th, .pkl or .safetensors"),
+    }
+    for name, (content, message) in cases.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadInput, match=message) as caught:
+            convert.read_arrays(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"w": 3}, {"a": {"b": torch.zeros(1)}}])
+def test_no_state_dict(tmp_path, content):
+    """Plain data that is no state dict is refused in one line."""
+    torch.save(content, tmp_path / "net.pt")
+    with pytest.raises(BadInput, match="expected a mapping of names to tensors"):
+        convert.read_arrays(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.pt", "torch"), ("a.safetensors", "safetensors")])
+def test_missing_package(tmp_path, monkeypatch, name, package):
+    """Without the package that reads a file, the message says how to install it."""
+    (tmp_path / name).touch()
+
+    def absent(module, *_):
+        raise ModuleNotFoundError(module)
+
+    monkeypatch.setattr(convert.importlib, "import_module", absent)
+    with pytest.raises(BadInput, match=rf'package {package} to read .*pip install "a2d-jax\[convert\]"'):
+        convert.read_arrays(tmp_path / name)
