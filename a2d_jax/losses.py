@@ -38,9 +38,12 @@ def misclassifies(logits: Float[Array, " k"], label: Int[Array, ""]) -> Bool[Arr
 
 
 def second_best(logits: Float[Array, " k"]) -> Int[Array, ""]:
-    """The class with the second largest logit ("target-2"): the top one is overwritten by the smallest, then argmax again."""
-    top = _one_hot(logits, prediction(logits))
-    return prediction(jnp.where(top, jnp.min(logits), logits))
+    """The class with the second largest logit ("target-2").
+
+    The reference overwrites the top logit with the *smallest* one, which names the top class itself where all others tie, as
+    they do with two classes. Here it is left out instead; everything else is the same.
+    """
+    return prediction(jnp.where(_one_hot(logits, prediction(logits)), -jnp.inf, logits))
 
 
 def look(
