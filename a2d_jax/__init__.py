@@ -1,0 +1,42 @@
+"""Attack as Defense in JAX: detect adversarial examples by the cost of attacking an input.
+
+The names below are loaded when they are first used, so that `import a2d_jax` and `a2d --help` do not wait for JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from a2d_jax import attacks, classifiers, costs, detectors, drivers, metrics, nn, norms, presets
+    from a2d_jax.costs import Defense
+    from a2d_jax.types import Attack, AttackResult, Classifier, Example
+
+__version__ = "0.1.0"
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "Classifier",
+    "Defense",
+    "Example",
+    "attacks",
+    "classifiers",
+    "costs",
+    "detectors",
+    "drivers",
+    "metrics",
+    "nn",
+    "norms",
+    "presets",
+]
+_HOME = {"Attack": "types", "AttackResult": "types", "Classifier": "types", "Example": "types", "Defense": "costs"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'a2d_jax' has no attribute {name!r}")
+    module = importlib.import_module(f"a2d_jax.{_HOME.get(name, name)}")
+    return getattr(module, name) if name in _HOME else module
+
+
+def __dir__() -> list[str]:
+    return __all__

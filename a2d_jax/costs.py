@@ -10,8 +10,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from a2d_jax import detectors, drivers
+from a2d_jax import drivers
 from a2d_jax.classifiers import predict
+from a2d_jax.detectors import Conformal, Detector, FittedConformal, FittedDetector, bounds
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
 PREDICT_BATCH = 256
@@ -73,6 +74,15 @@ def costs(
     return np.stack([result.cost for result in results.values()], axis=1), results
 
 
+def judge(
+    detector: FittedDetector, table: Int[Any, "n attacks"], label: Int[Any, " n"], index: Int[Any, " n"] | None = None
+) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Scores and verdicts on costs; only a conformal detector wants to know the predicted classes and which images these are."""
+    if isinstance(detector, FittedConformal):
+        return detector.score(table, label, index), detector.predict(table, label, index)
+    return detector.score(table), detector.predict(table)
+
+
 @dataclass(frozen=True)
 class Defense:
     """A classifier guarded by attacks and a detector.
@@ -80,39 +90,55 @@ class Defense:
     Attributes:
       classifier: one image to logits.
       attacks: by name; their costs are the columns that the detector reads.
-      detector: unfitted or fitted, see `a2d_jax.detectors`.
-      bound: stop each attack at the cost from which the verdict is benign whatever follows; verdicts are the same.
+      detector: how to judge costs, see `a2d_jax.detectors`.
 
     Example:
-      >>> defense = Defense(classifier, {"bim": bim()}, ZScore()).fit(benign)  # doctest: +SKIP
-      >>> defense.predict(x)  # doctest: +SKIP
+      defense = Defense(classifier, {"bim": bim()}, ZScore()).fit(benign)
+      defense.predict(x)  # True where adversarial
     """
 
     classifier: Classifier
     attacks: Mapping[str, Attack]
-    detector: Any
-    bound: bool = True
+    detector: Detector
 
-    def fit(self, benign: Float[Any, "n h w c"], adversarial: Float[Any, "m h w c"] | None = None, *, seed: int = 0) -> "Defense":
-        """A new defense whose detector is fitted to the costs of these images."""
-        negative = self.costs(benign, seed=seed)
-        positive = None if adversarial is None else self.costs(adversarial, seed=seed)
-        return replace(self, detector=self.detector.fit(negative, positive))
+    def fit(self, benign: Float[Any, "n h w c"], adversarial: Float[Any, "m h w c"] | None = None, *, seed: int = 0) -> "FittedDefense":
+        """Measure the costs of these images, in full, and fit the detector to them."""
+        negative, _ = costs(self.classifier, benign, self.attacks, seed=seed)
+        positive = None if adversarial is None else costs(self.classifier, adversarial, self.attacks, seed=seed)[0]
+        if isinstance(self.detector, Conformal):
+            fitted = self.detector.fit(negative, positive, labels=predictions(self.classifier, benign)[0])
+        else:
+            fitted = self.detector.fit(negative, positive)
+        return FittedDefense(self.classifier, self.attacks, fitted)
 
-    def costs(self, x: Float[Any, "n h w c"], *, seed: int = 0) -> Int[np.ndarray, "n attacks"]:
-        """Full costs, without a bound."""
-        return costs(self.classifier, x, self.attacks, seed=seed)[0]
 
-    def score(self, x: Float[Any, "n h w c"], *, seed: int = 0) -> Float[Array, " n"]:
-        """Higher is more adversarial; from full costs, since a bound cuts off the ranking of benign images."""
-        return self.detector.score(self.costs(x, seed=seed))
+@dataclass(frozen=True)
+class FittedDefense:
+    """A classifier guarded by attacks and a fitted detector; see `Defense`."""
 
-    def predict(self, x: Float[Any, "n h w c"], *, seed: int = 0) -> Bool[Array, " n"]:
-        """True where the image is judged adversarial."""
-        attacks = dict(self.attacks)
-        if self.bound:
-            attacks = bounded(attacks, detectors.bounds(self.detector, [int(attack.max_steps) + 1 for attack in attacks.values()]))
-        return self.detector.predict(costs(self.classifier, x, attacks, seed=seed)[0])
+    classifier: Classifier
+    attacks: Mapping[str, Attack]
+    detector: FittedDetector
+
+    def score(self, x: Float[Any, "n h w c"], *, seed: int = 0) -> Float[np.ndarray, " n"]:
+        """Higher is more adversarial. From full costs: a bound would cut off the ranking of benign images."""
+        return self._judge(x, self.attacks, seed)[0]
+
+    def predict(self, x: Float[Any, "n h w c"], *, seed: int = 0, bound: bool = True) -> Bool[np.ndarray, " n"]:
+        """True where the image is judged adversarial.
+
+        Args:
+          x: images in [0, 1].
+          seed: of the random attacks.
+          bound: stop each attack at the cost from which the verdict is benign whatever follows; the verdicts are the same.
+        """
+        stops = bounds(self.detector, [int(attack.max_steps) + 1 for attack in self.attacks.values()])
+        return self._judge(x, bounded(self.attacks, stops) if bound else self.attacks, seed)[1]
+
+    def _judge(self, x: Float[Any, "n h w c"], attacks: Mapping[str, Attack], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        label = predictions(self.classifier, x)[0]
+        table, _ = costs(self.classifier, x, attacks, label=label, seed=seed)
+        return judge(self.detector, table, label)
 
 
 def _shorten(attack: Any, bound: int) -> Attack:

@@ -86,14 +86,14 @@ def make(preset: str, role: Role, name: str, **overrides: Any) -> Attack:
       BadInput: for an unknown preset, attack or setting; the valid names are listed.
     """
     if preset not in PRESETS:
-        raise BadInput(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}")
+        raise BadInput(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}; pass one of them")
     makers: Mapping[str, Maker] = getattr(PRESETS[preset], role)
     if name not in makers:
-        raise BadInput(f"expected a {role} attack among {', '.join(makers)}, got {name!r}")
+        raise BadInput(f"expected a {role} attack among {', '.join(makers)}, got {name!r}; pass one of them")
     settings = list(inspect.signature(makers[name]).parameters)
     for setting in overrides:
         if setting not in settings:
-            raise BadInput(f"attack {name} has no setting {setting}; its settings are {', '.join(settings)}")
+            raise BadInput(f"expected a setting of {name} among {', '.join(settings)}, got {setting}; leave it out")
     try:
         return makers[name](**overrides)
     except ValueError as error:

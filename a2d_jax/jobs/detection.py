@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from a2d_jax.costs import bounded
-from a2d_jax.detectors import KNN, SVM, Conformal, FittedConformal, FittedDetector, Forest, Tree, Vote, ZScore, bounds
+from a2d_jax.costs import bounded, judge
+from a2d_jax.detectors import KNN, SVM, Conformal, Forest, Tree, Vote, ZScore, bounds
 from a2d_jax.errors import BadInput
 from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
 from a2d_jax.io.files import refuse_existing
@@ -41,7 +41,7 @@ def fit(
     """Fit a detector to tables of costs and write it as JSON."""
     refuse_existing(out, force)
     settings = {"h": h, "k": k, "level": level, "two_sided": two_sided, "per_class": per_class, "as_released": as_released}
-    unfitted = _unfitted(detector, {name: value for name, value in settings.items() if value}, seed)
+    unfitted = _unfitted(detector, {name: value for name, value in settings.items() if value not in (None, False)}, seed)
     if detector in NEED_ADVERSARIAL and not adversarial:
         raise BadInput(
             f"expected costs of adversarial images for {detector}, got none; pass --adversarial, or take zscore, vote or conformal"
@@ -59,7 +59,7 @@ def fit(
         {
             "set": one.path.stem,
             "images": len(one.index),
-            "flagged": float(_judge(fitted, one.select(names), one.label, one.index)[1].mean()),
+            "flagged": float(judge(fitted, one.select(names), one.label, one.index)[1].mean()),
         }
         for one in (table, *others)
     ]
@@ -98,7 +98,7 @@ def detect(
     good = measured.good
     table = np.stack([np.asarray(result.cost) for result in measured.results.values()], axis=1)
     score, adversarial = np.zeros(len(source)), np.zeros(len(source), bool)
-    score[good], adversarial[good] = _judge(stored.fitted, table[good], measured.label[good], measured.index[good])
+    score[good], adversarial[good] = judge(stored.fitted, table[good], measured.label[good], measured.index[good])
     meta |= record(model, source, classifier=classifier, seed=seed, bounds=dict(zip(stored.attacks, stops, strict=True)))
     images_of = {"index": measured.index, "id": measured.id, "label": measured.label, "error": measured.error}
     _write_verdicts(out, stored.attacks, meta, {**images_of, "score": score, "adversarial": adversarial}, table)
@@ -183,20 +183,11 @@ def _names_for(detector: str, attacks: str | None, table: CostTable) -> tuple[li
     return names[:1], [f"zscore reads one attack: took {names[0]} of {', '.join(names)}; choose another with --attack"]
 
 
-def _judge(
-    fitted: FittedDetector, costs: NDArray[np.int64], label: NDArray[np.int64], index: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores and verdicts; only a conformal detector wants to know which images these are."""
-    if isinstance(fitted, FittedConformal):
-        return fitted.score(costs, label, index), fitted.predict(costs, label, index)
-    return fitted.score(costs), fitted.predict(costs)
-
-
 def _detect_costs(stored: StoredDetector, detector: Path, path: Path, out: Path, meta: dict[str, Any]) -> Done:
     table = read_costs(path)
     costs = table.select(stored.attacks)
     same_settings(stored.attacks, stored.meta.get("costs", {}), str(detector), table.meta, str(path))
-    score, adversarial = _judge(stored.fitted, costs, table.label, table.index)
+    score, adversarial = judge(stored.fitted, costs, table.label, table.index)
     missing = len(table.errors)
     rows = {
         "index": np.append(table.index, [index for index, _, _ in table.errors]).astype(np.int64),
