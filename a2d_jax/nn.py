@@ -20,7 +20,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-FEW_CHANNELS = 1
+FEW_CHANNELS = 8
 """Up to so many input channels the input gradient is one matrix product and shifted sums (docs/performance.md)."""
 
 
@@ -124,7 +124,8 @@ def _by_convolution(grad: Array, kernel: Array, shape: tuple[int, ...], settings
 def _by_shifts(grad: Array, kernel: Array, shape: tuple[int, ...], settings: _Settings) -> Array:
     """One matrix product to every tap of the window, then each tap's image moved to its place and added up.
 
-    For an input of one channel the convolution above has one output channel, which no convolution routine likes.
+    For an input of few channels the convolution above has as few output channels, which convolution routines do badly. The barrier
+    keeps the sum one vectorised loop: fused into a reduction, such as the gradient's norm, it would be computed there, entry by entry.
     """
     *window, inputs, outputs = kernel.shape
     taps = lax.dot_general(grad, kernel.reshape(-1, outputs), (((grad.ndim - 1,), (1,)), ((), ())), precision=settings.precision)
@@ -136,7 +137,7 @@ def _by_shifts(grad: Array, kernel: Array, shape: tuple[int, ...], settings: _Se
             for k, size, out, (low, _) in zip(offset, shape[1:-1], grad.shape[1:-1], settings.padding, strict=True)
         ]
         total += lax.pad(taps[..., tap, :], zero, [(0, 0, 0), *place, (0, 0, 0)])
-    return total
+    return lax.optimization_barrier(total)
 
 
 def _lax_convolve(x: Array, kernel: Array, settings: _Settings, spread: tuple[int, ...] | None = None) -> Array:
@@ -162,17 +163,45 @@ def _spans(window: Sequence[int], dilation: Sequence[int]) -> list[int]:
     return [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: Float[Array, "n h w c"], window: int) -> Float[Array, "n h//window w//window c"]:
     """Largest entry of each `window` x `window` tile; rows and columns left over at the end are dropped.
 
-    Of equal entries the first, in row-major order, takes the gradient, and NaN wins, both as in PyTorch. A chain of selections,
-    because the gradient of lax's `reduce_window` is slow on CPU.
+    Of equal entries the first, in row-major order, takes the gradient, and NaN wins, both as in PyTorch. (The gradient of lax's
+    `reduce_window` is slow on CPU, and that of a `maximum` splits ties.)
     """
-    n, h, w, c = x.shape
-    rows, columns = h // window, w // window
-    tiles = x[:, : rows * window, : columns * window].reshape(n, rows, window, columns, window, c)
-    best = tiles[:, :, 0, :, 0]
-    for i, j in list(np.ndindex(window, window))[1:]:
-        entry = tiles[:, :, i, :, j]
-        best = jnp.where((entry > best) | jnp.isnan(entry), entry, best)
+    best, *others = _entries(x, window)
+    for entry in others:
+        best = jnp.maximum(best, entry)
     return best
+
+
+def _pool_forward(x: Array, window: int) -> tuple[Array, tuple[Array, Array]]:
+    y: Array = max_pool(x, window)
+    return y, (x, y)
+
+
+def _pool_backward(window: int, residuals: tuple[Array, Array], grad: Array) -> tuple[Array]:
+    x, y = residuals
+    entries = _entries(x, window)
+    winner = jnp.full(y.shape, len(entries) - 1, jnp.int32)
+    for number, entry in reversed(list(enumerate(entries[:-1]))):
+        winner = jnp.where(entry == y, number, winner)
+    n, rows, columns, c = y.shape
+
+    def spread(v: Array) -> Array:
+        tiles = jnp.broadcast_to(v[:, :, None, :, None], (n, rows, window, columns, window, c))
+        return tiles.reshape(n, rows * window, columns * window, c)
+
+    number = np.add.outer(np.arange(rows * window) % window * window, np.arange(columns * window) % window).astype(np.int32)
+    inside = jnp.where(spread(winner) == number[None, :, :, None], spread(grad), 0)
+    return (jnp.pad(inside, [(0, 0), *((0, have - used) for have, used in zip(x.shape[1:3], inside.shape[1:3], strict=True)), (0, 0)]),)
+
+
+max_pool.defvjp(_pool_forward, _pool_backward)
+
+
+def _entries(x: Array, window: int) -> list[Array]:
+    """The first entries of all tiles, the second, and so on, in row-major order."""
+    h, w = (size // window * window for size in x.shape[1:3])
+    return [x[:, i:h:window, j:w:window] for i, j in np.ndindex(window, window)]

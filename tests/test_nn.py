@@ -18,8 +18,9 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 STRIDES = ((1, 1), (2, 1), (3, 2))
 PADDINGS = ("SAME", "VALID", ((2, 1), (0, 3)))
 KERNELS = (((1, 1), 1, 1), ((1, 1), 2, 4), ((2, 3), 1, 1), ((2, 3), 2, 4), ((1, 2), 1, 4))  # dilation, groups, channels
-# Every stride with every padding, twice; the kernels take turns (5 is prime to 9), so that every pair of choices occurs.
-GRID = [(s, p, *k) for (s, p), k in zip(list(itertools.product(STRIDES, PADDINGS)) * 2, itertools.cycle(KERNELS), strict=False)]
+# Every stride with every padding, the kernels taking turns; then unit strides with few and many channels.
+GRID = [(s, p, *k) for (s, p), k in zip(itertools.product(STRIDES, PADDINGS), itertools.cycle(KERNELS), strict=False)]
+GRID += [((1, 1), p, (1, 1), 1, channels) for p in PADDINGS for channels in (1, 3, nn.FEW_CHANNELS + 1)]
 
 
 def normal(*shape, dtype=np.float32, seed=0):
@@ -64,7 +65,7 @@ def test_gradients_equal_autodiff(stride, padding, dilation, groups, channels):
         ((7, 10), (3, 3), ((-1, 0), (1, -2))),
     ],
 )
-@pytest.mark.parametrize(("channels", "stride"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize(("channels", "stride"), [(3, 1), (nn.FEW_CHANNELS + 1, 1), (3, 2)])
 def test_unusual_paddings(shape, window, padding, channels, stride):
     """Padding wider than the window, negative padding and 1 x 1 windows give lax's gradients."""
     x, kernel = arrays(shape, channels, 1, window=window)
@@ -94,7 +95,7 @@ def test_gradients_equal_pytorch(stride, padding, dilation, groups):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [3, nn.FEW_CHANNELS + 1])
 def test_other_types(dtype, channels):
     """bfloat16 and float64 stay what they are and agree with lax to their own precision."""
     with jax.enable_x64(dtype == jnp.float64):
@@ -131,7 +132,7 @@ def test_same_as_lax_everywhere(shape, kernel, settings):
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [3, nn.FEW_CHANNELS + 1])
 def test_second_derivatives(channels):
     """The gradient of an input gradient, to input and kernel, is that of lax (adversarial training, adaptive attacks)."""
     x, kernel = arrays((6, 7), channels, 1)
@@ -173,16 +174,17 @@ def layouts(compiled):
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
 def test_in_a_loop_the_kernel_layout_stays_ordinary(stride):
     """In a compiled loop the gradient is one ordinary batched convolution, where autodiff leaves a transposed kernel there."""
-    x, kernel = arrays((8, 8), 3, 1, window=(3, 3))
+    x, kernel = arrays((8, 8), nn.FEW_CHANNELS + 1, 1, window=(3, 3))
     ours, theirs = (loop(conv, stride).lower(x, kernel).compile() for conv in (nn.conv_general_dilated, lax.conv_general_dilated))
     assert layouts(theirs) == ["b01f_01io->b01f", "b01f_01oi->b01f"]  # forward, and what the explicit gradient avoids
     assert layouts(ours) == ["b01f_01io->b01f"] * 2  # each once for all lanes; the unused kernel gradient is gone
     assert_close(ours(x, kernel), theirs(x, kernel))
 
 
-def test_one_channel_needs_no_backward_convolution():
-    """The input gradient of a one-channel first layer is a matrix product: only the forward convolution is left."""
-    x, kernel = arrays((8, 8), 1, 1, window=(5, 5))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_few_channels_need_no_backward_convolution(channels):
+    """The input gradient of a layer of few input channels is a matrix product: only the forward convolution is left."""
+    x, kernel = arrays((8, 8), channels, 1, window=(5, 5))
     ours = loop(nn.conv_general_dilated).lower(x, kernel).compile()
     assert layouts(ours) == ["b01f_01io->b01f"]
     assert_close(ours(x, kernel), loop(lax.conv_general_dilated)(x, kernel))
