@@ -3,7 +3,8 @@
 A finished lane hands in its result and takes the next example inside one compiled loop. Data arrives in pieces: when a
 device's queue runs dry the loop returns to the host, which brings the next piece while the lanes keep their examples. When
 nothing is left to bring, the lanes shrink in a few static sizes, so that the last hard examples do not run beside empty
-lanes. Each device has its own loop (`shard_map`): no device waits for another within a piece.
+lanes (unless compiling the smaller program would take longer than they do). Each device has its own loop (`shard_map`): no
+device waits for another within a piece.
 
 Nothing an example computes depends on its lane, on its neighbours or on when it was taken.
 """
@@ -29,6 +30,7 @@ LANES = {"cpu": 32}  # per device; on a CPU a small batch keeps the working set 
 LANES_ELSEWHERE = 256
 QUEUE_PER_LANE = 4  # examples brought to a device at a time, per lane
 SHRINK = 4  # with nothing left to bring, the lanes shrink by this factor
+PATIENCE = 1.0  # they shrink once they have been mostly free for as long as the smaller program should take to compile
 CALL_SECONDS = 0.5  # aim for one call of the compiled loop: how often the host hears of progress and of Ctrl-C
 
 
@@ -134,11 +136,11 @@ def _results(
     taken, pace, advance_lanes = np.zeros(mesh.size, np.int32), Pace(), _advance_lanes(mesh, keep_x_adv)
     while True:
         smaller = max(width // SHRINK, MIN_WIDTH)
-        floor = width - 1 if following is not None else smaller if smaller < width else 0
+        floor = width - 1 if following is not None else smaller if smaller < width and not pace.waits else 0
         pace.start(width)
         lanes, index, result, counts = advance_lanes(attack, classifier, lanes, piece, taken, np.int32(floor), np.int32(pace.trips))
         counts = Counts(*(np.asarray(count) for count in counts))  # waits for the devices
-        pace.stop()
+        pace.stop(int(np.max(counts.executed)) // width)
         stats.useful_steps += int(np.sum(counts.useful))
         stats.lane_steps += int(np.sum(counts.executed))
         stats.finished += int(np.sum(counts.emitted))
@@ -152,29 +154,40 @@ def _results(
             piece, following, taken = following, next(pieces, None), np.zeros_like(taken)
         elif not np.any(counts.active):
             return
-        elif np.max(counts.active) <= smaller < width:
+        elif np.max(counts.active) <= smaller < width and pace.shrinking_pays():
             width = smaller
             lanes = _shrink_lanes(mesh, width)(lanes)
 
 
 class Pace:
-    """Chooses how many steps one call of the compiled loop may make, so that it lasts about `CALL_SECONDS`."""
+    """The clock of the host's loop: how long a call may be, and when fewer lanes are worth another program."""
 
     def __init__(self) -> None:
-        self.trips = 32
+        self.trips = 32  # steps that the next call may make
+        self.waits = False  # most lanes are free, and the same program goes on
         self._width = 0
+        self._first_call = 0.0  # seconds, mostly of compilation unless the program was there
+        self._free_since = 0.0
 
     def start(self, width: int) -> None:
-        self._compiles, self._width, self._begin = width != self._width, width, time.perf_counter()
+        self._is_first, self._width, self._begin = width != self._width, width, time.perf_counter()
 
-    def stop(self) -> None:
+    def stop(self, steps: int) -> None:
         seconds = time.perf_counter() - self._begin
-        if self._compiles:  # the time of a compilation says nothing about a step
-            return
-        if seconds < CALL_SECONDS / 2:
-            self.trips = min(2 * self.trips, 1 << 20)
-        elif seconds > CALL_SECONDS * 2:
-            self.trips = max(self.trips // 2, 1)
+        if self._is_first:
+            self._first_call = seconds
+        elif steps:
+            self.trips = min(max(int(CALL_SECONDS * steps / seconds), 1), 1 << 20)
+
+    def shrinking_pays(self) -> bool:
+        """Most lanes have been free for as long as a smaller program takes to compile, so that waiting was no longer cheaper."""
+        now = time.perf_counter()
+        if not self.waits:
+            self.waits, self._free_since = True, now
+        if now - self._free_since < PATIENCE * self._first_call:
+            return False
+        self.waits = False
+        return True
 
 
 @functools.lru_cache

@@ -79,6 +79,7 @@ def cost(
             "censored": float(np.mean(result.censored[measured.good])),
             "forward queries": int(np.sum(result.forward_queries)),
             "backward queries": int(np.sum(result.backward_queries)),
+            "useful lane fraction": measured.stats[name].useful_fraction,
         }
         for name, result in measured.results.items()
     ]

@@ -65,6 +65,7 @@ class Measured:
       error: why an image has no result.
       good: images with a result.
       results: by attack; every field has the leading axis `n`, `x_adv` is None.
+      stats: by attack, what the lanes did.
     """
 
     index: NDArray[np.int64]
@@ -73,6 +74,7 @@ class Measured:
     error: list[str | None]
     good: NDArray[np.bool_]
     results: dict[str, AttackResult]
+    stats: dict[str, drivers.Stats]
 
     @property
     def failed(self) -> int:
@@ -126,6 +128,7 @@ def measure(
                 yield examples(classifier, piece.x[rows], label[numbers], index=numbers, seed=seed)
 
     results: dict[str, AttackResult] = {}
+    stats: dict[str, drivers.Stats] = {}
     for name, attack in attacks.items():
         columns = {
             field: np.zeros(len(source), np.float32 if field == "distance" else np.int64)
@@ -140,9 +143,10 @@ def measure(
             if keep_x_adv:
                 keep_x_adv(rows, np.asarray(finished.result.x_adv))
             report(name, stream.stats.finished, len(places))
+        stats[name] = stream.stats
         flags = {field: columns.pop(field).astype(bool) for field in ("success", "censored")}
         results[name] = AttackResult(x_adv=None, **columns, **flags)  # pyright: ignore[reportArgumentType] (NumPy here; the images lie elsewhere)
-    return Measured(index, [name for part in parts for name in part.id], label, error, good, results)
+    return Measured(index, [name for part in parts for name in part.id], label, error, good, results, stats)
 
 
 def class_count(classifier: Classifier, source: ImageSource) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from a2d_jax import drivers
 from a2d_jax.attacks import bim
+from a2d_jax.drivers import refill
 from tests.nets import batch, convnet
 
 ATTACK = bim(0.3, 0.004, 60)
@@ -28,6 +29,12 @@ def expected(net, examples):
     return drivers.attack(ATTACK, net, examples, driver="run", devices=jax.local_devices()[:1])
 
 
+@pytest.fixture(params=[0.0, 1e9], ids=["shrinking", "waiting"])
+def patience(request, monkeypatch):
+    """Lanes that shrink as soon as most are free, and lanes that never do."""
+    monkeypatch.setattr(refill, "PATIENCE", request.param)
+
+
 def gather(stream):
     parts = list(stream)
     index = np.concatenate([part.index for part in parts])
@@ -36,7 +43,7 @@ def gather(stream):
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
 @pytest.mark.parametrize("lanes", [2, 3, 16, 300])
-def test_any_lane_and_device_count(lanes, devices, net, examples, expected):
+def test_any_lane_and_device_count(lanes, devices, patience, net, examples, expected):
     """Protects exactness: every example comes out once, with the same result, whatever the lanes and devices."""
     index, result = gather(drivers.stream(ATTACK, net, [examples], lanes=lanes, devices=jax.local_devices()[:devices]))
     assert sorted(index) == list(range(150))
@@ -82,6 +89,17 @@ def test_no_examples():
     assert stream.stats.lane_steps == 0
 
 
+def test_shrinking_saves_steps(net, examples, monkeypatch):
+    """Protects the tail: with fewer lanes at the end, fewer steps are executed for the same useful ones."""
+    executed = {}
+    for value in (0.0, 1e9):
+        monkeypatch.setattr(refill, "PATIENCE", value)
+        stream = drivers.stream(ATTACK, net, [examples], lanes=64, devices=jax.local_devices()[:1])
+        gather(stream)
+        executed[value] = stream.stats.lane_steps
+    assert executed[0.0] < executed[1e9]
+
+
 def test_statistics_are_true(net, examples, expected):
     """Protects the reported waste: useful steps are the looks that examples needed, and no fewer lane steps were executed."""
     stream = drivers.stream(ATTACK, net, [examples], lanes=8, devices=jax.local_devices()[:1])
@@ -105,8 +123,6 @@ def test_costs_without_images(net, examples, expected):
 
 def test_long_calls_are_cut(net, examples, expected, monkeypatch):
     """Protects Ctrl-C and progress: the compiled loop returns to the host every few steps and goes on where it was."""
-    from a2d_jax.drivers import refill
-
     monkeypatch.setattr(refill, "CALL_SECONDS", 0.0)  # every call is too long: down to one step a call
     index, result = gather(drivers.stream(ATTACK, net, [examples], lanes=64, devices=jax.local_devices()[:2]))
     jax.tree.map(lambda got, want: np.testing.assert_array_equal(got, want[index]), result, expected)
