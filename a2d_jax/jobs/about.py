@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.checkpoints import import_factory, load, save
+from a2d_jax.io.checkpoints import make_module, save
 from a2d_jax.io.convert import read_arrays, to_module
 from a2d_jax.jobs.common import Done, settings_of, versions
 from a2d_jax.presets import PRESETS
@@ -15,8 +15,7 @@ from a2d_jax.presets import PRESETS
 
 def convert(*, source: Path, classifier: str, out: Path, force: bool = False) -> Done:
     """Read the weights of a checkpoint of another framework into a Flax module and write them as an Orbax folder."""
-    load(classifier)  # says what is wrong with the factory, if anything
-    module = import_factory(classifier)()
+    module = make_module(classifier, weights=False)
     if not isinstance(module, nnx.Module):
         raise BadInput(
             f"expected a factory of a Flax NNX module, got {type(module).__name__} from {classifier}; convert into such a module"
