@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from a2d_jax import drivers
 from a2d_jax.classifiers import predict
 from a2d_jax.detectors import Conformal, Detector, FittedConformal, FittedDetector, bounds
+from a2d_jax.errors import BadInput
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
 PREDICT_BATCH = 256
@@ -34,11 +35,19 @@ def examples(
       label: classes to leave; default the prediction, as every attack used as defence takes it.
       index: numbers of the examples, from which their keys derive; default 0, 1, ...
       seed: of the random attacks.
+
+    Raises:
+      BadInput: images of another shape or type, outside [0, 1] or NaN; or logits that are not finite.
     """
+    x = _checked(x)
     if label is None:
         label = predictions(classifier, x)[0]
+        if np.any(broken := np.asarray(label) < 0):
+            raise BadInput(
+                f"expected finite logits, got NaN or infinity for image {np.flatnonzero(broken)[0]}; check the classifier's weights"
+            )
     numbers = jnp.asarray(np.arange(len(x)) if index is None else index, jnp.uint32)
-    return Example(cast(Any, np.asarray(x)), cast(Any, np.asarray(label, np.int32)), _keys(seed, numbers))
+    return Example(cast(Any, x), cast(Any, np.asarray(label, np.int32)), _keys(seed, numbers))
 
 
 def predictions(classifier: Classifier, x: Float[Any, "n h w c"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -139,6 +148,20 @@ class FittedDefense:
         label = predictions(self.classifier, x)[0]
         table, _ = costs(self.classifier, x, attacks, label=label, seed=seed)
         return judge(self.detector, table, label)
+
+
+def _checked(x: Any) -> np.ndarray:
+    """The images as a numpy array, refused unless they are what every attack takes for granted."""
+    x = np.asarray(x)
+    if x.ndim != 4:
+        raise BadInput(f"expected images of shape (n, h, w, c), got {x.shape}; add the missing axes")
+    if not np.issubdtype(x.dtype, np.floating):
+        raise BadInput(f"expected floating point images in [0, 1], got {x.dtype}; divide by 255")
+    outside = ~((x >= 0) & (x <= 1)).all(axis=(1, 2, 3))  # true of NaN as well
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise BadInput(f"expected pixels in [0, 1], got {x[row].min()} to {x[row].max()} in image {row}; scale the images")
+    return x
 
 
 def _shorten(attack: Any, bound: int) -> Attack:

@@ -139,3 +139,25 @@ def test_public_names_load():
     assert a2d_jax.Classifier is Classifier
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = a2d_jax.nothing
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (np.zeros((4, 8, 8)), r"expected images of shape \(n, h, w, c\), got \(4, 8, 8\); add"),
+        (np.zeros((4, 8, 8, 1), np.uint8), "expected floating point images in .0, 1., got uint8; divide by 255"),
+        (np.full((4, 8, 8, 1), 1.5, np.float32), "expected pixels in .0, 1., got 1.5 to 1.5 in image 0; scale"),
+        (np.full((4, 8, 8, 1), np.nan, np.float32), "expected pixels in .0, 1., got nan to nan in image 0; scale"),
+    ],
+)
+def test_images_are_checked(x, text, net):
+    """Protects users of the library: images in another range, type or shape are refused, not attacked."""
+    with pytest.raises(BadInput, match=text):
+        costs.costs(net, x, ATTACKS)
+
+
+def test_broken_classifier_is_refused(images):
+    """Protects loud failure: logits that are not finite end the job in one line."""
+    broken = Classifier(np.float32(np.nan), lambda nan, x: x.ravel()[:3] * nan)
+    with pytest.raises(BadInput, match="expected finite logits, got NaN or infinity for image 0; check"):
+        costs.costs(broken, images[:3], ATTACKS)
