@@ -47,7 +47,7 @@ def examples(
                 f"expected finite logits, got NaN or infinity for image {np.flatnonzero(broken)[0]}; check the classifier's weights"
             )
     numbers = jnp.asarray(np.arange(len(x)) if index is None else index, jnp.uint32)
-    return Example(cast(Any, x), cast(Any, np.asarray(label, np.int32)), _keys(seed, numbers))
+    return Example(x, cast(Any, np.asarray(label, np.int32)), _keys(seed, numbers))
 
 
 def predictions(classifier: Classifier, x: Float[Any, "n h w c"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:

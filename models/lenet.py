@@ -1,7 +1,8 @@
 """LeNets for handwritten digits, in Flax NNX.
 
-`lenet5` is the MNIST network of the paper's second environment (61,706 parameters, 98.29 % on the MNIST test set); `lenet_digits`
-is a small relative for the 8 x 8 digits that ship with scikit-learn. Both take `n h w c` in [0, 1] and normalise inside.
+`lenet_env1` is the MNIST network of the paper's first environment (1,218,634 parameters, 99.1 % on the MNIST test set), `lenet5`
+that of the second (61,706 parameters, 98.29 %); `lenet_digits` is a small relative for the 8 x 8 digits that ship with
+scikit-learn. All take `n h w c` in [0, 1] and normalise inside.
 """
 
 from typing import ClassVar
@@ -62,6 +63,31 @@ class LeNetDigits(nnx.Module):
         return self.fc2(x)
 
 
+class LeNetEnv1(nnx.Module):
+    """Two 3 x 3 convolutions of 64 channels, one pooling, two dense layers (Feinman et al., arXiv 1703.00410, in Keras)."""
+
+    input_shape: ClassVar = (28, 28, 1)
+    preprocessing: ClassVar = "none"
+    keras_layers: ClassVar = ("conv1", "conv2", "fc1", "fc2")
+
+    def __init__(self, rngs: nnx.Rngs):
+        glorot = nnx.initializers.glorot_uniform()
+        shared = {"padding": "VALID", "kernel_init": glorot, "conv_general_dilated": conv_general_dilated, "rngs": rngs}
+        self.conv1 = nnx.Conv(1, 64, (3, 3), **shared)
+        self.conv2 = nnx.Conv(64, 64, (3, 3), **shared)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.fc1 = nnx.Linear(9216, 128, kernel_init=glorot, rngs=rngs)
+        self.fc2 = nnx.Linear(128, 10, kernel_init=glorot, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """Logits `n k` of images `n h w c`."""
+        x = nnx.relu(self.conv1(x))
+        x = nnx.relu(max_pool(self.conv2(x), 2))
+        x = self.dropout(x.reshape(len(x), -1))
+        x = self.dropout(nnx.relu(self.fc1(x)))
+        return self.fc2(x)
+
+
 def lenet5(rngs: nnx.Rngs | None = None) -> LeNet5:
     """LeNet-5 for MNIST with fresh weights."""
     return LeNet5(rngs or nnx.Rngs(0))
@@ -70,3 +96,8 @@ def lenet5(rngs: nnx.Rngs | None = None) -> LeNet5:
 def lenet_digits(rngs: nnx.Rngs | None = None) -> LeNetDigits:
     """LeNet for scikit-learn's 8 x 8 digits with fresh weights."""
     return LeNetDigits(rngs or nnx.Rngs(0))
+
+
+def lenet_env1(rngs: nnx.Rngs | None = None) -> LeNetEnv1:
+    """LeNet of the first environment for MNIST with fresh weights."""
+    return LeNetEnv1(rngs or nnx.Rngs(0))

@@ -5,11 +5,21 @@ naming are those of PyTorch (`torch.nn`); what no rule can know, a module says a
 
 - `torch_names = {"conv1": "conv1.0"}`: the name there of a child here, where they differ;
 - `flattened = {"fc1": (16, 5, 5)}`: this dense layer reads a map flattened as channel, row, column. Flax flattens row, column,
-  channel, so its inputs change places.
+  channel, so its inputs change places;
+
+and the whole network, where it applies, with two more:
+
+- `rename(name)`: PyTorch's name of an array that some files call otherwise;
+- `keras_layers = ("conv1", "fc1")`: its layers with weights, in Keras's order. Keras numbers layers by the history of the process
+  that made them, so only their order tells which is which; their layout is that of Flax.
 """
 
 import importlib
+import io
+import json
 import math
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -22,19 +32,22 @@ from flax import nnx
 from a2d_jax.errors import BadInput
 
 TORCH = (".pth", ".pt", ".th", ".pkl")
+KERAS = (".h5", ".keras")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts keep the weights in a checkpoint."""
 NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 """Names of arrays in Flax and in PyTorch, where they differ."""
+KERAS_NAMES = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+"""Names of arrays in Keras and in Flax, where they differ."""
 
 Arrays = dict[str, np.ndarray]
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read named arrays from a PyTorch (.pth, .pt, .th, .pkl, old and new format) or .safetensors file.
+    """Read named arrays from a PyTorch (.pth, .pt, .th, .pkl, old and new format), .safetensors or Keras (.h5, .keras) file.
 
     Finds the weights inside a training checkpoint, removes the `module.` that data-parallel training puts before every name, and
-    drops `num_batches_tracked`, which evaluation does not use.
+    drops `num_batches_tracked`, which evaluation does not use. Arrays of Keras are named `layer.kernel` and so on, as in Flax.
 
     Raises:
       BadInput: no such file, another kind of file, damaged, not purely tensors, or the package that reads it is missing.
@@ -45,8 +58,10 @@ def read_arrays(path: Path) -> Arrays:
         arrays = _read_torch(path)
     elif path.suffix == ".safetensors":
         arrays = _read_safetensors(path)
+    elif path.suffix in KERAS:
+        arrays = _read_keras(path)
     else:
-        raise BadInput(f"expected a checkpoint ending in {', '.join(TORCH)} or .safetensors, got {path}; rename or re-save it")
+        raise BadInput(f"expected a checkpoint ending in {', '.join(TORCH + KERAS)} or .safetensors, got {path}; rename or re-save it")
     if all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     return {name: array for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
@@ -63,17 +78,21 @@ def to_module(arrays: Arrays, module: nnx.Module) -> nnx.Module:
     """
     module = nnx.clone(module)
     wanted = nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
+    keras = _keras_layers(module, arrays) if any(name.endswith(".kernel") for name in arrays) else None
+    if keras is None and hasattr(module, "rename"):
+        rename: Any = getattr(module, "rename")  # noqa: B009 - an attribute that only some modules have
+        arrays = {rename(name): array for name, array in arrays.items()}
     trouble: list[str] = []
     taken: set[str] = set()
     for path, variable in wanted:
-        name, flattened = _torch_name(module, path)
+        name, flattened = _torch_name(module, path) if keras is None else (_keras_name(keras, path), None)
         taken.add(name)
         if name not in arrays:
             trouble.append(f"{name} {variable.shape} is missing")
             continue
-        array = _to_flax(arrays[name], str(path[-1]), flattened)
+        array = _to_flax(arrays[name], str(path[-1]), flattened) if keras is None else arrays[name]
         if array is None or array.shape != variable.shape:
-            expected = _torch_shape(variable.shape, str(path[-1]))
+            expected = _torch_shape(variable.shape, str(path[-1])) if keras is None else variable.shape
             trouble.append(f"{name} is {arrays[name].shape} and should be {expected}")
         elif not np.isfinite(array).all():
             trouble.append(f"{name} holds NaN or infinity")
@@ -93,10 +112,27 @@ def _torch_name(module: Any, path: tuple[Any, ...]) -> tuple[str, tuple[int, ...
     names: list[str] = []
     flattened = None
     for part in path[:-1]:
-        names.append(getattr(module, "torch_names", {}).get(part, str(part)))
+        sequential = isinstance(module, nnx.Sequential)  # here its children are in a list, in PyTorch they are its own
+        if not (sequential and part == "layers"):
+            names.append(getattr(module, "torch_names", {}).get(part, str(part)))
         flattened = getattr(module, "flattened", {}).get(part)
         module = module[part] if isinstance(part, int) else getattr(module, part)
     return ".".join([*names, NAMES.get(str(path[-1]), str(path[-1]))]), flattened
+
+
+def _keras_layers(module: nnx.Module, arrays: Arrays) -> dict[str, str]:
+    """Which layer of a Keras file each layer of the module is, by their order."""
+    ours = getattr(module, "keras_layers", None)
+    if ours is None:
+        name = type(module).__name__
+        raise BadInput(f"expected a module with keras_layers, got {name} without, for arrays of Keras; add the attribute to the class")
+    theirs = dict.fromkeys(name.rpartition(".")[0] for name in arrays)
+    return dict(zip(ours, theirs, strict=False))  # what is left over on either side is reported array by array
+
+
+def _keras_name(layers: dict[str, str], path: tuple[Any, ...]) -> str:
+    layer = ".".join(map(str, path[:-1]))
+    return f"{layers.get(layer, layer)}.{path[-1]}"
 
 
 def _to_flax(array: np.ndarray, leaf: str, flattened: tuple[int, ...] | None) -> np.ndarray | None:
@@ -139,6 +175,62 @@ def _read_safetensors(path: Path) -> Arrays:
         return safetensors.load_file(path)
     except Exception as error:  # its own error type, or what a damaged header leads to
         raise _unreadable(path, error) from error
+
+
+def _read_keras(path: Path) -> Arrays:
+    """Arrays of a Keras model by `layer.name`, layers in the order of the model: of the archive of Keras 3 or of one HDF5 file."""
+    h5py = _import("h5py", path)
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                config, weights = json.loads(archive.read("config.json")), io.BytesIO(archive.read("model.weights.h5"))
+            with h5py.File(weights, "r") as file:
+                return _read_keras_archive(config, file)
+        with h5py.File(path, "r") as file:
+            return _read_keras_hdf5(file, path)
+    except BadInput:
+        raise
+    except Exception as error:  # h5py and zipfile raise whatever the damage leads to
+        raise _unreadable(path, error) from error
+
+
+def _read_keras_hdf5(file: Any, path: Path) -> Arrays:
+    """`model.save("x.h5")` keeps the weights in a group, `model.save_weights` at the root; attributes list names in order."""
+    group = file.get("model_weights", file)
+    if "layer_names" not in group.attrs:
+        raise BadInput(f"expected layers in order in {path}, got an HDF5 file without layer_names; save the whole model as .keras or .h5")
+    arrays: Arrays = {}
+    for layer in map(_text, group.attrs["layer_names"]):
+        for weight in map(_text, group[layer].attrs["weight_names"]):
+            leaf = weight.rpartition("/")[2].partition(":")[0]
+            arrays[f"{layer}.{KERAS_NAMES.get(leaf, leaf)}"] = np.asarray(group[layer][weight])
+    return arrays
+
+
+def _read_keras_archive(config: Any, file: Any) -> Arrays:
+    """Keras 3 names a layer's group after its class, numbered within the class; its variables have numbers for names."""
+    arrays: Arrays = {}
+    count: dict[str, int] = {}
+    for layer in config["config"]["layers"]:
+        kind = layer["class_name"]
+        if kind == "InputLayer":
+            continue
+        snake = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)).lower()
+        number = count[snake] = count.get(snake, -1) + 1
+        group = f"layers/{snake}_{number}" if number else f"layers/{snake}"
+        settings = layer["config"]
+        if kind == "BatchNormalization":
+            leaves = [leaf for leaf, kept in (("scale", "scale"), ("bias", "center")) if settings.get(kept, True)] + ["mean", "var"]
+        else:
+            leaves = ["kernel", "bias"]
+        variables = file[group].get("vars", {}) if group in file else {}
+        for position, leaf in enumerate(leaves[: len(variables)]):
+            arrays[f"{settings['name']}.{leaf}"] = np.asarray(variables[str(position)])
+    return arrays
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
 def _import(package: str, path: Path) -> ModuleType:
