@@ -20,7 +20,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,9 +79,8 @@ def to_module(arrays: Arrays, module: nnx.Module) -> nnx.Module:
     module = nnx.clone(module)
     wanted = nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
     keras = _keras_layers(module, arrays) if any(name.endswith(".kernel") for name in arrays) else None
-    if keras is None and hasattr(module, "rename"):
-        rename: Any = getattr(module, "rename")  # noqa: B009 - an attribute that only some modules have
-        arrays = {rename(name): array for name, array in arrays.items()}
+    rename: Callable[[str], str] = getattr(module, "rename", str)
+    arrays = {rename(name): array for name, array in arrays.items()}
     trouble: list[str] = []
     taken: set[str] = set()
     for path, variable in wanted:
@@ -185,22 +184,22 @@ def _read_keras(path: Path) -> Arrays:
             with zipfile.ZipFile(path) as archive:
                 config, weights = json.loads(archive.read("config.json")), io.BytesIO(archive.read("model.weights.h5"))
             with h5py.File(weights, "r") as file:
-                return _read_keras_archive(config, file)
-        with h5py.File(path, "r") as file:
-            return _read_keras_hdf5(file, path)
-    except BadInput:
-        raise
+                arrays = _read_keras_archive(config, file)
+        else:
+            with h5py.File(path, "r") as file:
+                arrays = _read_keras_hdf5(file)
     except Exception as error:  # h5py and zipfile raise whatever the damage leads to
         raise _unreadable(path, error) from error
+    if not arrays:
+        raise BadInput(f"expected a whole model of Keras, got {path}, which does not list layers with weights; save the whole model again")
+    return arrays
 
 
-def _read_keras_hdf5(file: Any, path: Path) -> Arrays:
+def _read_keras_hdf5(file: Any) -> Arrays:
     """`model.save("x.h5")` keeps the weights in a group, `model.save_weights` at the root; attributes list names in order."""
     group = file.get("model_weights", file)
-    if "layer_names" not in group.attrs:
-        raise BadInput(f"expected layers in order in {path}, got an HDF5 file without layer_names; save the whole model as .keras or .h5")
     arrays: Arrays = {}
-    for layer in map(_text, group.attrs["layer_names"]):
+    for layer in map(_text, group.attrs.get("layer_names", ())):
         for weight in map(_text, group[layer].attrs["weight_names"]):
             leaf = weight.rpartition("/")[2].partition(":")[0]
             arrays[f"{layer}.{KERAS_NAMES.get(leaf, leaf)}"] = np.asarray(group[layer][weight])

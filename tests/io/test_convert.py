@@ -1,9 +1,13 @@
 """Weights read from PyTorch and safetensors files and put into Flax modules."""
 
 import collections
+import json
 import os
+import pathlib
 import pickle
+import zipfile
 
+import h5py
 import numpy as np
 import pytest
 import safetensors.torch
@@ -13,6 +17,9 @@ from flax import nnx
 from a2d_jax import classifiers
 from a2d_jax.errors import BadInput
 from a2d_jax.io import convert
+from a2d_jax.nn import max_pool
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 class Block(nnx.Module):
@@ -43,6 +50,24 @@ class Net(nnx.Module):
         for block in self.blocks:
             x = nnx.relu(block.norm(block.conv(x)))
         return self.head(self.dropout(x.reshape(len(x), -1)))
+
+
+class KerasNet(nnx.Module):
+    """The network of `keras_small`."""
+
+    keras_layers = ("conv", "norm", "fc1", "fc2")
+
+    def __init__(self, rngs=None):
+        rngs = rngs or nnx.Rngs(0)
+        self.conv = nnx.Conv(1, 2, (3, 3), padding="VALID", rngs=rngs)
+        self.norm = nnx.BatchNorm(2, epsilon=1e-3, rngs=rngs)
+        self.fc1 = nnx.Linear(8, 4, rngs=rngs)
+        self.fc2 = nnx.Linear(4, 3, use_bias=False, rngs=rngs)
+
+    def __call__(self, x):
+        """Logits of a batch."""
+        x = max_pool(self.norm(nnx.relu(self.conv(x))), 2)
+        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
 
 
 class TorchNet(torch.nn.Module):
@@ -118,6 +143,74 @@ def test_half_precision_torch(tmp_path, dtype):
     np.testing.assert_array_equal(convert.read_arrays(tmp_path / "w.pt")["w"], np.arange(4, dtype=np.float32) / 8)
 
 
+@pytest.mark.parametrize("name", ["keras_small.keras", "keras_small.h5"])
+def test_files_written_by_keras(name):
+    """Both kinds of files that Keras writes give Keras's logits: layers by order whatever their numbers, batch norm, no bias."""
+    pinned = np.load(GOLDEN / "keras_small.npz", allow_pickle=False)
+    arrays = convert.read_arrays(GOLDEN / name)
+    assert list(arrays)[:3] == ["conv2d_1.kernel", "conv2d_1.bias", "batch_normalization.scale"]
+    network = classifiers.from_nnx(convert.to_module(arrays, nnx.eval_shape(KerasNet)))
+    np.testing.assert_allclose(classifiers.predict(network, pinned["x"]), pinned["logits"], rtol=1e-5)
+
+
+def test_hdf5_of_older_keras(tmp_path):
+    """Files of Keras 2 (names end in `:0`, are bytes; the weights alone lie at the root) are read by the same layout."""
+    arrays = convert.read_arrays(GOLDEN / "keras_small.h5")
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        layers = list(dict.fromkeys(name.partition(".")[0] for name in arrays))
+        file.attrs["layer_names"] = [layer.encode() for layer in ("input", *layers)]
+        file.create_group("input").attrs["weight_names"] = []
+        keras = {ours: theirs for theirs, ours in convert.KERAS_NAMES.items() if ours != "bias"}
+        for layer in layers:
+            leaves = {name: name.partition(".")[2] for name in arrays if name.startswith(f"{layer}.")}
+            old = {
+                name: f"{layer}/{'beta' if 'norm' in layer and leaf == 'bias' else keras.get(leaf, leaf)}:0"
+                for name, leaf in leaves.items()
+            }
+            file.create_group(layer).attrs["weight_names"] = [name.encode() for name in old.values()]
+            for name, weight in old.items():
+                file[layer][weight] = arrays[name]
+    again = convert.read_arrays(tmp_path / "old.h5")
+    assert list(again) == list(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+
+
+def test_wrong_keras_files_are_explained(tmp_path):
+    """Weights without an order of layers, a module that gives no order, and arrays that do not fit each get their one line."""
+    with zipfile.ZipFile(GOLDEN / "keras_small.keras") as archive:
+        (tmp_path / "a.weights.h5").write_bytes(archive.read("model.weights.h5"))
+        config = json.loads(archive.read("config.json"))
+        config["config"]["layers"] = [layer for layer in config["config"]["layers"] if layer["class_name"] != "BatchNormalization"]
+        with zipfile.ZipFile(tmp_path / "other.keras", "w") as other:
+            other.writestr("config.json", json.dumps(config))
+            other.writestr("model.weights.h5", archive.read("model.weights.h5"))
+    with pytest.raises(BadInput, match=r"expected a whole model.*save the whole model"):
+        convert.read_arrays(tmp_path / "a.weights.h5")
+    with pytest.raises(BadInput, match="expected a module with keras_layers, got Net without"):
+        convert.to_module(convert.read_arrays(GOLDEN / "keras_small.keras"), abstract())
+    with pytest.raises(BadInput) as caught:
+        convert.to_module(convert.read_arrays(tmp_path / "other.keras"), nnx.eval_shape(KerasNet))
+    text = str(caught.value)
+    assert "fc2.kernel (4, 3) is missing" in text  # the file has one layer less
+    assert "dense.scale (2,) is missing" in text
+    assert "dense_1.kernel is (4, 3) and should be (8, 4)" in text
+    assert "dense.kernel (8, 4) is unexpected" in text
+
+
+def test_sequential_children_have_no_name_of_their_own():
+    """The members of an `nnx.Sequential` are matched to those of PyTorch's, functions counted: 0, 1 and 3 here."""
+    module = nnx.eval_shape(
+        lambda: nnx.Sequential(
+            nnx.Conv(1, 2, (1, 1), rngs=nnx.Rngs(0)), nnx.BatchNorm(2, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+        )
+    )
+    reference = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.ReLU(), torch.nn.Linear(2, 3))
+    arrays = {key: value.numpy() for key, value in reference.state_dict().items() if "num_batches" not in key}
+    ours = convert.to_module(arrays, module)
+    np.testing.assert_array_equal(ours.layers[3].kernel[...], reference[3].weight.detach().numpy().T)
+
+
 def test_every_wrong_array_is_named(reference):
     """Missing, unexpected, misshapen and non-finite arrays are all named in one line, with both shapes."""
     arrays = {key: value.numpy().copy() for key, value in reference.state_dict().items() if "num_batches" not in key}
@@ -182,8 +275,10 @@ def test_bad_files(tmp_path):
         "none.pt": (None, "does not exist"),
         "cut.pt": (good.read_bytes()[:300], "damaged or of another kind"),
         "empty.pt": (b"", "damaged or of another kind"),
+        "cut.h5": (b"\x89HDF\r\n\x1a\n", "damaged or of another kind"),
+        "cut.keras": (b"PK\x03\x04", "damaged or of another kind"),
         "cut.safetensors": (b"\x10\x00\x00", "damaged or of another kind"),
-        "net.onnx": (b"x", "expected a checkpoint ending in .pth, .pt, .th, .pkl or .safetensors"),
+        "net.onnx": (b"x", "expected a checkpoint ending in .pth, .pt, .th, .pkl, .h5, .keras or .safetensors"),
     }
     for name, (content, message) in cases.items():
         if content is not None:
@@ -202,7 +297,7 @@ def test_no_state_dict(tmp_path, content):
         convert.read_arrays(tmp_path / "net.pt")
 
 
-@pytest.mark.parametrize(("name", "package"), [("a.pt", "torch"), ("a.safetensors", "safetensors")])
+@pytest.mark.parametrize(("name", "package"), [("a.pt", "torch"), ("a.safetensors", "safetensors"), ("a.keras", "h5py"), ("a.h5", "h5py")])
 def test_missing_package(tmp_path, monkeypatch, name, package):
     """Without the package that reads a file, the message says how to install it."""
     (tmp_path / name).touch()
