@@ -1,0 +1,118 @@
+"""Every network of the zoo: its import string, its size, and its logits and input gradients against PyTorch.
+
+Gradients are compared in float64, on the same float32 weights: of a million rectifiers and pools some are so near to a tie that
+the rounding of float32 decides them, and a gradient jumps there, in PyTorch as here. Logits do not jump; they are compared in both.
+"""
+
+import importlib
+import json
+import pathlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from a2d_jax import classifiers
+from a2d_jax.io import convert
+from a2d_jax.losses import cross_entropy, look
+
+from . import drawn
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+CHECKED = (
+    "lenet_env1",
+    "convnet12",
+    "googlenet_cifar10",
+    "efficientnet_lite0",
+    "resnet18",
+    "resnet50",
+    *(
+        pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34", "resnet101", "resnet152", "cifar_resnet110")
+    ),  # half a minute to compile
+)
+PARAMETERS = {
+    "models.lenet:lenet5": 61_706,
+    "models.lenet:lenet_env1": 1_218_634,
+    "models.convnet:convnet12": 2_915_114,
+    "models.googlenet:googlenet_cifar10": 6_166_250,
+    "models.efficientnet:efficientnet_lite0": 4_652_008,
+    # as published: torchvision's documentation; the CIFAR networks by the README of their checkpoints, in full digits
+    "models.resnet:cifar_resnet20": 269_722,
+    "models.resnet:cifar_resnet32": 464_154,
+    "models.resnet:cifar_resnet44": 658_586,
+    "models.resnet:cifar_resnet56": 853_018,
+    "models.resnet:cifar_resnet110": 1_727_962,
+    "models.resnet:resnet18": 11_689_512,
+    "models.resnet:resnet34": 21_797_672,
+    "models.resnet:resnet50": 25_557_032,
+    "models.resnet:resnet101": 44_549_160,
+    "models.resnet:resnet152": 60_192_808,
+}
+
+
+def abstract(factory):
+    """The network with shapes for weights."""
+    module, name = factory.split(":")
+    return nnx.eval_shape(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize("factory", PARAMETERS)
+def test_factories_and_sizes(factory):
+    """Every import string works without arguments, gives logits of its own input shape, and has the published parameter count."""
+    module = abstract(factory)
+    assert sum(array.size for array in jax.tree.leaves(nnx.state(module, nnx.Param))) == PARAMETERS[factory]
+    image = jax.ShapeDtypeStruct(module.input_shape, np.float32)
+    logits = jax.eval_shape(lambda classifier, x: classifier(x), classifiers.from_nnx(module), image)
+    assert logits.shape == (1000 if module.input_shape[0] == 224 else 10,)
+
+
+def read(name):
+    with np.load(GOLDEN / f"zoo_{name}.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module", params=CHECKED)
+def case(request, tmp_path_factory):
+    """What is pinned of a network, its drawn weights, and what our network gives."""
+    golden = read(request.param)
+    arrays = drawn.weights(json.loads(str(golden["shapes"])), float(golden["gain"]))
+    module = abstract(f"models.{golden['module']}:{request.param}")
+    ready = arrays
+    if hasattr(module, "keras_layers"):
+        ready = convert.read_arrays(drawn.keras_file(arrays, tmp_path_factory.mktemp("keras") / "net.h5"))
+    network = classifiers.from_nnx(convert.to_module(ready, module))
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiled in half the time, run once
+    def ours(network, x, label):
+        return jax.vmap(lambda x, label: look(network, lambda logits: cross_entropy(logits, label), x))(x, label)
+
+    single = classifiers.predict(network, golden["x"])
+    with jax.enable_x64(True):
+        network, x = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), (network, golden["x"]))
+        logits, gradient = ours(network, x, golden["second"])
+    return request.param, golden, arrays, {"logits": logits, "gradient": gradient, "single": single}
+
+
+def assert_equal(ours, theirs):
+    size = {name: np.abs(theirs[name]).max() for name in ("logits", "gradient")}
+    np.testing.assert_allclose(ours["logits"], theirs["logits"], atol=1e-6 * size["logits"], rtol=0)
+    np.testing.assert_allclose(ours["gradient"], theirs["gradient"], atol=1e-6 * size["gradient"], rtol=0)
+    np.testing.assert_allclose(ours["single"], theirs["logits"], atol=1e-4 * size["logits"], rtol=0)
+
+
+def test_equal_to_pinned_pytorch(case):
+    """Logits and input gradients are those that PyTorch gave, to 1e-6 of their size (logits in float32 to 1e-4); needs no PyTorch."""
+    _, golden, _, ours = case
+    assert_equal(ours, golden)
+
+
+def test_equal_to_pytorch(case):
+    """Logits and input gradients are those of PyTorch as installed, to 1e-6 of their size (logits in float32 to 1e-4)."""
+    pytest.importorskip("torch", reason="the live comparison needs PyTorch; the pinned one does not")
+    from . import zoo_torch
+
+    name, golden, arrays, ours = case
+    assert_equal(ours, zoo_torch.logits_and_gradient(zoo_torch.REFERENCES[name].make(), arrays, golden["x"]))
