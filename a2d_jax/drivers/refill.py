@@ -11,7 +11,7 @@ Nothing an example computes depends on its lane, on its neighbours or on when it
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -133,7 +133,8 @@ def _results(
         width = min(width, max(_power_of_two(int(np.max(piece.size))), MIN_WIDTH))
     classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))
     lanes = _empty_lanes(mesh, width)(attack, piece)
-    taken, pace, advance_lanes = np.zeros(mesh.size, np.int32), Pace(), _advance_lanes(mesh, keep_x_adv)
+    taken, advance_lanes = np.zeros(mesh.size, np.int32), _advance_lanes(mesh, keep_x_adv)
+    pace = Pace((advance_lanes, jax.tree.structure((attack, classifier)), piece.example.x.shape))
     while True:
         smaller = max(width // SHRINK, MIN_WIDTH)
         floor = width - 1 if following is not None else smaller if smaller < width and not pace.waits else 0
@@ -154,7 +155,7 @@ def _results(
             piece, following, taken = following, next(pieces, None), np.zeros_like(taken)
         elif not np.any(counts.active):
             return
-        elif np.max(counts.active) <= smaller < width and pace.shrinking_pays():
+        elif np.max(counts.active) <= smaller < width and pace.shrinking_pays(smaller):
             width = smaller
             lanes = _shrink_lanes(mesh, width)(lanes)
 
@@ -162,32 +163,36 @@ def _results(
 class Pace:
     """The clock of the host's loop: how long a call may be, and when fewer lanes are worth another program."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Hashable) -> None:
         self.trips = 32  # steps that the next call may make
         self.waits = False  # most lanes are free, and the same program goes on
-        self._width = 0
-        self._first_call = 0.0  # seconds, mostly of compilation unless the program was there
+        self._program = program
         self._free_since = 0.0
 
     def start(self, width: int) -> None:
-        self._is_first, self._width, self._begin = width != self._width, width, time.perf_counter()
+        self._key, self._begin = (self._program, width), time.perf_counter()
 
     def stop(self, steps: int) -> None:
         seconds = time.perf_counter() - self._begin
-        if self._is_first:
-            self._first_call = seconds
+        if self._key not in _COMPILED:
+            _COMPILED[self._key] = seconds
         elif steps:
             self.trips = min(max(int(CALL_SECONDS * steps / seconds), 1), 1 << 20)
 
-    def shrinking_pays(self) -> bool:
-        """Most lanes have been free for as long as a smaller program takes to compile, so that waiting was no longer cheaper."""
+    def shrinking_pays(self, smaller: int) -> bool:
+        """The smaller program exists, or most lanes have been free for as long as it takes to compile: waiting was no cheaper."""
         now = time.perf_counter()
         if not self.waits:
             self.waits, self._free_since = True, now
-        if now - self._free_since < PATIENCE * self._first_call:
+        known = (self._program, smaller) in _COMPILED
+        if not known and now - self._free_since < PATIENCE * _COMPILED[self._key]:
             return False
         self.waits = False
         return True
+
+
+_COMPILED: dict[Hashable, float] = {}
+"""Programs by lanes that this process has, with the seconds of their first call, mostly of compilation."""
 
 
 @functools.lru_cache
