@@ -198,7 +198,8 @@ def test_broken_logits_are_no_success(name):
 @every_attack
 def test_new_numbers_compile_nothing(name, net, examples, monkeypatch):
     """Protects users' time: another epsilon, step size, threshold, budget or set of weights runs the same program."""
-    monkeypatch.setattr(refill, "PATIENCE", 1e9)  # whether the lanes shrink is a matter of seconds
+    monkeypatch.setattr(refill, "PATIENCE", 1e9)  # whether the lanes shrink is a matter of seconds and of programs at hand
+    monkeypatch.setattr(refill, "_COMPILED", {})
     traces = []
 
     def counting(variables, x):

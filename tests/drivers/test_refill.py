@@ -33,6 +33,7 @@ def expected(net, examples):
 def patience(request, monkeypatch):
     """Lanes that shrink as soon as most are free, and lanes that never do."""
     monkeypatch.setattr(refill, "PATIENCE", request.param)
+    monkeypatch.setattr(refill, "_COMPILED", {})
 
 
 def gather(stream):
@@ -94,6 +95,7 @@ def test_shrinking_saves_steps(net, examples, monkeypatch):
     executed = {}
     for value in (0.0, 1e9):
         monkeypatch.setattr(refill, "PATIENCE", value)
+        monkeypatch.setattr(refill, "_COMPILED", {})  # as if no program existed yet
         stream = drivers.stream(ATTACK, net, [examples], lanes=64, devices=jax.local_devices()[:1])
         gather(stream)
         executed[value] = stream.stats.lane_steps
