@@ -27,48 +27,39 @@ class Preset:
     crafting: Mapping[str, Maker]
 
 
+_JSMA = partial(JSMA, theta=0.1, max_steps=1999, max_changes=7)  # the same for all data sets
+_MNIST_DBA = partial(Boundary, mse_threshold=0.02, max_steps=5000)
+_CIFAR10_DBA = partial(Boundary, mse_threshold=5e-5, max_steps=5000)
+_CIFAR10_DEFENCE: Mapping[str, Maker] = {
+    "bim": partial(bim, epsilon=0.03, step_size=6e-5, max_steps=500),
+    "bim2": partial(bim2, epsilon=0.01, step_size=2e-5, max_steps=500),
+    "jsma": _JSMA,
+    "dba": _CIFAR10_DBA,
+}
+_CIFAR10_BIM = partial(bim, epsilon=0.05, step_size=0.005, max_steps=50)
+
 PRESETS: Mapping[str, Preset] = {
     "mnist": Preset(
         defence={
             "bim": partial(bim, epsilon=0.3, step_size=6e-4, max_steps=500),
             "bim2": partial(bim2, epsilon=0.1, step_size=2e-4, max_steps=500),
-            "jsma": partial(JSMA, theta=0.1, max_steps=1999, max_changes=7),
-            "dba": partial(Boundary, mse_threshold=0.02, max_steps=5000),
+            "jsma": _JSMA,
+            "dba": _MNIST_DBA,
         },
         crafting={
             "fgsm": partial(fgsm, epsilon=0.3),
             "bim": partial(bim, epsilon=0.3, step_size=0.01, max_steps=50),
-            "jsma": partial(JSMA, theta=0.1, max_steps=1999, max_changes=7),
-            "dba": partial(Boundary, mse_threshold=0.02, max_steps=5000),
+            "jsma": _JSMA,
+            "dba": _MNIST_DBA,
         },
     ),
     "cifar10": Preset(
-        defence={
-            "bim": partial(bim, epsilon=0.03, step_size=6e-5, max_steps=500),
-            "bim2": partial(bim2, epsilon=0.01, step_size=2e-5, max_steps=500),
-            "jsma": partial(JSMA, theta=0.1, max_steps=1999, max_changes=7),
-            "dba": partial(Boundary, mse_threshold=5e-5, max_steps=5000),
-        },
-        crafting={
-            "fgsm": partial(fgsm, epsilon=0.05),
-            "bim": partial(bim, epsilon=0.05, step_size=0.005, max_steps=50),
-            "jsma": partial(JSMA, theta=0.1, max_steps=1999, max_changes=7),
-            "dba": partial(Boundary, mse_threshold=5e-5, max_steps=5000),
-        },
+        defence=_CIFAR10_DEFENCE,
+        crafting={"fgsm": partial(fgsm, epsilon=0.05), "bim": _CIFAR10_BIM, "jsma": _JSMA, "dba": _CIFAR10_DBA},
     ),
     "imagenet": Preset(
-        defence={
-            "bim": partial(bim, epsilon=0.03, step_size=6e-5, max_steps=500),
-            "bim2": partial(bim2, epsilon=0.01, step_size=2e-5, max_steps=500),
-            "jsma": partial(JSMA, theta=0.1, max_steps=1999, max_changes=7),
-            "dba": partial(Boundary, mse_threshold=5e-5, max_steps=5000),
-        },
-        crafting={
-            "fgsm": partial(l2_fgsm, epsilon=0.016, norm="rms"),
-            "bim": partial(bim, epsilon=0.05, step_size=0.005, max_steps=50),
-            "jsma": partial(JSMA, theta=0.1, max_steps=1999, max_changes=7),
-            "dba": partial(Boundary, mse_threshold=5e-5, max_steps=5000),
-        },
+        defence=_CIFAR10_DEFENCE,
+        crafting={"fgsm": partial(l2_fgsm, epsilon=0.016, norm="rms"), "bim": _CIFAR10_BIM, "jsma": _JSMA, "dba": _CIFAR10_DBA},
     ),
 }
 
