@@ -18,6 +18,7 @@ from flax import nnx
 from a2d_jax import classifiers
 from a2d_jax.io import convert
 from a2d_jax.losses import cross_entropy, look
+from models import madry, magnet
 
 from . import drawn
 
@@ -33,13 +34,18 @@ CHECKED = (
         pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34", "resnet101", "resnet152", "cifar_resnet110")
     ),  # half a minute to compile
 )
-PARAMETERS = {
+PARAMETERS = {  # as published (torchvision, the papers), else counted by hand from the paper
     "models.lenet:lenet5": 61_706,
     "models.lenet:lenet_env1": 1_218_634,
     "models.convnet:convnet12": 2_915_114,
     "models.googlenet:googlenet_cifar10": 6_166_250,
     "models.efficientnet:efficientnet_lite0": 4_652_008,
-    # as published: torchvision's documentation; the CIFAR networks by the README of their checkpoints, in full digits
+    "models.magnet:magnet_mnist": 312_202,
+    "models.magnet:magnet_cifar10": 1_147_978,
+    "models.magnet:autoencoder1": 310,
+    "models.magnet:autoencoder2": 142,
+    "models.madry:madry_mnist": 3_274_634,
+    "models.madry:madry_cifar10": 45_901_914,
     "models.resnet:cifar_resnet20": 269_722,
     "models.resnet:cifar_resnet32": 464_154,
     "models.resnet:cifar_resnet44": 658_586,
@@ -66,7 +72,8 @@ def test_factories_and_sizes(factory):
     assert sum(array.size for array in jax.tree.leaves(nnx.state(module, nnx.Param))) == PARAMETERS[factory]
     image = jax.ShapeDtypeStruct(module.input_shape, np.float32)
     logits = jax.eval_shape(lambda classifier, x: classifier(x), classifiers.from_nnx(module), image)
-    assert logits.shape == (1000 if module.input_shape[0] == 224 else 10,)
+    autoencoder = "autoencoder" in factory
+    assert logits.shape == (module.input_shape if autoencoder else (1000 if module.input_shape[0] == 224 else 10,))
 
 
 def read(name):
@@ -116,3 +123,23 @@ def test_equal_to_pytorch(case):
 
     name, golden, arrays, ours = case
     assert_equal(ours, zoo_torch.logits_and_gradient(zoo_torch.REFERENCES[name].make(), arrays, golden["x"]))
+
+
+def test_madry_standardises_images():
+    """Every image gets mean 0 and deviation 1 of its own on the scale of bytes; a flat one stays finite, its gradient too."""
+    x = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
+    x[0] *= 0.01
+    flat = (x - x.mean((1, 2, 3), keepdims=True)) / x.std((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(madry.standardise(255 * x), flat, atol=1e-3)
+    gradient = jax.grad(lambda x: jnp.sum(madry.standardise(x) ** 2))(jnp.full((1, 4, 4, 1), 0.5))
+    assert np.isfinite(gradient).all()
+
+
+def test_autoencoders_give_images():
+    """MagNet's autoencoders give images of the input's shape in [0, 1]; half the size in between loses nothing of the shape."""
+    x = drawn.images(28, 1, 2)
+    for make in (magnet.autoencoder1, magnet.autoencoder2):
+        y = np.asarray(make()(x))
+        assert y.shape == x.shape
+        assert y.min() >= 0
+        assert y.max() <= 1
