@@ -114,3 +114,20 @@ def test_what_a_factory_may_return():
         classifiers.as_classifier(lambda x: x)
     with pytest.raises(BadInput, match="expected a Linen module with an attribute input_shape"):
         classifiers.as_classifier(linen.Dense(3))
+
+
+def test_bfloat16():
+    """Weights and arithmetic become bfloat16, the outside stays float32, near the values of float32; equal networks compile once."""
+    single = classifiers.from_nnx(Small(nnx.Rngs(0)))
+    half = classifiers.in_bfloat16(single)
+    assert {array.dtype for array in jax.tree.leaves(half.variables)} == {jnp.dtype(jnp.bfloat16)}
+    assert half.apply == classifiers.in_bfloat16(classifiers.from_nnx(Small(nnx.Rngs(1)))).apply
+
+    @jax.jit
+    def both(classifier, x):
+        return jax.value_and_grad(lambda x: classifier(x)[0])(x)
+
+    for got, expected in zip(both(half, X[0]), both(single, X[0]), strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, expected, atol=0.03 * float(jnp.abs(expected).max()))
+        assert float(jnp.abs(got - expected).max()) > 0  # it did compute with less precision

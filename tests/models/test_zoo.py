@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 from a2d_jax import classifiers
-from a2d_jax.io import convert
+from a2d_jax.io import checkpoints, convert
 from a2d_jax.losses import cross_entropy, look
 from models import madry, magnet
 
@@ -123,6 +123,23 @@ def test_equal_to_pytorch(case):
 
     name, golden, arrays, ours = case
     assert_equal(ours, zoo_torch.logits_and_gradient(zoo_torch.REFERENCES[name].make(), arrays, golden["x"]))
+
+
+@pytest.mark.parametrize("factory", ["models.googlenet:googlenet_cifar10", "models.resnet:resnet18", "models.convnet:convnet12"])
+def test_checkpoints_give_back_every_array(factory, tmp_path):
+    """A network of the zoo, members of lists and Sequentials included, comes back from its Orbax checkpoint array by array."""
+    generator = np.random.default_rng(0)
+    module = jax.tree.map(
+        lambda a: jnp.asarray(generator.random(a.shape, np.float32)), nnx.state(abstract(factory), (nnx.Param, nnx.BatchStat))
+    )
+    whole = nnx.clone(abstract(factory))
+    nnx.update(whole, module)
+    checkpoints.save(whole, tmp_path / "net", factory=factory)
+    loaded = checkpoints.load(factory, tmp_path / "net").classifier
+    theirs, ours = (jax.tree.leaves(c.variables) for c in (loaded, classifiers.from_nnx(whole)))
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_madry_standardises_images():
