@@ -1,0 +1,1 @@
+"""Speed of attack costs against PyTorch: see `__main__.py`."""

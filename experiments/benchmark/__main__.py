@@ -1,0 +1,73 @@
+"""Speed of attack costs against PyTorch, as ratios within one run.
+
+    make bench        or        python -m experiments.benchmark [--images N] [--repeats N] [--quick] [--out DIR]
+
+Every contestant (`contestants.py`) does the same work (`works.py`) in a process of its own: first all its variants once on a short
+budget, then the best one in turn with the others. Costs must agree before time is compared. Prints a table and the checks of
+`checks.py`, and writes `benchmark.png` and `benchmark.json` to DIR. Needs the `test` extra and the MNIST test images in IDX format under
+$A2D_DATA/mnist (default ~/.cache/a2d-data/mnist).
+
+Run time: about 12 minutes on 2 idle cores; `--quick` 2 minutes. Numbers that came out: docs/performance.md.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from a2d_jax.errors import BadInput
+from experiments.benchmark import checks, report
+from experiments.benchmark.contestants import CONTESTANTS
+from experiments.benchmark.processes import measure
+from experiments.benchmark.works import WORKS
+
+
+@dataclass
+class Settings:
+    """Compare the speed of attack costs with PyTorch's."""
+
+    images: int = 512
+    """Images whose costs are counted."""
+    repeats: int = 3
+    """Timed runs of each contestant's best variant."""
+    quick: bool = False
+    """Fewer variants, 64 images, one run: does it work?"""
+    work: str = "lenet5-mnist-bim"
+    """Which work, by name."""
+    out: Path = Path("bench-output")
+    """Folder for the plot and the JSON."""
+
+
+def main(settings: Settings) -> int:
+    """Measure, compare, print, write; 1 if costs disagree."""
+    console = Console(width=None if sys.stdout.isatty() else 190)
+    if settings.work not in WORKS:
+        raise BadInput(f"expected a work among {', '.join(WORKS)}, got {settings.work!r}")
+    if settings.images < 1 or settings.repeats < 1:
+        raise BadInput(f"expected at least one image and one repeat, got {settings.images} and {settings.repeats}")
+    images, repeats = (min(settings.images, 64), 1) if settings.quick else (settings.images, settings.repeats)
+    work = WORKS[settings.work](images)
+    load = os.getloadavg()
+
+    measured = measure(list(CONTESTANTS), settings.work, images, repeats, settings.quick, console.print)
+    lines = report.rows(measured)
+    checked = checks.check(images, memory_images=100 if settings.quick else 1000)
+    report.show(report.table(work.title, lines, images), report.check_lines(checked, lines), console)
+
+    settings.out.mkdir(parents=True, exist_ok=True)
+    report.plot(lines, measured, images, checked["limit"]["best"], settings.out / "benchmark.png")
+    told = asdict(settings) | {"out": str(settings.out), "images": images, "repeats": repeats, "seed": 0, "load_average_before": load}
+    (settings.out / "benchmark.json").write_text(json.dumps(report.record(lines, measured, checked, told), indent=1))
+    console.print(f"wrote {settings.out / 'benchmark.png'} and {settings.out / 'benchmark.json'}")
+    return 0 if all(row.agrees for row in lines) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Settings, description=__doc__)))
+    except BadInput as error:
+        sys.exit(str(error))

@@ -1,0 +1,176 @@
+"""Who does the work. A contestant prepares variants of itself (lanes, layouts, threads); the fastest one of them is counted.
+
+Each runs in a process of its own and imports its framework there: importing this file imports neither PyTorch nor Flax.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmark.works import Work
+
+ONE_BY_ONE = 16  # images for the loop over single images, which is scaled to the others by its number of steps
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The costs of the first images of a work, and the steps they took."""
+
+    costs: np.ndarray  # `n`
+    max_steps: int  # of the attack that was run: shorter than that of the work where a detector allows it
+    lane_steps: int | None = None  # steps executed, idle lanes included, where this is known
+
+    @property
+    def steps(self) -> int:
+        """Looks at images that were not done: one more than the updates."""
+        return int(np.sum(np.minimum(self.costs, self.max_steps) + 1))
+
+
+Variant = Callable[[int], Counted]
+"""A run with a budget of updates; a short one compiles everything that a long one needs."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A way to do a work."""
+
+    title: str
+    prepare: Callable[[Work, bool], Mapping[str, Variant]]  # (work, quick: fewer variants) -> variants by name
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def torch_one_by_one(work: Work, quick: bool) -> dict[str, Variant]:
+    """The released code's way: on one thread and on two, for one image is little to share."""
+    import torch
+
+    from experiments import torch_baseline as baseline
+
+    module = baseline.lenet5(work.arrays)
+    x = baseline.to_torch(work.x[:ONE_BY_ONE])
+    label = baseline.predictions(module, x)
+
+    def variant(threads: int) -> Variant:
+        def run(max_steps: int) -> Counted:
+            torch.set_num_threads(threads)
+            return Counted(baseline.one_by_one(module, x, label, _bim(work, max_steps)), max_steps)
+
+        return run
+
+    return {f"{threads} threads": variant(threads) for threads in ((1,) if quick else (1, 2))}
+
+
+def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
+    """The strongest PyTorch baseline: several lane counts, threads and layouts, and torch.compile."""
+    import torch
+
+    from experiments import torch_baseline as baseline
+
+    plain, last = baseline.lenet5(work.arrays), baseline.lenet5(work.arrays).to(memory_format=torch.channels_last)
+    x = baseline.to_torch(work.x)
+    label = baseline.predictions(plain, x)
+
+    def variant(look: Any, lanes: int, threads: int) -> Variant:
+        def run(max_steps: int) -> Counted:
+            torch.set_num_threads(threads)
+            return _all_useful(baseline.queue(look, x, label, _bim(work, max_steps), lanes=lanes), max_steps)
+
+        return run
+
+    settings = [(128, 1), (128, 2)] if quick else [(128, 1), (256, 1), (32, 2), (64, 2), (128, 2), (256, 2)]
+    variants = {f"channels last, {n} lanes, {threads} threads": variant(baseline.look_with(last), n, threads) for n, threads in settings}
+    if not quick:
+        variants["channels first, 128 lanes, 2 threads"] = variant(baseline.look_with(plain), 128, 2)
+        variants["torch.compile, 128 lanes, 2 threads"] = variant(baseline.look_with(plain, compiled=True), 128, 2)
+    return variants
+
+
+def jax_run(work: Work, quick: bool) -> dict[str, Variant]:
+    """Lock-step batches: each runs until its slowest image is done."""
+    from a2d_jax import costs, drivers
+
+    classifier = lenet5_classifier(work)
+    examples = costs.examples(classifier, work.x)
+
+    def variant(size: int) -> Variant:
+        def run(max_steps: int) -> Counted:
+            attack = replace(work.attack, max_steps=max_steps)
+            parts = [type(examples)(*(leaf[i : i + size] for leaf in examples)) for i in range(0, len(work.x), size)]
+            results = [drivers.attack(attack, classifier, part, driver="run") for part in parts]
+            waited = sum(len(result.iterations) * (int(result.iterations.max()) + 1) for result in results)
+            return Counted(np.concatenate([result.cost for result in results]), max_steps, waited)
+
+        return run
+
+    return {f"{n} at a time": variant(n) for n in ((32,) if quick else (32, 128))}
+
+
+def jax_stream(work: Work, quick: bool) -> dict[str, Variant]:
+    """Lanes refilled from a queue."""
+    return _stream(work, quick, None)
+
+
+def jax_stream_bounded(work: Work, quick: bool) -> dict[str, Variant]:
+    """The same, stopped where a Z-score detector, fitted to the costs of other benign images, has its verdict."""
+    from a2d_jax import costs, detectors
+
+    costs_of_others = costs.costs(lenet5_classifier(work), work.fitted, {"bim": work.attack})[0]
+    fitted = detectors.ZScore().fit(costs_of_others)
+    (bound,) = detectors.bounds(fitted, [int(work.attack.max_steps) + 1])
+    return _stream(work, quick, costs.bounded({"bim": work.attack}, [bound])["bim"].max_steps)
+
+
+CONTESTANTS: dict[str, Contestant] = {
+    "torch-one": Contestant("PyTorch, one image at a time", torch_one_by_one),
+    "torch-queue": Contestant("PyTorch, strongest: batched, queue", torch_queue),
+    "run": Contestant("ours, run (lock-step)", jax_run),
+    "stream": Contestant("ours, stream", jax_stream),
+    "stream-2": Contestant("ours, stream, 2 host devices", jax_stream, {"JAX_NUM_CPU_DEVICES": "2"}),
+    "stream-bound": Contestant("ours, stream with the Z-score's bound", jax_stream_bounded),
+}
+"""Contestants by name. A new one (another library, another network) is a row here and a function above."""
+
+
+def lenet5_classifier(work: Work) -> Any:
+    """The network of the work as a `Classifier`."""
+    from flax import nnx
+
+    from a2d_jax import classifiers
+    from a2d_jax.io import convert
+    from models.lenet import lenet5
+
+    return classifiers.from_nnx(convert.to_module(dict(work.arrays), nnx.eval_shape(lenet5)))
+
+
+def _stream(work: Work, quick: bool, most: int | None) -> dict[str, Variant]:
+    from a2d_jax import costs, drivers
+
+    classifier = lenet5_classifier(work)
+    examples = costs.examples(classifier, work.x)
+
+    def variant(lanes: int) -> Variant:
+        def run(max_steps: int) -> Counted:
+            max_steps = max_steps if most is None else min(max_steps, most)
+            attack = replace(work.attack, max_steps=max_steps)
+            stream = drivers.stream(attack, classifier, [examples], lanes=lanes, keep_x_adv=False)
+            found = np.zeros(len(work.x), int)
+            for part in stream:
+                found[part.index] = part.result.cost
+            return Counted(found, max_steps, stream.stats.lane_steps)
+
+        return run
+
+    return {f"{n} lanes": variant(n) for n in ((16, 32) if quick else (8, 16, 32, 64, 128))}
+
+
+def _bim(work: Work, max_steps: int) -> Any:
+    from experiments.torch_baseline import BIM
+
+    return BIM(float(work.attack.epsilon), float(work.attack.step_size), max_steps)
+
+
+def _all_useful(costs: np.ndarray, max_steps: int) -> Counted:
+    """Of a loop that keeps no lane that has nothing to do."""
+    counted = Counted(costs, max_steps)
+    return replace(counted, lane_steps=counted.steps)

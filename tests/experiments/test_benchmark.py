@@ -1,0 +1,177 @@
+"""The benchmark: that peers compute the same thing, that contestants are compared fairly, and that it says and writes so.
+
+Times are never tested.
+"""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from a2d_jax.attacks import bim
+from a2d_jax.errors import BadInput
+from experiments import torch_baseline as baseline
+from experiments.benchmark import checks, processes, report, works
+from experiments.benchmark.__main__ import Settings, main
+from experiments.benchmark.contestants import CONTESTANTS, Counted
+from experiments.benchmark.processes import Measured, Run
+
+OFFICIAL = works.LENET5.parent / "official_lenet5.npz"
+ATTACK = baseline.BIM(0.3, 6e-4, 500)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """PyTorch's threads wait for one another: on a machine that is busy with other tests they take minutes for seconds of work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def module():
+    return baseline.lenet5(works.lenet5_arrays())
+
+
+@pytest.fixture(scope="module")
+def digits():
+    with np.load(works.LENET5, allow_pickle=False) as file:
+        return file["digits"].astype(np.float32) / 255
+
+
+@pytest.fixture
+def small(digits, monkeypatch):
+    """A work of seconds: pinned digits, some of which 30 long steps do not turn."""
+    work = works.Work("a few digits", works.lenet5_arrays(), digits, np.concatenate([digits] * 2), bim(0.1, 0.01, 30))
+    monkeypatch.setitem(works.WORKS, "small", lambda images: work)
+    return work
+
+
+def test_baselines_count_as_the_released_code(module):
+    """Protects the peer: both loops give crafted images the counts of the released code, which counts from 0."""
+    with np.load(OFFICIAL, allow_pickle=False) as file:
+        kinds = ("fgsm", "bim", "jsma", "deepfool", "cw")
+        x = baseline.to_torch(np.concatenate([file[kind] for kind in kinds]))
+        official = np.concatenate([file[f"{kind}_bim"] for kind in kinds])
+    label = baseline.predictions(module, x)
+    for costs in (
+        baseline.one_by_one(module, x, label, ATTACK),
+        baseline.queue(baseline.look_with(module), x, label, ATTACK, lanes=7),
+    ):
+        assert np.mean(np.maximum(costs - 1, 0) == official) >= 0.98
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 16, 50])
+def test_queue_is_the_loop(lanes, module, digits):
+    """Protects refilling and dropping: any number of lanes gives each image the cost that it has alone, failures included."""
+    attack = baseline.BIM(0.1, 0.01, 30)
+    x = baseline.to_torch(digits)
+    label = baseline.predictions(module, x)
+    alone = baseline.one_by_one(module, x, label, attack)
+    assert 0 < np.sum(alone == 31) < len(alone)
+    np.testing.assert_array_equal(baseline.queue(baseline.look_with(module), x, label, attack, lanes=lanes), alone)
+
+
+def ask(name, *questions):
+    answers = io.StringIO()
+    processes.serve([json.dumps(question) for question in questions], answers, name, "small", "16", "1")
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+@pytest.mark.usefixtures("small")
+def test_contestants_agree():
+    """Protects the comparison: every contestant, asked as the benchmark asks it, finds the same costs."""
+    found = {}
+    for name in CONTESTANTS:
+        (first,) = ask(name, ["variants"])
+        variant = first["variants"][0]
+        warm, run = ask(name, ["warm", variant], ["run", variant])
+        assert warm["counted"]["max_steps"] == min(processes.WARM_UP, run["counted"]["max_steps"])
+        found[name] = processes.read_run(run)
+    expected = found["torch-one"].counted.costs
+    for name, run in found.items():
+        np.testing.assert_array_equal(run.counted.costs, np.minimum(expected, run.counted.max_steps + 1), err_msg=name)
+        assert run.counted.lane_steps is None or run.counted.lane_steps >= run.counted.steps
+    assert found["stream-bound"].counted.max_steps < found["stream"].counted.max_steps == 30
+
+
+def test_steps_are_looks():
+    """Protects the unit: an image that succeeds after c updates was looked at c + 1 times, one that fails max_steps + 1 times."""
+    assert Counted(np.array([0, 4, 11]), 10).steps == 1 + 5 + 11
+
+
+def measured(costs, seconds, max_steps=10):
+    run = Run("8 lanes", seconds, 2 * seconds, Counted(np.array(costs), max_steps, None))
+    return Measured(1.0, [run], [run, run._replace(seconds=3 * seconds), run])
+
+
+@pytest.fixture
+def contest():
+    reference = [4] * 19 + [11]
+    return {
+        "torch-one": measured(reference[:2], 1.0),
+        "torch-queue": measured(reference, 2.0),
+        "run": measured([7, *reference[1:]], 1.0),
+        "stream": measured([5, *reference[1:]], 1.0),
+        "stream-2": measured([5, 5, *reference[2:]], 1.0),
+        "stream-bound": measured([3] * 20, 1.0, max_steps=2),
+    }
+
+
+def test_rows(contest):
+    """Protects the ratios: a part of the images is scaled by steps, a bound shortens what is expected, medians are taken."""
+    rows = {row.name: row for row in report.rows(contest)}
+    total = 19 * 5 + 11
+    assert rows["torch-one"].seconds == pytest.approx(total / 10)
+    assert rows["torch-queue"].seconds == 2.0
+    assert rows["torch-queue"].cpu_seconds == 4.0
+    assert rows["torch-queue"].microseconds == pytest.approx(2e6 / total)
+    assert rows["stream"].equal == 0.95
+    assert rows["stream-bound"].equal == 1
+    assert rows["stream-bound"].steps == 20 * 3
+    assert [name for name, row in rows.items() if not row.agrees] == ["stream-2"]
+
+
+def test_table_and_plot(contest, tmp_path):
+    """Protects the report: costs that differ get no ratio, and the plot and the record are written."""
+    rows = report.rows(contest)
+    console = Console(width=200, record=True, file=io.StringIO())
+    found = {
+        "limit": {"best": 10.0},
+        "traces": {"first": 1, "more": 0},
+        "growth": {"images": [1, 4], "microseconds": [1.0, 1.1], "ratio": 1.1},
+        "memory": {"images": [1, 10], "megabytes": [400.0, 404.0], "ratio": 1.01},
+    }
+    report.show(report.table("Title", rows, 20), report.check_lines(found, rows), console)
+    lines = {line.strip("│ ").split("  ")[0]: line for line in console.export_text().splitlines() if "│" in line}
+    assert lines["ours, stream, 2 host devices"].count("differs") == 3
+    assert "2.00" in lines["ours, stream"]
+    report.plot(rows, contest, 20, 10.0, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads(json.dumps(report.record(rows, contest, found, {"seed": 0})))
+    assert {"jax", "torch"} <= set(record["machine"]["versions"])
+    assert [row["name"] for row in record["rows"]] == list(CONTESTANTS)
+
+
+def test_no_data(tmp_path, monkeypatch):
+    """Protects the user without MNIST: one line that says where it should be."""
+    monkeypatch.setenv("A2D_DATA", str(tmp_path))
+    with pytest.raises(BadInput, match=r"expected the MNIST test images at .*, got no such file; put"):
+        main(Settings(out=tmp_path))
+
+
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"repeats": 0}, {"work": "chess"}])
+def test_refuses_bad_settings(wrong, tmp_path):
+    """Protects early failure: settings that cannot work are refused before anything is measured."""
+    with pytest.raises(BadInput, match="expected"):
+        main(Settings(out=tmp_path, **wrong))
+
+
+def test_one_trace(digits, monkeypatch):
+    """Protects the compiled program: other epsilon, step, budget and weights trace the network no second time."""
+    monkeypatch.setattr(works, "mnist", lambda images: np.concatenate([digits] * (images // 16 + 1))[:images])
+    assert checks.traces(16) == {"first": 1, "more": 0}
