@@ -221,6 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: Any) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's start-up lines
+    # On a CPU one device for each core: small batches leave cores idle otherwise (docs/performance.md). Accelerators do not mind.
+    os.environ.setdefault(
+        "JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )
     for library in ("absl", "jax"):
         logging.getLogger(library).setLevel(logging.ERROR)
     from a2d_jax import jobs  # here, so that help and usage errors do not wait for JAX

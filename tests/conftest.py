@@ -2,11 +2,14 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")  # before JAX starts: sharding is tested on virtual devices
 
 import jax
 import pytest
+from filelock import FileLock
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -20,3 +23,24 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip("no folder `shared` beside the checkout: checks against the full reference data need it")
     return SHARED
+
+
+def fetched(shared: pathlib.Path, name: str, folder: str) -> pathlib.Path:
+    """Folder of a public data set under A2D_DATA, brought there by the script of the shared data if it is missing."""
+    root = pathlib.Path(os.environ.get("A2D_DATA", pathlib.Path.home() / ".cache" / "a2d-data"))
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lock"):  # tests run in several processes
+        subprocess.run([sys.executable, shared / "data" / "fetch.py", name], check=True, stdout=subprocess.DEVNULL)
+    return root / folder
+
+
+@pytest.fixture(scope="session")
+def mnist(shared) -> pathlib.Path:
+    """Folder of the MNIST files in IDX format."""
+    return fetched(shared, "mnist", "mnist")
+
+
+@pytest.fixture(scope="session")
+def cifar10(shared) -> pathlib.Path:
+    """Folder of the CIFAR-10 files in binary format."""
+    return fetched(shared, "cifar10", "cifar-10-batches-bin")

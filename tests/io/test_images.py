@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import pathlib
 import re
 import tracemalloc
@@ -134,13 +133,10 @@ def test_grey_arrays_get_one_channel(tmp_path):
     np.testing.assert_array_equal(read(source)[0], FLOATS[..., :1])
 
 
-def test_mnist_as_published(shared, tmp_path):
+def test_mnist_as_published(shared, mnist):
     """The published MNIST test files open with their labels: images the released costs were computed on are found by index."""
-    folder = pathlib.Path(os.environ.get("A2D_DATA", pathlib.Path.home() / ".cache/a2d-data")) / "mnist"
-    if not folder.is_dir():
-        pytest.skip("MNIST is not on this machine: run fetch.py of the shared data")
     golden = np.load(shared / "data/golden/lenet5_mnist_official.npz")
-    source = open_images(folder / "t10k-images-idx3-ubyte", shape=(28, 28, 1))
+    source = open_images(mnist / "t10k-images-idx3-ubyte", shape=(28, 28, 1))
     x, _, label, _ = read(source, 1000)
     np.testing.assert_allclose(x[golden["index"]], golden["benign"], atol=1e-7)
     np.testing.assert_array_equal(label[golden["index"]], golden["label"])

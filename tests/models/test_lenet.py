@@ -1,8 +1,5 @@
 """The LeNets: size, the real checkpoint against PyTorch and MNIST, and that the small one learns."""
 
-import os
-import pathlib
-
 import jax
 import numpy as np
 import optax
@@ -65,13 +62,10 @@ def test_first_digits(golden, real):
     np.testing.assert_array_equal(predicted, golden["label"])
 
 
-def test_accuracy_on_mnist(shared):
+def test_accuracy_on_mnist(shared, mnist):
     """The original checkpoint, converted, reads exactly 98.29 % on the 10,000 MNIST test images."""
-    folder = pathlib.Path(os.environ.get("A2D_DATA", pathlib.Path.home() / ".cache" / "a2d-data")) / "mnist"
-    if not folder.is_dir():
-        pytest.skip("no MNIST under A2D_DATA: the accuracy of the checkpoint is measured on its 10,000 test images")
-    x = np.fromfile(folder / "t10k-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 28, 28, 1).astype(np.float32) / 255
-    label = np.fromfile(folder / "t10k-labels-idx1-ubyte", np.uint8, offset=8)
+    x = np.fromfile(mnist / "t10k-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 28, 28, 1).astype(np.float32) / 255
+    label = np.fromfile(mnist / "t10k-labels-idx1-ubyte", np.uint8, offset=8)
     arrays = convert.read_arrays(shared / "data" / "checkpoints" / "lenet5_mnist.pkl")
     classifier = classifiers.from_nnx(convert.to_module(arrays, nnx.eval_shape(lenet5)))
     assert int(np.sum(np.asarray(classifiers.predict(classifier, x)).argmax(1) == label)) == 9829

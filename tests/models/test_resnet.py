@@ -1,8 +1,5 @@
 """The real checkpoints of the CIFAR ResNets: accuracy, official costs; and other names of the same arrays."""
 
-import os
-import pathlib
-
 import numpy as np
 import pytest
 from flax import nnx
@@ -27,13 +24,9 @@ def real(shared, name):
 
 
 @pytest.fixture(scope="module")
-def cifar10():
+def images(cifar10):
     """The 10,000 test images and their labels."""
-    root = pathlib.Path(os.environ.get("A2D_DATA", pathlib.Path.home() / ".cache" / "a2d-data"))
-    path = root / "cifar-10-batches-bin" / "test_batch.bin"
-    if not path.is_file():
-        pytest.skip("no CIFAR-10 under A2D_DATA: the accuracy of checkpoints is measured on its test images")
-    rows = np.fromfile(path, np.uint8).reshape(-1, 3073)
+    rows = np.fromfile(cifar10 / "test_batch.bin", np.uint8).reshape(-1, 3073)
     return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).astype(np.float32) / 255, rows[:, 0]
 
 
@@ -42,17 +35,17 @@ def right(classifier, x, label):
 
 
 @pytest.mark.parametrize("name", ["cifar_resnet20", pytest.param("cifar_resnet56", marks=pytest.mark.slow)])
-def test_first_images(name, shared, cifar10):
+def test_first_images(name, shared, images):
     """The converted checkpoint is right on exactly as many of the first 500 test images as in PyTorch."""
-    x, label = cifar10
+    x, label = images
     assert right(real(shared, name), x[:500], label[:500]) == CHECKPOINTS[name][1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_accuracy(name, shared, cifar10):
+def test_accuracy(name, shared, images):
     """The converted checkpoints reach their accuracy on the 10,000 test images, to the image: 91.73, 92.63, 93.10, 93.39 %."""
-    assert right(real(shared, name), *cifar10) == CHECKPOINTS[name][2]
+    assert right(real(shared, name), *images) == CHECKPOINTS[name][2]
 
 
 def counts(shared, attack, n):
