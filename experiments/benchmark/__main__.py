@@ -7,7 +7,8 @@ budget, then the best one in turn with the others. Costs must agree before time 
 `checks.py`, and writes `benchmark.png` and `benchmark.json` to DIR. Needs the `test` extra and the MNIST test images in IDX format under
 $A2D_DATA/mnist (default ~/.cache/a2d-data/mnist).
 
-Run time: about 12 minutes on 2 idle cores; `--quick` 2 minutes. Numbers that came out: docs/performance.md.
+Run time: about 11 minutes on 2 cores shared with little else. On a busy machine PyTorch's two threads wait for one another and every
+ratio flatters us: look at the load average that `benchmark.json` holds. Numbers that came out: docs/performance.md.
 """
 
 import json

@@ -58,7 +58,7 @@ def torch_one_by_one(work: Work, quick: bool) -> dict[str, Variant]:
 
         return run
 
-    return {f"{threads} threads": variant(threads) for threads in ((1,) if quick else (1, 2))}
+    return {f"threads {threads}": variant(threads) for threads in ((1,) if quick else (1, 2))}
 
 
 def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
@@ -79,10 +79,10 @@ def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
         return run
 
     settings = [(128, 1), (128, 2)] if quick else [(128, 1), (256, 1), (32, 2), (64, 2), (128, 2), (256, 2)]
-    variants = {f"channels last, {n} lanes, {threads} threads": variant(baseline.look_with(last), n, threads) for n, threads in settings}
+    variants = {f"channels last, {n} lanes, threads {threads}": variant(baseline.look_with(last), n, threads) for n, threads in settings}
     if not quick:
-        variants["channels first, 128 lanes, 2 threads"] = variant(baseline.look_with(plain), 128, 2)
-        variants["torch.compile, 128 lanes, 2 threads"] = variant(baseline.look_with(plain, compiled=True), 128, 2)
+        variants["channels first, 128 lanes, threads 2"] = variant(baseline.look_with(plain), 128, 2)
+        variants["torch.compile, 128 lanes, threads 2"] = variant(baseline.look_with(plain, compiled=True), 128, 2)
     return variants
 
 
