@@ -141,8 +141,10 @@ class FittedDefense:
           seed: of the random attacks.
           bound: stop each attack at the cost from which the verdict is benign whatever follows; the verdicts are the same.
         """
-        stops = bounds(self.detector, [int(attack.max_steps) + 1 for attack in self.attacks.values()])
-        return self._judge(x, bounded(self.attacks, stops) if bound else self.attacks, seed)[1]
+        attacks = self.attacks
+        if bound:
+            attacks = bounded(attacks, bounds(self.detector, [int(attack.max_steps) + 1 for attack in attacks.values()]))
+        return self._judge(x, attacks, seed)[1]
 
     def _judge(self, x: Float[Any, "n h w c"], attacks: Mapping[str, Attack], seed: int) -> tuple[np.ndarray, np.ndarray]:
         label = predictions(self.classifier, x)[0]
