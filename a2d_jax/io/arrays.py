@@ -1,4 +1,4 @@
-"""Image sets whose rows lie one after the other as plain numbers: npy, npz, IDX and CIFAR-10 binary."""
+"""Image sets whose rows lie one after the other as plain numbers: npy, npz and IDX."""
 
 import gzip
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.source import Block, ImageSource, image_shape, image_type, integer_labels, unreadable
+from a2d_jax.io.source import Block, ImageSource, content_digest, image_shape, image_type, integer_labels, unreadable
 
 Stream = IO[bytes] | gzip.GzipFile
 
@@ -36,15 +36,16 @@ def _array_source(
             with rows() as stream:
                 for start in range(0, count, size):
                     n = min(size, count - start)
-                    x = np.frombuffer(_exactly(stream, n * row_bytes), dtype).reshape(n, *shape)
+                    x = np.frombuffer(exactly(stream, n * row_bytes), dtype).reshape(n, *shape)
                     yield Block(x, None if label is None else label[start : start + n])
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise unreadable(path, error) from error
 
-    return ImageSource(path, (path,), count, shape, label is not None, blocks)
+    return ImageSource(path, (path,), count, shape, label is not None, blocks, lambda: content_digest(path))
 
 
-def _exactly(stream: Stream, size: int) -> bytes:
+def exactly(stream: Stream, size: int) -> bytes:
+    """The next `size` bytes; fewer are an error."""
     data = stream.read(size)
     if len(data) != size:
         raise EOFError("fewer bytes than its header promises")
@@ -147,10 +148,10 @@ def _uncompressed(path: Path) -> Stream:
 def _idx_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Dimensions, type and place of the first value of an IDX file whose length was checked."""
     with _uncompressed(path) as stream:
-        magic = _exactly(stream, 4)
+        magic = exactly(stream, 4)
         if magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES:
             raise BadInput(f"expected an IDX file of bytes or floats, got {path}, which starts with {magic.hex()}; convert it first")
-        dims = tuple(int(n) for n in np.frombuffer(_exactly(stream, 4 * magic[3]), ">u4"))
+        dims = tuple(int(n) for n in np.frombuffer(exactly(stream, 4 * magic[3]), ">u4"))
         start, dtype = stream.tell(), _IDX_TYPES[magic[2]]
         promised, present = start + math.prod(dims) * dtype.itemsize, stream.seek(0, os.SEEK_END)
     _whole(promised, present)
@@ -161,25 +162,3 @@ def _idx_labels_file(path: Path) -> Path | None:
     name = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
     files = (path.with_name(name), path.with_name(f"{name}.gz"))
     return next((file for file in files if name != path.name.removesuffix(".gz") and file.exists()), None)
-
-
-def open_cifar(path: Path) -> ImageSource:
-    """The binary version of CIFAR-10: records of one label and three colour planes."""
-    record = 1 + 3 * 32 * 32  # the label, then the red, green and blue planes
-    count, rest = divmod(path.stat().st_size, record)
-    if rest:
-        raise BadInput(
-            f"expected a CIFAR-10 binary file of whole records of {record} bytes, got {rest} bytes more in {path}; fetch it again"
-        )
-
-    def blocks(size: int) -> Iterator[Block]:
-        with path.open("rb") as stream:
-            for start in range(0, count, size):
-                n = min(size, count - start)
-                records = np.frombuffer(_exactly(stream, n * record), np.uint8).reshape(n, record)
-                label = records[:, 0].astype(np.int64)
-                if label.max() > 9:
-                    raise BadInput(f"expected CIFAR-10 labels 0 to 9, got {label.max()} in {path}; is it a CIFAR-10 binary file?")
-                yield Block(records[:, 1:].reshape(n, 3, 32, 32).transpose(0, 2, 3, 1), label)
-
-    return ImageSource(path, (path,), count, (32, 32, 3), True, blocks)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.source import Block, ImageSource, Shape, image_shape, image_type, text, unreadable
+from a2d_jax.io.source import Block, ImageSource, Shape, content_digest, image_shape, image_type, names_digest, text, unreadable
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -111,7 +111,15 @@ def open_folder(path: Path, shape: Shape | None) -> ImageSource:
         return Row(file.relative_to(path).as_posix(), image, int(file.parent.name) if labels else None)
 
     wanted = _first_good(map(row, files), path, shape)  # `row` keeps to `shape`: where none was asked, nothing is converted
-    return ImageSource(path, files, len(files), wanted, labels, lambda size: _collected(_ahead(row, files), size, wanted))
+    return ImageSource(
+        path,
+        files,
+        len(files),
+        wanted,
+        labels,
+        lambda size: _collected(_ahead(row, files), size, wanted),
+        lambda: names_digest(path, files),
+    )
 
 
 def _ahead(function: Callable[[Path], Row], items: Iterable[Path], depth: int = 64) -> Iterator[Row]:
@@ -160,7 +168,15 @@ def open_parquet(path: Path, shape: Shape | None) -> ImageSource:
             raise unreadable(path, error) from error
 
     wanted = _first_good(rows(), path, shape)
-    return ImageSource(path, (path,), count, wanted, label_column is not None, lambda size: _collected(rows(), size, wanted))
+    return ImageSource(
+        path,
+        (path,),
+        count,
+        wanted,
+        label_column is not None,
+        lambda size: _collected(rows(), size, wanted),
+        lambda: content_digest(path),
+    )
 
 
 def _parquet_image(schema: Any, column: str, path: Path, shape: Shape | None) -> Callable[[Any], NDArray[Any] | str]:

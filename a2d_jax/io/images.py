@@ -12,9 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.arrays import open_cifar, open_idx, open_npy, open_npz
+from a2d_jax.io.arrays import open_idx, open_npy, open_npz
+from a2d_jax.io.cifar import open_cifar
 from a2d_jax.io.encoded import open_folder, open_parquet
-from a2d_jax.io.source import ImageSource, Piece, Shape, text, unreadable
+from a2d_jax.io.source import ImageSource, Piece, Shape, check_shape, unreadable
 
 __all__ = ["ImageSource", "Piece", "Shape", "open_images"]
 
@@ -42,10 +43,7 @@ def open_images(path: str | Path, shape: Shape | None = None) -> ImageSource:
         raise unreadable(path, error) from error
     if not source.count:
         raise BadInput(f"expected at least one image, got none in {path}; check the file")
-    if shape is not None and source.shape != shape:
-        h, w, c = shape
-        remedy = "transpose to n h w c" if source.shape == (c, h, w) else "resize the images or take another classifier"
-        raise BadInput(f"expected images of {text(shape)} (h x w x c), got {text(source.shape)} in {path}; {remedy}")
+    check_shape(source, shape)
     return source
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ class ImageSource:
       shape: height, width, channels of every good image.
       labels: the set has labels.
       blocks: reads the set from its start in blocks of the given size.
+      digest: SHA-256 that tells whether the set is the same, see `content_digest`, `names_digest`.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class ImageSource:
     shape: Shape
     labels: bool
     blocks: Callable[[int], Iterator[Block]]
+    digest: Callable[[], str]
 
     def __len__(self) -> int:
         return self.count
@@ -70,17 +73,78 @@ class ImageSource:
             if start == self.count:
                 return
 
-    def digest(self) -> str:
-        """SHA-256 of the file; for a folder, of the names and sizes of its images."""
-        hashed = hashlib.sha256()
-        if self.path.is_dir():
-            for file in self.files:
-                hashed.update(f"{file.relative_to(self.path).as_posix()} {file.stat().st_size}\n".encode())
-        else:
-            with self.path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    hashed.update(block)
-        return hashed.hexdigest()
+
+def content_digest(*files: Path) -> str:
+    """SHA-256 of one file after the other."""
+    hashed = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                hashed.update(block)
+    return hashed.hexdigest()
+
+
+def names_digest(folder: Path, files: Sequence[Path]) -> str:
+    """SHA-256 of names and sizes alone: hashing a million photographs would take as long as reading them."""
+    hashed = hashlib.sha256()
+    for file in files:
+        hashed.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
+    return hashed.hexdigest()
+
+
+def joined(path: Path, sources: Sequence[ImageSource]) -> ImageSource:
+    """Labelled sets of the same shape, one after the other, as one whose images are called by their number.
+
+    Args:
+      path: what to call the whole, the folder of its files for instance.
+      sources: at least one.
+    """
+
+    def blocks(size: int) -> Iterator[Block]:
+        waiting: list[Block] = []
+        missing = size
+        for block in chain.from_iterable(source.blocks(size) for source in sources):
+            while len(block.x) >= missing:
+                yield _one_block([*waiting, Block(block.x[:missing], _labels(block)[:missing])])
+                block = Block(block.x[missing:], _labels(block)[missing:])
+                waiting, missing = [], size
+            if len(block.x):
+                waiting.append(block)
+                missing -= len(block.x)
+        if waiting:
+            yield _one_block(waiting)
+
+    files = [file for source in sources for file in source.files]
+    count = sum(source.count for source in sources)
+    return ImageSource(path, files, count, sources[0].shape, True, blocks, lambda: content_digest(*files))
+
+
+def _labels(block: Block) -> NDArray[np.int64]:
+    assert block.label is not None  # `joined` takes labelled sets
+    return block.label
+
+
+def _one_block(blocks: Sequence[Block]) -> Block:
+    return Block(np.concatenate([block.x for block in blocks]), np.concatenate([_labels(block) for block in blocks]))
+
+
+def in_memory(name: str, x: NDArray[Any], label: NDArray[np.int64]) -> ImageSource:
+    """A small set that is already there.
+
+    Args:
+      name: what to call it, in place of a path.
+      x: images `n h w c`, uint8 or floating point in [0, 1].
+      label: classes `n`.
+    """
+
+    def blocks(size: int) -> Iterator[Block]:
+        for start in range(0, len(x), size):
+            yield Block(x[start : start + size], label[start : start + size])
+
+    def digest() -> str:
+        return hashlib.sha256(x.tobytes() + label.tobytes()).hexdigest()
+
+    return ImageSource(Path(name), (), len(x), image_shape(x.shape, Path(name)), True, blocks, digest)
 
 
 def _checked(x: NDArray[Any], error: list[str | None] | None) -> tuple[NDArray[np.float32], list[str | None]]:
@@ -115,6 +179,14 @@ def image_shape(dims: tuple[int, ...], path: Path) -> Shape:
     if len(dims) not in (3, 4) or 0 in dims[1:]:
         raise BadInput(f"expected images as n h w c (or n h w), got an array of shape {dims} in {path}; reshape it")
     return (dims[1], dims[2], dims[3] if len(dims) == 4 else 1)
+
+
+def check_shape(source: ImageSource, shape: Shape | None) -> None:
+    """Refuse a set of images of another shape than the one asked for."""
+    if shape is not None and source.shape != shape:
+        h, w, c = shape
+        remedy = "transpose to n h w c" if source.shape == (c, h, w) else "resize the images or take another classifier"
+        raise BadInput(f"expected images of {text(shape)} (h x w x c), got {text(source.shape)} in {source.path}; {remedy}")
 
 
 def integer_labels(y: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]:

@@ -1,0 +1,100 @@
+"""Data sets by name, from where they already are: MNIST, CIFAR-10 and the digits of scikit-learn.
+
+`load` looks for the standard files under `A2D_DATA` (`~/.cache/a2d-data` if that is not set). What is found nowhere is an error that
+says what to do; nothing is ever downloaded.
+
+    A2D_DATA/mnist/                  or MNIST/raw/: train-images-idx3-ubyte, ... as published, packed by gzip or not
+    A2D_DATA/cifar-10-batches-bin/   or cifar-10-batches-py/: the unpacked archive
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from a2d_jax.errors import BadInput
+from a2d_jax.io.arrays import open_idx
+from a2d_jax.io.cifar import open_cifar, open_cifar_python
+from a2d_jax.io.source import ImageSource, Shape, check_shape, in_memory, joined
+
+DIGITS_TRAIN = 1152  # of 1797; the other 645 are test images
+
+
+class Files(NamedTuple):
+    """One way in which a data set lies on disk."""
+
+    folder: str
+    open: Callable[[Path], ImageSource]
+    images: dict[str, tuple[str, ...]]  # by split
+    labels: dict[str, tuple[str, ...]]  # files of labels alone, which the reader finds by itself
+
+
+_MNIST = {"train": ("train-images-idx3-ubyte",), "test": ("t10k-images-idx3-ubyte",)}
+_MNIST_LABELS = {"train": ("train-labels-idx1-ubyte",), "test": ("t10k-labels-idx1-ubyte",)}
+_CIFAR = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
+_CIFAR_BINARY = {split: tuple(f"{name}.bin" for name in names) for split, names in _CIFAR.items()}
+FILES = {
+    "mnist": (Files("mnist", open_idx, _MNIST, _MNIST_LABELS), Files("MNIST/raw", open_idx, _MNIST, _MNIST_LABELS)),
+    "cifar10": (
+        Files("cifar-10-batches-bin", open_cifar, _CIFAR_BINARY, {}),
+        Files("cifar-10-batches-py", open_cifar_python, _CIFAR, {}),
+    ),
+}
+SPLITS = {"mnist": ("train", "test"), "cifar10": ("train", "test"), "digits": ("train", "test")}
+
+
+def load(name: str, split: str, *, shape: Shape | None = None) -> ImageSource:
+    """Open a data set by name.
+
+    Args:
+      name: mnist, cifar10 or digits.
+      split: train or test. The digits have no split of their own: 1152 of them, drawn with seed 0, are for training.
+      shape: height, width, channels that the classifier expects.
+
+    Raises:
+      BadInput: an unknown name or split, a data set that is not there or not whole, or images of another shape.
+    """
+    if name not in SPLITS:
+        raise BadInput(f"expected a data set among {', '.join(SPLITS)}, got {name!r}; name one of them")
+    if split not in SPLITS[name]:
+        raise BadInput(f"expected the split {' or '.join(SPLITS[name])} of {name}, got {split!r}; name one of them")
+    source = _digits(split) if name == "digits" else _from_files(name, split)
+    check_shape(source, shape)
+    return source
+
+
+def data_folder() -> Path:
+    """Where data sets lie: `A2D_DATA`, or `~/.cache/a2d-data`."""
+    return Path(os.environ.get("A2D_DATA") or Path.home() / ".cache" / "a2d-data")
+
+
+def _digits(split: str) -> ImageSource:
+    pixels, label = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(label))  # the set is sorted by writer
+    rows = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
+    x = (pixels[rows].reshape(-1, 8, 8, 1) / 16).astype(np.float32)
+    return in_memory(f"scikit-learn digits ({split})", x, label[rows].astype(np.int64))
+
+
+def _from_files(name: str, split: str) -> ImageSource:
+    root = data_folder()
+    for form in FILES[name]:
+        folder = root / form.folder
+        if folder.is_dir():
+            _all_there(folder, form.labels.get(split, ()))
+            sources = [form.open(file) for file in _all_there(folder, form.images[split])]
+            return sources[0] if len(sources) == 1 else joined(folder, sources)
+    wanted = " or ".join(f"{root / form.folder} ({', '.join((*form.images[split], *form.labels.get(split, ())))})" for form in FILES[name])
+    raise BadInput(f"expected the {split} files of {name} in {wanted}, got none; put them there, or set A2D_DATA to the folder above")
+
+
+def _all_there(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The files of these names, packed by gzip or not."""
+    files = [next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None) for name in names]
+    missing = [name for name, file in zip(names, files, strict=True) if file is None]
+    if missing:
+        raise BadInput(f"expected all files of the data set in {folder}, got no {', '.join(missing)}; unpack the archive again")
+    return [file for file in files if file is not None]
