@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import open_idx
 from a2d_jax.io.cifar import open_cifar, open_cifar_python
-from a2d_jax.io.source import ImageSource, Shape, check_shape, in_memory, joined
+from a2d_jax.io.source import ImageSource, Shape, check_shape, in_memory, joined, readable
 
 DIGITS_TRAIN = 1152  # of 1797; the other 645 are test images
 
@@ -85,10 +85,15 @@ def _from_files(name: str, split: str) -> ImageSource:
         folder = root / form.folder
         if folder.is_dir():
             _all_there(folder, form.labels.get(split, ()))
-            sources = [form.open(file) for file in _all_there(folder, form.images[split])]
+            sources = [_opened(form, file) for file in _all_there(folder, form.images[split])]
             return sources[0] if len(sources) == 1 else joined(folder, sources)
     wanted = " or ".join(f"{root / form.folder} ({', '.join((*form.images[split], *form.labels.get(split, ())))})" for form in FILES[name])
     raise BadInput(f"expected the {split} files of {name} in {wanted}, got none; put them there, or set A2D_DATA to the folder above")
+
+
+def _opened(form: Files, file: Path) -> ImageSource:
+    with readable(file):
+        return form.open(file)
 
 
 def _all_there(folder: Path, names: tuple[str, ...]) -> list[Path]:

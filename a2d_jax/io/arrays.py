@@ -4,7 +4,6 @@ import gzip
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.source import Block, ImageSource, content_digest, image_shape, image_type, integer_labels, unreadable
+from a2d_jax.io.source import Block, ImageSource, content_digest, image_shape, image_type, integer_labels, readable, unreadable
 
 Stream = IO[bytes] | gzip.GzipFile
 
@@ -32,14 +31,11 @@ def _array_source(
     count, row_bytes = dims[0], math.prod(shape) * dtype.itemsize
 
     def blocks(size: int) -> Iterator[Block]:
-        try:
-            with rows() as stream:
-                for start in range(0, count, size):
-                    n = min(size, count - start)
-                    x = np.frombuffer(exactly(stream, n * row_bytes), dtype).reshape(n, *shape)
-                    yield Block(x, None if label is None else label[start : start + n])
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise unreadable(path, error) from error
+        with readable(path), rows() as stream:
+            for start in range(0, count, size):
+                n = min(size, count - start)
+                x = np.frombuffer(exactly(stream, n * row_bytes), dtype).reshape(n, *shape)
+                yield Block(x, None if label is None else label[start : start + n])
 
     return ImageSource(path, (path,), count, shape, label is not None, blocks, lambda: content_digest(path))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import exactly
-from a2d_jax.io.source import Block, ImageSource, content_digest, integer_labels
+from a2d_jax.io.source import Block, ImageSource, content_digest, integer_labels, readable
 
 SHAPE = (32, 32, 3)
 PLANES = 3 * 32 * 32  # the red plane, the green one, the blue one, each row by row
@@ -26,7 +26,7 @@ def open_cifar(path: Path) -> ImageSource:
         )
 
     def blocks(size: int) -> Iterator[Block]:
-        with path.open("rb") as stream:
+        with readable(path), path.open("rb") as stream:
             for start in range(0, count, size):
                 n = min(size, count - start)
                 records = np.frombuffer(exactly(stream, n * record), np.uint8).reshape(n, record)

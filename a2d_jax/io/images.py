@@ -5,17 +5,13 @@ set may be larger than memory. A bad image (corrupt, of another size, NaN, outsi
 bad file raises `BadInput` before any work is done. Nothing is unpickled, nothing is resized.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
-
-import pyarrow as pa
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import open_idx, open_npy, open_npz
 from a2d_jax.io.cifar import open_cifar
 from a2d_jax.io.encoded import open_folder, open_parquet
-from a2d_jax.io.source import ImageSource, Piece, Shape, check_shape, unreadable
+from a2d_jax.io.source import ImageSource, Piece, Shape, check_shape, readable
 
 __all__ = ["ImageSource", "Piece", "Shape", "open_images"]
 
@@ -37,10 +33,8 @@ def open_images(path: str | Path, shape: Shape | None = None) -> ImageSource:
     path = Path(path)
     if not path.exists():
         raise BadInput(f"expected images ({FORMS}), got {path}, which does not exist; check the path")
-    try:
+    with readable(path):
         source = _open(path, shape)
-    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, pa.ArrowException) as error:
-        raise unreadable(path, error) from error
     if not source.count:
         raise BadInput(f"expected at least one image, got none in {path}; check the file")
     check_shape(source, shape)

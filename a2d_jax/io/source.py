@@ -1,13 +1,17 @@
 """A set of images on disk as a stream of checked pieces: what every reader gives and every command reads."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
@@ -203,6 +207,15 @@ def integer_labels(y: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]
 def text(shape: tuple[int, ...]) -> str:
     """A shape as people write it: 28 x 28 x 1."""
     return " x ".join(map(str, shape))
+
+
+@contextmanager
+def readable(path: Path) -> Generator[None]:
+    """What decoders raise on a damaged file becomes the error of that file."""
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, pa.ArrowException) as error:
+        raise unreadable(path, error) from error
 
 
 def unreadable(path: Path, error: Exception) -> BadInput:
