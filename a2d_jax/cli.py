@@ -59,8 +59,9 @@ class Images(Output):
     checkpoint: Path | None = None
     """Orbax folder with the weights, as `a2d convert` writes it; without it the factory's own weights are used."""
     images: Path
-    """Folder of image files, .npz (key x, optional y), .npy, IDX, CIFAR-10 binary or .parquet; uint8, or floating point in [0, 1];
-    n h w c."""
+    """Folder of image files (labels from a file labels.csv or from sub-folders named by class number or class name), .npz (key x,
+    optional y), .npy, IDX, CIFAR-10 binary or .parquet; uint8, or floating point in [0, 1]; n h w c. Photographs of another size are
+    resized and cropped if the classifier says how."""
     limit: int | None = None
     """Take the first images only."""
 
@@ -93,6 +94,8 @@ class Convert(Output):
     """Checkpoint file."""
     classifier: str
     """Import string `module:factory` of the Flax module that takes the weights."""
+    class_names: Path | None = None
+    """Text file with the names of the classes in their order, one a line; default the names that the module itself has, if any."""
 
 
 @dataclass(frozen=True, kw_only=True)

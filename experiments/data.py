@@ -1,10 +1,13 @@
-"""Data sets by name, from where they already are: MNIST, CIFAR-10 and the digits of scikit-learn.
+"""Data sets by name, from where they already are: MNIST, CIFAR-10, ImageNet and the digits of scikit-learn.
 
-`load` looks for the standard files under `A2D_DATA` (`~/.cache/a2d-data` if that is not set). What is found nowhere is an error that
-says what to do; nothing is ever downloaded.
+`load` looks first for the standard files under `A2D_DATA` (`~/.cache/a2d-data` if that is not set):
 
     A2D_DATA/mnist/                  or MNIST/raw/: train-images-idx3-ubyte, ... as published, packed by gzip or not
     A2D_DATA/cifar-10-batches-bin/   or cifar-10-batches-py/: the unpacked archive
+    A2D_DATA/imagenet/train/, validation/ (or val/): a folder of photographs for each class, named by WordNet (n01440764) or number
+
+then for what TensorFlow Datasets prepared earlier as array_record (below `TFDS_DATA_DIR`, else `~/tensorflow_datasets`). What is found
+nowhere is an error that says what to do; nothing is ever downloaded.
 """
 
 import os
@@ -18,7 +21,11 @@ from sklearn.datasets import load_digits
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import open_idx
 from a2d_jax.io.cifar import open_cifar, open_cifar_python
+from a2d_jax.io.folder import open_folder
+from a2d_jax.io.photographs import Preprocessing
+from a2d_jax.io.prepared import open_prepared, prepared_folder
 from a2d_jax.io.source import ImageSource, Shape, check_shape, in_memory, joined, readable
+from models.layers import IMAGENET_CLASSES
 
 DIGITS_TRAIN = 1152  # of 1797; the other 645 are test images
 
@@ -43,16 +50,22 @@ FILES = {
         Files("cifar-10-batches-py", open_cifar_python, _CIFAR, {}),
     ),
 }
-SPLITS = {"mnist": ("train", "test"), "cifar10": ("train", "test"), "digits": ("train", "test")}
+SPLITS = {"mnist": ("train", "test"), "cifar10": ("train", "test"), "imagenet": ("train", "validation"), "digits": ("train", "test")}
+IMAGENET_FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
+PREPARED = {"mnist": "mnist", "cifar10": "cifar10", "imagenet": "imagenet2012"}
+"""Names in TensorFlow Datasets."""
 
 
-def load(name: str, split: str, *, shape: Shape | None = None) -> ImageSource:
+def load(name: str, split: str, *, shape: Shape | None = None, preprocessing: Preprocessing | None = None) -> ImageSource:
     """Open a data set by name.
 
     Args:
-      name: mnist, cifar10 or digits.
-      split: train or test. The digits have no split of their own: 1152 of them, drawn with seed 0, are for training.
+      name: mnist, cifar10, imagenet or digits.
+      split: train or test; of ImageNet train or validation, since its test set has no public labels. A set has the splits that its
+        authors gave it and no other name for them: calling a validation set "test" would hide what a number was measured on. The
+        digits have none: 1152 of them, drawn with seed 0, are for training.
       shape: height, width, channels that the classifier expects.
+      preprocessing: how photographs of ImageNet get this shape (what a classifier declares); without it only those that have it are good.
 
     Raises:
       BadInput: an unknown name or split, a data set that is not there or not whole, or images of another shape.
@@ -61,7 +74,13 @@ def load(name: str, split: str, *, shape: Shape | None = None) -> ImageSource:
         raise BadInput(f"expected a data set among {', '.join(SPLITS)}, got {name!r}; name one of them")
     if split not in SPLITS[name]:
         raise BadInput(f"expected the split {' or '.join(SPLITS[name])} of {name}, got {split!r}; name one of them")
-    source = _digits(split) if name == "digits" else _from_files(name, split)
+    if name == "digits":
+        source = _digits(split)
+    else:
+        here = _photographs(split, shape, preprocessing) if name == "imagenet" else _from_files(name, split)
+        source = here or open_prepared(PREPARED[name], split, shape, preprocessing)
+    if source is None:
+        raise _nowhere(name, split)
     check_shape(source, shape)
     return source
 
@@ -79,7 +98,18 @@ def _digits(split: str) -> ImageSource:
     return in_memory(f"scikit-learn digits ({split})", x, label[rows].astype(np.int64))
 
 
-def _from_files(name: str, split: str) -> ImageSource:
+def _photographs(split: str, shape: Shape | None, preprocessing: Preprocessing | None) -> ImageSource | None:
+    folders = (data_folder() / "imagenet" / name for name in IMAGENET_FOLDERS[split])
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        return None
+    source = open_folder(folder, shape, preprocessing, IMAGENET_CLASSES)
+    if not source.labels:
+        raise BadInput(f"expected a folder for each class in {folder}, named like n01440764 or 0, got others; sort the photographs so")
+    return source
+
+
+def _from_files(name: str, split: str) -> ImageSource | None:
     root = data_folder()
     for form in FILES[name]:
         folder = root / form.folder
@@ -87,8 +117,21 @@ def _from_files(name: str, split: str) -> ImageSource:
             _all_there(folder, form.labels.get(split, ()))
             sources = [_opened(form, file) for file in _all_there(folder, form.images[split])]
             return sources[0] if len(sources) == 1 else joined(folder, sources)
-    wanted = " or ".join(f"{root / form.folder} ({', '.join((*form.images[split], *form.labels.get(split, ())))})" for form in FILES[name])
-    raise BadInput(f"expected the {split} files of {name} in {wanted}, got none; put them there, or set A2D_DATA to the folder above")
+    return None
+
+
+def _nowhere(name: str, split: str) -> BadInput:
+    root, prepared = data_folder(), prepared_folder(PREPARED[name])
+    if name == "imagenet":
+        wanted = f"{root / 'imagenet' / split}/n01440764/*.JPEG and so on"
+    else:
+        wanted = " or ".join(
+            f"{root / form.folder} ({', '.join((*form.images[split], *form.labels.get(split, ())))})" for form in FILES[name]
+        )
+    return BadInput(
+        f"expected the {split} set of {name} in {wanted}, or prepared in {prepared}, got neither; put the files there, set A2D_DATA to the "
+        f"folder above them, or, where TensorFlow is installed, run: tfds build {PREPARED[name]} --file_format=array_record"
+    )
 
 
 def _opened(form: Files, file: Path) -> ImageSource:

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from a2d_jax.nn import conv_general_dilated, max_pool
+from models.layers import CIFAR10_CLASSES
 
 GLOROT = nnx.initializers.glorot_uniform()
 
@@ -21,6 +22,7 @@ class ConvNet12(nnx.Module):
     """
 
     input_shape: ClassVar = (32, 32, 3)
+    class_names: ClassVar = CIFAR10_CLASSES
     preprocessing: ClassVar = "none"
     keras_layers: ClassVar = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc1", "fc2", "fc3")
 

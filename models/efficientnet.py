@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from a2d_jax.nn import conv_general_dilated
+from models.layers import IMAGENET_CLASSES
 
 STAGES = (  # blocks, kernel size, stride of the first block, expansion, outputs
     (1, 3, 1, 1, 16),
@@ -59,7 +60,9 @@ class EfficientNetLite0(nnx.Module):
     """A 3 x 3 stem, sixteen blocks in seven stages, a 1 x 1 head of 1280 channels, average pooling, one dense layer."""
 
     input_shape: ClassVar = (224, 224, 3)
-    preprocessing: ClassVar = "(255 x - 127) / 128, inside the module; before it: shorter side to 256 (bicubic), centre crop 224"
+    class_names: ClassVar = IMAGENET_CLASSES
+    preprocessing: ClassVar = "(255 x - 127) / 128, inside the module"
+    photographs: ClassVar = {"resize": 256, "crop": 224, "interpolation": "bicubic"}
     torch_names: ClassVar = {
         "conv_stem": "_conv_stem",
         "bn0": "_bn0",

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 
 from a2d_jax.nn import sliding_max_pool
-from models.layers import convolution, normalise
+from models.layers import CIFAR10_CLASSES, convolution, normalise
 
 MEAN = (0.4914, 0.4822, 0.4465)
 SD = (0.247, 0.243, 0.261)
@@ -43,6 +43,7 @@ class GoogLeNet(nnx.Module):
     """A 3 x 3 stem, nine inception modules in three sizes, average pooling, one dense layer."""
 
     input_shape: ClassVar = (32, 32, 3)
+    class_names: ClassVar = CIFAR10_CLASSES
     preprocessing: ClassVar = "(x - (0.4914, 0.4822, 0.4465)) / (0.247, 0.243, 0.261), inside the module"
 
     def __init__(self, rngs: nnx.Rngs):

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 
 from a2d_jax.nn import sliding_max_pool
-from models.layers import IMAGENET_MEAN, IMAGENET_SD, convolution, normalise
+from models.layers import CIFAR10_CLASSES, IMAGENET_CLASSES, IMAGENET_MEAN, IMAGENET_SD, convolution, normalise
 
 
 class BasicBlock(nnx.Module):
@@ -63,6 +63,7 @@ class CifarResNet(nnx.Module):
     """Three stages of `blocks` basic blocks each, of 16, 32 and 64 channels: 6 * blocks + 2 layers."""
 
     input_shape: ClassVar = (32, 32, 3)
+    class_names: ClassVar = CIFAR10_CLASSES
     preprocessing: ClassVar = "(x - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225), inside the module"
 
     def __init__(self, blocks: int, rngs: nnx.Rngs):
@@ -86,7 +87,9 @@ class ResNet(nnx.Module):
     """A 7 x 7 stem and four stages of blocks, of 64, 128, 256 and 512 channels (times the block's expansion)."""
 
     input_shape: ClassVar = (224, 224, 3)
+    class_names: ClassVar = IMAGENET_CLASSES
     preprocessing: ClassVar = "(x - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225), inside the module"
+    photographs: ClassVar = {"resize": 256, "crop": 224, "interpolation": "bilinear"}
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int], rngs: nnx.Rngs):
         self.conv1 = convolution(3, 64, 7, stride=2, rngs=rngs)

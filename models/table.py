@@ -15,13 +15,14 @@ import jax
 import numpy as np
 import tyro
 from flax import nnx
-from PIL import Image
 
 from a2d_jax.classifiers import from_nnx
 from a2d_jax.costs import predictions
 from a2d_jax.io.checkpoints import import_factory
 from a2d_jax.io.convert import read_arrays, to_module
 from a2d_jax.io.images import open_images
+from a2d_jax.io.photographs import preprocessing_from
+from models.efficientnet import EfficientNetLite0
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- table: python -m models.table -->\n", "<!-- end of table -->\n"
@@ -57,7 +58,7 @@ class Args:
     data: Path
     """Folder of data sets."""
     photographs: Path | None = None
-    """Folder of photographs called `CLASS_anything.jpg`, shorter side at least 224."""
+    """Folder of photographs called `CLASS_anything.jpg`."""
     out: Path = README
     """File whose table is replaced."""
 
@@ -70,18 +71,11 @@ def lite0_checkpoint() -> Path | None:
 
 
 def photographs(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Photographs `n 224 224 3` in [0, 1], shorter side to 256 (bicubic), centre cropped, and their classes."""
-    files = sorted(folder.glob("*.jpg"))
-    return np.stack([_photograph(file) for file in files]), np.array([int(file.name.partition("_")[0]) for file in files])
-
-
-def _photograph(file: Path) -> np.ndarray:
-    with Image.open(file) as image:
-        scale = 256 / min(image.size)
-        width, height = (round(side * scale) for side in image.size)
-        resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - 224) // 2, (height - 224) // 2
-    return np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float32) / 255
+    """Photographs `n 224 224 3` in [0, 1] as EfficientNet-Lite0 wants them, and their classes."""
+    shape = EfficientNetLite0.input_shape
+    pieces = list(open_images(folder, shape, preprocessing=preprocessing_from(EfficientNetLite0.photographs, shape)).pieces())
+    label = [int(name.partition("_")[0]) for piece in pieces for name in piece.id]
+    return np.concatenate([piece.x for piece in pieces]), np.array(label)
 
 
 def _test_set(row: Row, args: Args) -> tuple[np.ndarray, np.ndarray] | None:

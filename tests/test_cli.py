@@ -48,6 +48,17 @@ class Dense(nnx.Module):
     def __call__(self, x):
         return self.fc(x.reshape(len(x), 16))
 
+class Photo(Dense):
+    input_shape = (4, 4, 3)
+    class_names = ("ant", "bee")
+    photographs = {"resize": 6, "crop": 4, "interpolation": "bicubic"}
+
+    def __call__(self, x):
+        return super().__call__(x[..., 0])
+
+def photo():
+    return Photo(2)
+
 def dense():
     return Dense(2)
 
@@ -149,6 +160,46 @@ def test_converted_checkpoint(here, capsys):
     assert run("predict", "--checkpoint", "net", "--out", "p.parquet", factory="tiny_net:dense") == 0
     with torch.no_grad():
         assert table("p.parquet")["label"] == net(torch.tensor(x.reshape(-1, 16))).argmax(1).tolist()
+
+
+def test_photographs(here, capsys):
+    """Photographs of any size are resized and cropped as the classifier's card says, and folders called like classes are labels."""
+    random = np.random.default_rng(12)
+    torch.manual_seed(0)
+    net = torch.nn.Linear(16, 2)
+    torch.save({"fc.weight": net.weight, "fc.bias": net.bias}, "net.pth")
+    pathlib.Path("names.txt").write_text("wasp\nbee\n")
+    assert a2d("convert", "net.pth", "--classifier", "tiny_net:photo", "--class-names", "names.txt", "--out", "net") == 0
+    card = json.loads(pathlib.Path("net/classifier.json").read_text())
+    assert card["class_names"] == ["wasp", "bee"]
+    assert card["photographs"] == {"resize": 6, "crop": 4, "interpolation": "bicubic"}
+    expected = []
+    for folder in ("bee", "wasp"):
+        os.makedirs(f"photographs/{folder}")
+        for i in range(4):
+            image = Image.fromarray(random.integers(0, 256, (12, 24, 3), dtype=np.uint8))
+            image.save(f"photographs/{folder}/{i}.png")
+            small = image.resize((12, 6), Image.Resampling.BICUBIC).crop((4, 1, 8, 5))
+            with torch.no_grad():
+                expected.append(int(net(torch.tensor(np.asarray(small)[..., 0] / np.float32(255)).reshape(16)).argmax()))
+    capsys.readouterr()
+    options = ("--checkpoint", "net", "--json")
+    assert run("predict", *options, "--out", "p.parquet", images="photographs", factory="tiny_net:photo") == 0
+    assert table("p.parquet")["label"] == expected
+    accuracy = np.mean(np.asarray(expected) == [1] * 4 + [0] * 4)
+    assert json.loads(capsys.readouterr().out)["accuracy"] == accuracy
+    assert json.loads(pq.read_table("p.parquet").schema.metadata[b"a2d"])["photographs"] == card["photographs"]
+    for command in (["cost", "--attacks", "bim", "--max-steps", 3], ["attack", "--attack", "fgsm"]):
+        assert run(*command, *options, "--out", command[0], images="photographs", factory="tiny_net:photo") == 0
+    with np.load("attack", allow_pickle=False) as adv:
+        assert adv["y"].tolist() == [1] * 4 + [0] * 4
+    os.rename("photographs/wasp", "photographs/n2")
+    os.rename("photographs/bee", "photographs/n1")
+    capsys.readouterr()
+    assert run("predict", *options, "--out", "q.parquet", images="photographs", factory="tiny_net:photo") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["accuracy"] == 1 - accuracy
+    assert "2 folders of photographs, sorted by name" in said.err
 
 
 def test_crafted_images(here, capsys):

@@ -1,7 +1,11 @@
 """Classifiers on disk: an Orbax checkpoint of the weights with a card beside it, and the import string that makes the module.
 
     DIR/weights/          Orbax, a nested dict of arrays named like the module's attributes
-    DIR/classifier.json   import string, input shape, classes, preprocessing, source file and its hash, versions
+    DIR/classifier.json   import string, input shape, classes and their names, preprocessing, source file and its hash, versions
+
+A module says by its attributes, all optional, what the card repeats: `input_shape` (h, w, c); `class_names`, in the order of its logits;
+`preprocessing`, a text on what it does to pixels itself; `photographs`, how photographs get its shape (`a2d_jax.io.photographs`). What
+a card says comes before what the module says.
 
 `load` also takes a bare Orbax checkpoint without a card. Nothing is ever unpickled.
 """
@@ -13,9 +17,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from orbax.checkpoint import v1 as ocp
 
 from a2d_jax.classifiers import as_classifier, input_shape
 from a2d_jax.errors import BadInput
+from a2d_jax.io.photographs import Preprocessing, preprocessing_from
 from a2d_jax.types import Classifier
 
 CARD = "classifier.json"
@@ -41,9 +46,19 @@ class LoadedClassifier:
     classifier: Classifier
     input_shape: tuple[int, int, int] | None  # h, w, c; None if the module does not say
     card: dict[str, Any]  # content of classifier.json; empty without a checkpoint
+    preprocessing: Preprocessing | None  # of photographs of any size; None if they must have the input shape
+    class_names: tuple[str, ...] | None
 
 
-def save(module: object, directory: Path, *, factory: str, source: Path | None = None, force: bool = False) -> dict[str, Any]:
+def save(
+    module: object,
+    directory: Path,
+    *,
+    factory: str,
+    source: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
     """Write a checkpoint of a Flax module or a `Classifier`; it appears whole or not at all.
 
     Args:
@@ -51,13 +66,14 @@ def save(module: object, directory: Path, *, factory: str, source: Path | None =
       directory: new folder; its parent must exist.
       factory: import string `module:factory` that makes the module again.
       source: file from which the weights came; its name and hash go into the card.
+      class_names: names of the classes in the order of the logits; default the module's own, if it has any.
       force: replace an existing checkpoint (never another kind of folder).
 
     Returns:
       The card.
 
     Raises:
-      BadInput: the output cannot or must not be written there.
+      BadInput: the output cannot or must not be written there, or what the module says of itself cannot be.
     """
     _refuse_existing(directory, force)
     classifier = as_classifier(module)
@@ -66,12 +82,15 @@ def save(module: object, directory: Path, *, factory: str, source: Path | None =
     classes = None
     if shape is not None:
         classes = jax.eval_shape(classifier, jax.ShapeDtypeStruct(shape, jnp.float32)).shape[-1]
+    preprocessing = preprocessing_from(getattr(module, "photographs", None), shape)
     card: dict[str, Any] = {
         "factory": factory,
         "input_shape": shape,
         "classes": classes,
+        "class_names": _class_names(class_names or getattr(module, "class_names", None), classes),
         "preprocessing": getattr(module, "preprocessing", "inside the module"),
-        "parameters": sum(array.size for array in weights.values()),
+        "photographs": None if preprocessing is None else asdict(preprocessing),
+        "parameters": _parameter_count(module, weights),
         "source": None if source is None else {"name": source.name, "sha256": _sha256(source)},
         "versions": {name: importlib.metadata.version(name) for name in ("a2d-jax", "jax", "flax", "orbax-checkpoint")},
     }
@@ -111,7 +130,25 @@ def load(factory: str, directory: Path | None = None) -> LoadedClassifier:
     if directory is not None:
         card = _read_card(directory)
         classifier = replace(classifier, variables=_load_weights(directory, classifier.variables, factory))
-    return LoadedClassifier(classifier, input_shape(module), card)
+    shape = input_shape(module)
+    preprocessing = preprocessing_from(card.get("photographs", getattr(module, "photographs", None)), shape)
+    names = _class_names(card.get("class_names") or getattr(module, "class_names", None), card.get("classes"))
+    return LoadedClassifier(classifier, shape, card, preprocessing, names)
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Names of classes in the order of the logits, one a line.
+
+    Raises:
+      BadInput: no such file, no text, an empty line, or a name given twice.
+    """
+    try:
+        names = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"expected names of classes, one a line, got {path}, which cannot be read ({_one_line(error)}); check it") from error
+    if not all(map(str.strip, names)):
+        raise BadInput(f"expected a name in each line of {path}, got an empty line {[*map(str.strip, names)].index('') + 1}; fill it in")
+    return [name.strip() for name in names]
 
 
 def import_factory(text: str) -> Callable[[], object]:
@@ -158,6 +195,24 @@ def make_module(factory: str, *, weights: bool = True) -> object:
         return make()
     except Exception as error:  # the user's own function, which may raise anything
         raise BadInput(f"expected {factory}() to make a classifier, got {_one_line(error)}; check the factory") from error
+
+
+def _class_names(names: Any, classes: int | None) -> tuple[str, ...] | None:
+    """Names that a module, a card or a user gives, one for each class."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise BadInput(f"expected class_names as different texts, got {str(names)[:80]}; correct them")
+    if classes is not None and len(names) != classes:
+        raise BadInput(f"expected names of {classes} classes, got {len(names)} (first {names[0]!r}); give one for each, in their order")
+    return tuple(names)
+
+
+def _parameter_count(module: object, weights: dict[Name, jax.Array]) -> int:
+    """Numbers that training learns: statistics of batch norm are weights of a checkpoint, but no parameters."""
+    if isinstance(module, nnx.Module):
+        return sum(array.size for array in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    return sum(array.size for name, array in weights.items() if name[0] != "batch_stats")  # as Linen calls them
 
 
 def _refuse_existing(directory: Path, force: bool) -> None:

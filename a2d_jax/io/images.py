@@ -1,8 +1,8 @@
 """Images in: a folder of image files, `.npz`, `.npy`, IDX, CIFAR-10 binary or parquet, opened by what the path is.
 
-Opening reads no more than it must; `ImageSource.pieces` then reads front to back and never holds more than a piece, so that a
-set may be larger than memory. A bad image (corrupt, of another size, NaN, outside [0, 1]) is a row that carries its error; a
-bad file raises `BadInput` before any work is done. Nothing is unpickled, nothing is resized.
+Opening reads no more than it must; `ImageSource.pieces` then reads front to back, one piece ahead, and never holds more than two
+pieces, so that a set may be larger than memory. A bad image (corrupt, of another size, NaN, outside [0, 1]) is a row that carries its
+error; a bad file raises `BadInput` before any work is done. Nothing is unpickled, and nothing is resized unless the classifier says how.
 """
 
 from pathlib import Path
@@ -10,7 +10,9 @@ from pathlib import Path
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import open_idx, open_npy, open_npz
 from a2d_jax.io.cifar import open_cifar
-from a2d_jax.io.encoded import open_folder, open_parquet
+from a2d_jax.io.folder import Classes, open_folder
+from a2d_jax.io.parquet import open_parquet
+from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.source import ImageSource, Piece, Shape, check_shape, readable
 
 __all__ = ["ImageSource", "Piece", "Shape", "open_images"]
@@ -18,15 +20,24 @@ __all__ = ["ImageSource", "Piece", "Shape", "open_images"]
 FORMS = "a folder of image files, .npz, .npy, IDX, CIFAR-10 binary (.bin) or .parquet"
 
 
-def open_images(path: str | Path, shape: Shape | None = None) -> ImageSource:
+def open_images(
+    path: str | Path,
+    shape: Shape | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    classes: Classes | None = None,
+) -> ImageSource:
     """Open a set of images by what `path` is.
 
     Args:
-      path: a folder of image files (also one level of sub-folders; folders named by integers are labels), `.npz` (key `x`,
+      path: a folder of image files (also one level of sub-folders; `a2d_jax.io.folder` says what their labels are), `.npz` (key `x`,
         optional `y`), `.npy`, IDX (optionally `.gz`; its labels file is found by name), CIFAR-10 binary, or parquet (column `x`
         of fixed-shape tensors, or of lists with `shape` in the file's metadata; or column `image` or `img` of encoded
         images; optional `y` or `label`, and `id`). uint8, or floating point in [0, 1]; `n h w c`, or `n h w` for one channel.
-      shape: height, width, channels that the classifier expects; image files are converted between grey and RGB to fit it.
+      shape: height, width, channels that the classifier expects; encoded images are converted between grey and RGB to fit it.
+      preprocessing: how encoded images of another size get this shape; without it they are errors.
+      classes: names of the classifier's classes in their order, or their number, by which sub-folders are recognised.
+
     Raises:
       BadInput: nothing there, not one usable image, or a file of another kind, type or shape.
     """
@@ -34,16 +45,16 @@ def open_images(path: str | Path, shape: Shape | None = None) -> ImageSource:
     if not path.exists():
         raise BadInput(f"expected images ({FORMS}), got {path}, which does not exist; check the path")
     with readable(path):
-        source = _open(path, shape)
+        source = _open(path, shape, preprocessing, classes)
     if not source.count:
         raise BadInput(f"expected at least one image, got none in {path}; check the file")
     check_shape(source, shape)
     return source
 
 
-def _open(path: Path, shape: Shape | None) -> ImageSource:
+def _open(path: Path, shape: Shape | None, preprocessing: Preprocessing | None, classes: Classes | None) -> ImageSource:
     if path.is_dir():
-        return open_folder(path, shape)
+        return open_folder(path, shape, preprocessing, classes)
     match path.suffix.lower():
         case ".npz":
             return open_npz(path)
@@ -52,7 +63,7 @@ def _open(path: Path, shape: Shape | None) -> ImageSource:
         case ".bin":
             return open_cifar(path)
         case ".parquet":
-            return open_parquet(path, shape)
+            return open_parquet(path, shape, preprocessing)
         case _:
             with path.open("rb") as file:
                 start = file.read(2)

@@ -1,9 +1,11 @@
 """A set of images on disk as a stream of checked pieces: what every reader gives and every command reads."""
 
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -15,9 +17,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.photographs import Preprocessing
 
 Shape = tuple[int, int, int]
 """Height, width, channels."""
+
+PIECE_BYTES = 32 << 20
+"""Size of a piece at most: small enough that the first one comes soon, large enough for any device (32 images of 224 x 224 x 3)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ class ImageSource:
       shape: height, width, channels of every good image.
       labels: the set has labels.
       blocks: reads the set from its start in blocks of the given size.
-      digest: SHA-256 that tells whether the set is the same, see `content_digest`, `names_digest`.
+      digest: gives the SHA-256 that tells whether the set is the same, see `content_digest`, `names_digest`.
+      preprocessing: what was done to images of another size.
+      note: a choice made on the user's behalf, if any.
     """
 
     path: Path
@@ -61,12 +69,26 @@ class ImageSource:
     labels: bool
     blocks: Callable[[int], Iterator[Block]]
     digest: Callable[[], str]
+    preprocessing: Preprocessing | None = None
+    note: str | None = None
 
     def __len__(self) -> int:
         return self.count
 
-    def pieces(self, size: int) -> Iterator[Piece]:
-        """The set in order, `size` images at a time; the last piece may be shorter."""
+    @property
+    def piece_size(self) -> int:
+        """Images to take at a time: 256, or the power of two that keeps a piece below `PIECE_BYTES`, but at least 2."""
+        fit = PIECE_BYTES // (4 * math.prod(self.shape))
+        return max(2, min(256, 1 << max(fit, 1).bit_length() - 1))
+
+    def pieces(self, size: int | None = None) -> Iterator[Piece]:
+        """The set in order, `size` images (default `piece_size`) at a time; the last piece may be shorter.
+
+        While a piece is in use the next one is read on a thread, so that two are in memory and the reader seldom waits.
+        """
+        return _one_ahead(self._pieces(size or self.piece_size))
+
+    def _pieces(self, size: int) -> Iterator[Piece]:
         start = 0
         for block in self.blocks(size):
             n = min(len(block.x), self.count - start)
@@ -76,6 +98,14 @@ class ImageSource:
             start += n
             if start == self.count:
                 return
+
+
+def _one_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, pieces, None)
+        while (piece := following.result()) is not None:
+            following = pool.submit(next, pieces, None)
+            yield piece
 
 
 def content_digest(*files: Path) -> str:

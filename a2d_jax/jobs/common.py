@@ -112,6 +112,7 @@ def record(classifier: Classifier, source: ImageSource, /, **settings: Any) -> d
         "weights_sha256": _weights_digest(classifier),
         "images": str(source.path),
         "images_sha256": source.digest(),
+        "photographs": None if source.preprocessing is None else asdict(source.preprocessing),
         "count": len(source),
         **settings,
     }

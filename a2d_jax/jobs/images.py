@@ -14,7 +14,7 @@ from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.images import ImageSource, open_images
 from a2d_jax.io.tables import COSTS, PREDICTIONS, npz_writer, table_writer
 from a2d_jax.jobs.common import Done, Report, names_of, preset_attacks, record, settings_of, silent
-from a2d_jax.jobs.measure import PIECE, Measured, class_count, measure, predicted
+from a2d_jax.jobs.measure import Measured, class_count, measure, predicted
 from a2d_jax.types import Classifier
 
 ROWS = 4096  # images written at a time
@@ -43,7 +43,7 @@ def predict(
                 right += int((part.label == part.truth)[good].sum())
                 labelled += int(good.sum())
     accuracy = {"accuracy": right / labelled} if labelled else {}
-    return Done({"out": str(out), "images": len(source), "failed": failed, **accuracy}, failed)
+    return Done({"out": str(out), "images": len(source), "failed": failed, **accuracy}, failed, label_notes(source))
 
 
 def cost(
@@ -121,13 +121,18 @@ def attack(
         success = np.asarray(measured.results[attack].success)
         scratch.seek(0)
         with npz_writer(out, len(source), source.shape, meta) as write:
-            for begin in range(0, len(source), PIECE):
-                part = slice(begin, begin + PIECE)
+            for begin in range(0, len(source), source.piece_size):
+                part = slice(begin, begin + source.piece_size)
                 index = measured.index[part]
                 x_adv = np.frombuffer(scratch.read(len(index) * image_bytes), np.float32).reshape(-1, *source.shape)
                 write(x=x_adv, y=measured.label[part], success=success[part], index=index, error=measured.error[part])
     summary = {"out": str(out), "images": len(source), "failed": measured.failed, "success rate": float(success[measured.good].mean())}
-    return Done(summary, measured.failed)
+    return Done(summary, measured.failed, label_notes(source))
+
+
+def label_notes(source: ImageSource) -> list[str]:
+    """What the user should know of where labels come from."""
+    return [] if source.note is None else [source.note]
 
 
 def open_both(classifier: str, checkpoint: Path | None, images: Path, limit: int | None) -> tuple[Classifier, ImageSource]:
@@ -137,12 +142,13 @@ def open_both(classifier: str, checkpoint: Path | None, images: Path, limit: int
       BadInput: either cannot be opened, they do not fit, or `limit` is not positive.
     """
     loaded = load(classifier, checkpoint)
-    source = open_images(images, loaded.input_shape)
+    classes = loaded.class_names or (loaded.input_shape and class_count(loaded.classifier, loaded.input_shape, classifier))
+    source = open_images(images, loaded.input_shape, preprocessing=loaded.preprocessing, classes=classes)
     if limit is not None:
         if limit < 1:
             raise BadInput(f"expected a limit of at least 1 image, got {limit}; leave it out to take all")
         source = replace(source, count=min(limit, len(source)))
-    class_count(loaded.classifier, source)
+    class_count(loaded.classifier, source.shape, source.path)
     return loaded.classifier, source
 
 

@@ -12,11 +12,9 @@ from a2d_jax import drivers
 from a2d_jax.costs import examples, predictions
 from a2d_jax.errors import BadInput
 from a2d_jax.io.images import ImageSource
-from a2d_jax.io.source import text
+from a2d_jax.io.source import Shape, text
 from a2d_jax.jobs.common import Report
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
-
-PIECE = 256  # images read at a time
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def predicted(classifier: Classifier, source: ImageSource, report: Report) -> It
       BadInput: at the end, if no image could be used.
     """
     failed, first = 0, None
-    for piece in source.pieces(PIECE):
+    for piece in source.pieces():
         error = list(piece.error)
         good = np.asarray([one is None for one in error])
         label, probability = np.full(len(error), -1, np.int64), np.zeros(len(error), np.float32)
@@ -112,7 +110,7 @@ def measure(
     index = np.concatenate([part.index for part in parts])
     label = np.concatenate([part.label if not own_label or part.truth is None else part.truth for part in parts])
     error = [one for part in parts for one in part.error]
-    classes = class_count(classifier, source)
+    classes = class_count(classifier, source.shape, source.path)
     for row in np.flatnonzero((label < 0) | (label >= classes)):
         error[row] = error[row] or f"expected a label from 0 to {classes - 1}, got {label[row]}; correct it"
     good = np.asarray([one is None for one in error])
@@ -121,7 +119,7 @@ def measure(
     places = np.flatnonzero(good)
 
     def feed() -> Iterator[Example]:
-        for piece in source.pieces(PIECE):
+        for piece in source.pieces():
             rows = good[piece.index]
             if rows.any():
                 numbers = piece.index[rows]
@@ -149,18 +147,23 @@ def measure(
     return Measured(index, [name for part in parts for name in part.id], label, error, good, results, stats)
 
 
-def class_count(classifier: Classifier, source: ImageSource) -> int:
+def class_count(classifier: Classifier, shape: Shape, origin: object) -> int:
     """Number of classes, found without computing anything.
+
+    Args:
+      classifier: one image to logits.
+      shape: height, width, channels of an image.
+      origin: who has images of this shape.
 
     Raises:
       BadInput: the classifier does not take images of this shape, or does not give one logit per class.
     """
     try:
-        logits = jax.eval_shape(classifier, jax.ShapeDtypeStruct(source.shape, jnp.float32))
+        logits = jax.eval_shape(classifier, jax.ShapeDtypeStruct(shape, jnp.float32))
     except Exception as error:  # a foreign module says in its own way that it does not fit
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(
-            f"expected images of a shape that the classifier takes, got {text(source.shape)} (h x w x c) in {source.path}; it says: {why}"
+            f"expected images of a shape that the classifier takes, got {text(shape)} (h x w x c) in {origin}; it says: {why}"
         ) from error
     if getattr(logits, "ndim", 0) != 1 or logits.shape[0] < 2:
         raise BadInput(

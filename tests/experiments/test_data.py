@@ -1,6 +1,7 @@
 """Data sets by name: every standard form gives the same pixels, and what is not there is said in one line."""
 
 import gzip
+import importlib.util
 import pathlib
 
 import numpy as np
@@ -8,9 +9,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.photographs import Preprocessing
 from experiments.data import load
+from models.layers import IMAGENET_CLASSES
+from tests.io.photographs_torchvision import photograph
 from tests.io.test_cifar import IMAGES, LABELS, write_binary, write_python
 from tests.io.test_images import write_idx
+from tests.io.test_prepared import DIGITS, grey, prepare
 
 
 def read(source) -> tuple[np.ndarray, np.ndarray]:
@@ -29,8 +34,9 @@ def refused(name: str, split: str, *words: str, **options) -> None:
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> pathlib.Path:
-    """An empty A2D_DATA."""
+    """An empty A2D_DATA, and nothing prepared."""
     monkeypatch.setenv("A2D_DATA", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
     return tmp_path
 
 
@@ -86,10 +92,51 @@ def test_published_files(mnist, cifar10):
     np.testing.assert_array_equal(counts, 5000)
 
 
+@pytest.mark.parametrize("folder", ["validation", "val"])
+def test_imagenet_folder(folder, root):
+    """Folders named by WordNet, also a few of the thousand, are ImageNet's classes; photographs are preprocessed as asked."""
+    images = {}
+    for number in (999, 3, 500):
+        path = root / "imagenet" / folder / IMAGENET_CLASSES[number]
+        path.mkdir(parents=True)
+        images[number] = photograph(40 + number // 20, 60)
+        images[number].save(path / "ILSVRC2012_val_1.JPEG", "PNG")
+    wanted = Preprocessing(36, 32, "bicubic")
+    (piece,) = load("imagenet", "validation", shape=(32, 32, 3), preprocessing=wanted).pieces()
+    assert piece.label.tolist() == [3, 500, 999]
+    for x, number in zip(piece.x, piece.label, strict=True):
+        np.testing.assert_array_equal(x, np.asarray(wanted(images[number])) / np.float32(255))
+    (piece,) = load("imagenet", "validation", shape=(40, 60, 3)).pieces()
+    assert [error is None for error in piece.error] == [True, False, False]
+
+
+def test_imagenet_classes(shared):
+    """The 1000 classes are those of TensorFlow Datasets, in the order that the labelled photographs have."""
+    package = pathlib.Path(importlib.util.find_spec("tensorflow_datasets").origin).parent
+    assert list(IMAGENET_CLASSES) == (package / "datasets" / "imagenet2012" / "labels.txt").read_text().split()
+    files = list((shared / "data" / "imagenet_samples").glob("*.jpg"))
+    assert len(files) == 250
+    for file in files:
+        number, wordnet = file.name.split("_")[:2]
+        assert IMAGENET_CLASSES[int(number)] == wordnet
+
+
+def test_prepared_sets_come_second(root, monkeypatch):
+    """What TensorFlow Datasets prepared is taken where the standard files are missing, and only there."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root / "tfds"))
+    prepare(root / "tfds", "mnist", {"test": grey(slice(6))}, DIGITS)
+    assert load("mnist", "test", shape=(28, 28, 1)).path == root / "tfds" / "mnist" / "1.0.0"
+    (root / "mnist").mkdir()
+    write_idx(root / "mnist" / "t10k-images-idx3-ubyte", np.zeros((2, 28, 28)))
+    write_idx(root / "mnist" / "t10k-labels-idx1-ubyte", np.zeros(2))
+    assert len(load("mnist", "test")) == 2
+
+
 def test_refused_names(root):
     """Unknown data sets, splits a set does not have, and other shapes are refused with what there is."""
     refused("svhn", "train", "mnist, cifar10")
     refused("mnist", "validation", "train or test")
+    refused("imagenet", "test", "train or validation")
     refused("digits", "test", "28 x 28 x 1", "8 x 8 x 1", shape=(28, 28, 1))
 
 
@@ -97,6 +144,10 @@ def test_refused_folders(root):
     """What is not there is named file by file; half a set is refused when it is opened; so are damaged files."""
     refused("mnist", "train", str(root / "mnist"), "train-images-idx3-ubyte, train-labels-idx1-ubyte", "A2D_DATA")
     refused("cifar10", "test", "cifar-10-batches-bin", "test_batch.bin", "cifar-10-batches-py")
+    refused("imagenet", "train", str(root / "imagenet" / "train"), "n01440764", "tfds build imagenet2012 --file_format=array_record")
+    (root / "imagenet" / "train" / "tench").mkdir(parents=True)
+    photograph(9, 9).save(root / "imagenet" / "train" / "tench" / "0.png")
+    refused("imagenet", "train", "n01440764")
     (root / "mnist").mkdir()
     write_idx(root / "mnist" / "train-images-idx3-ubyte", np.zeros((2, 28, 28)))
     refused("mnist", "train", "train-labels-idx1-ubyte")

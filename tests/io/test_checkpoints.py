@@ -13,6 +13,7 @@ from orbax.checkpoint import v1 as ocp
 from a2d_jax import classifiers
 from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
+from a2d_jax.io.photographs import Preprocessing
 
 USER_MODULE = """
 import numpy as np
@@ -29,6 +30,19 @@ class Net(nnx.Module):
     def __call__(self, x):
         return self.layers[1](self.dropout(self.norm(self.layers[0](x.reshape(len(x), -1)))))
 
+class Photo(Net):
+    input_shape = (4, 4, 3)
+    class_names = ("ant", "bee", "cat")
+    photographs = {"resize": 5, "crop": 4, "interpolation": "bilinear"}
+    def __call__(self, x):
+        return super().__call__(x[..., :1])
+
+class Crooked(Photo):
+    photographs = {"resize": 5, "crop": 5, "interpolation": "bilinear"}
+
+class Nameless(Photo):
+    class_names = ("ant", "bee")
+
 class LinenNet(linen.Module):
     input_shape = (4, 4, 1)
     @linen.compact
@@ -40,6 +54,9 @@ def linear(weights, x):
 
 def net(): return Net(5, nnx.Rngs(0))
 def other(): return Net(6, nnx.Rngs(0))
+def photo(): return Photo(5, nnx.Rngs(0))
+def crooked(): return Crooked(5, nnx.Rngs(0))
+def nameless(): return Nameless(5, nnx.Rngs(0))
 def linen_net(): return LinenNet()
 def function(): return from_function(linear, np.ones((16, 3), np.float32))
 def untraceable():
@@ -102,8 +119,62 @@ def test_card(user):
     assert card["input_shape"] == [4, 4, 1]
     assert card["classes"] == 3
     assert card["preprocessing"] == "none"
-    assert card["parameters"] == 16 * 5 + 5 + 5 * 3 + 3 + 4 * 5
+    assert card["parameters"] == 16 * 5 + 5 + 5 * 3 + 3 + 2 * 5  # mean and variance of batch norm are not learned
     assert card["versions"]["jax"] == jax.__version__
+
+
+def test_card_of_photographs_and_names(user):
+    """What a module declares of photographs and class names is in the card; the card comes first when it is read."""
+    declared = {"resize": 5, "crop": 4, "interpolation": "bilinear"}
+    made = checkpoints.load("user_networks:photo")
+    assert (made.preprocessing, made.class_names) == (Preprocessing(5, 4, "bilinear"), ("ant", "bee", "cat"))
+    card = checkpoints.save(checkpoints.make_module("user_networks:photo"), user / "out", factory="user_networks:photo")
+    assert card["photographs"] == declared
+    assert list(card["class_names"]) == ["ant", "bee", "cat"]
+    path = user / "out" / "classifier.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"photographs": declared | {"resize": 8}, "class_names": ["x", "y", "z"]}))
+    read = checkpoints.load("user_networks:photo", user / "out")
+    assert (read.preprocessing, read.class_names) == (Preprocessing(8, 4, "bilinear"), ("x", "y", "z"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"photographs": None}))
+    assert checkpoints.load("user_networks:photo", user / "out").preprocessing is None
+    plain = checkpoints.save(checkpoints.make_module("user_networks:net"), user / "plain", factory="user_networks:net")
+    assert plain["photographs"] is plain["class_names"] is None
+    named = checkpoints.save(
+        checkpoints.make_module("user_networks:photo"), user / "named", factory="user_networks:photo", class_names=["p", "q", "r"]
+    )
+    assert list(named["class_names"]) == ["p", "q", "r"]
+
+
+def test_parameters_of_resnet20():
+    """ResNet-20 has the 269,722 parameters that its checkpoints' author counts; statistics of batch norm are not among them."""
+    module = checkpoints.make_module("models.resnet:cifar_resnet20", weights=False)
+    assert checkpoints._parameter_count(module, {}) == 269_722
+
+
+def test_refused_declarations(user):
+    """A crop of another size and names of another number of classes are refused when saved and when read."""
+    for factory, word in (("crooked", "crop 5"), ("nameless", "names of 3 classes, got 2")):
+        with pytest.raises(BadInput, match=word):
+            checkpoints.save(checkpoints.make_module(f"user_networks:{factory}"), user / "out", factory=f"user_networks:{factory}")
+    with pytest.raises(BadInput, match="crop 5"):
+        checkpoints.load("user_networks:crooked")
+    for names in (["a", "a", "b"], "abc", [1, 2, 3]):
+        with pytest.raises(BadInput, match="different texts"):
+            checkpoints.save(checkpoints.make_module("user_networks:net"), user / "out", factory="user_networks:net", class_names=names)
+    assert not (user / "out").exists()
+
+
+def test_files_of_class_names(tmp_path):
+    """One name a line, in order; an empty line, binary data and a missing file are refused."""
+    path = tmp_path / "names.txt"
+    path.write_text("tench \ngreat white shark\n", encoding="utf-8")
+    assert checkpoints.read_class_names(path) == ["tench", "great white shark"]
+    for content, word in ((b"a\n\nb\n", "empty line 2"), (b"\xff\xfe", "cannot be read")):
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=word):
+            checkpoints.read_class_names(path)
+    with pytest.raises(BadInput, match="cannot be read"):
+        checkpoints.read_class_names(tmp_path / "none.txt")
 
 
 def test_linen_and_ready_classifiers(user):

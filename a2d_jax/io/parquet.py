@@ -1,0 +1,111 @@
+"""Image sets as parquet: tensors, lists of numbers, or encoded images as Hugging Face data sets have them."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from a2d_jax.errors import BadInput
+from a2d_jax.io.encoded import Row, decoded, source_of_rows
+from a2d_jax.io.photographs import Preprocessing
+from a2d_jax.io.source import ImageSource, Shape, content_digest, image_shape, image_type, readable, text
+
+BATCH = 64
+"""Rows read at a time."""
+
+
+def open_parquet(path: Path, shape: Shape | None, preprocessing: Preprocessing | None = None) -> ImageSource:
+    """A table with a column `x`, `image` or `img`; optional `y` or `label`, and `id`."""
+    with pq.ParquetFile(path) as file:
+        schema, count = file.schema_arrow, file.metadata.num_rows
+    if not count:
+        raise BadInput(f"expected at least one image, got a table without rows in {path}; check the file")
+    image_column = next((name for name in ("x", "image", "img") if name in schema.names), None)
+    if image_column is None:
+        raise BadInput(
+            f"expected a column x, image or img, got the columns {', '.join(schema.names)} in {path}; rename the one with the images"
+        )
+    label_column = next((name for name in ("y", "label") if name in schema.names), None)
+    if label_column and not pa.types.is_integer(schema.field(label_column).type):
+        raise BadInput(
+            f"expected labels as integers, got {schema.field(label_column).type} in column {label_column} of {path}; save class numbers"
+        )
+    columns = [name for name in (image_column, label_column, "id") if name in schema.names]
+    image = _reader(schema, image_column, path, shape, preprocessing)
+
+    def values() -> Iterator[tuple[str, int | None, Any]]:
+        number = 0
+        with readable(path), pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=BATCH, columns=columns):
+                ids = batch.column("id").to_pylist() if "id" in columns else range(number, number + len(batch))
+                labels: list[int | None] = batch.column(label_column).to_pylist() if label_column else [0] * len(batch)
+                yield from zip(map(str, ids), labels, batch.column(image_column), strict=True)
+                number += len(batch)
+
+    def row(item: tuple[str, int | None, Any]) -> Row:
+        name, label, value = item
+        found = image(value) if label is not None else "expected a label, got none; fill it in"
+        return Row(name, found, (label or 0) if label_column else None)
+
+    return source_of_rows(
+        path,
+        (path,),
+        count,
+        values,
+        row,
+        lambda: content_digest(path),
+        labels=label_column is not None,
+        shape=shape,
+        preprocessing=preprocessing,
+    )
+
+
+def _reader(
+    schema: Any, column: str, path: Path, shape: Shape | None, preprocessing: Preprocessing | None
+) -> Callable[[Any], NDArray[Any] | str]:
+    """How a value of the image column becomes an array: encoded bytes are decoded, tensors and lists get their shape."""
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return lambda value: decoded((value.as_py() or {}).get("bytes") or b"", shape, preprocessing)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return lambda value: decoded(value.as_py() or b"", shape, preprocessing)
+    tensor = isinstance(kind, pa.FixedShapeTensorType)
+    number = kind.value_type if tensor or isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType) else kind
+    if number is kind or not (pa.types.is_integer(number) or pa.types.is_floating(number)):
+        raise BadInput(
+            f"expected tensors, flat lists of numbers or encoded images, got {kind} in column {column} of {path}; save one of these"
+        )
+    image_type(np.dtype(number.to_pandas_dtype()), path)
+    dims = image_shape((1, *kind.shape), path) if tensor else _list_shape(schema, path) or shape
+    if dims is None:
+        raise BadInput(f"expected the shape of the images, got lists without `shape` in the metadata of {path}; add it as JSON [h, w, c]")
+    size = math.prod(dims)
+
+    def from_numbers(value: Any) -> NDArray[Any] | str:
+        if not value.is_valid:
+            return "expected an image, got none; fill it in"
+        numbers = (value.value if tensor else value).values
+        if len(numbers) != size or numbers.null_count:
+            return f"expected {size} values ({text(dims)}), got {len(numbers) - numbers.null_count}; repair the row"
+        return (value.to_numpy() if tensor else numbers.to_numpy()).reshape(dims)
+
+    return from_numbers
+
+
+def _list_shape(schema: Any, path: Path) -> Shape | None:
+    """Shape of flat images from the file's metadata: key `shape`, JSON `[h, w, c]` or `[h, w]`."""
+    found = (schema.metadata or {}).get(b"shape")
+    if found is None:
+        return None
+    try:
+        return image_shape((1, *map(int, json.loads(found))), path)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"expected `shape` in the metadata of {path} as JSON [h, w, c], got {found.decode(errors='replace')}; correct it"
+        ) from error

@@ -1,0 +1,127 @@
+"""Data sets that TensorFlow Datasets prepared: read back without TensorFlow and without a download."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from a2d_jax.errors import BadInput
+from a2d_jax.io.photographs import Preprocessing
+from a2d_jax.io.prepared import open_prepared
+from tests.io.photographs_torchvision import photograph
+
+GREY = np.random.default_rng(0).integers(0, 256, (150, 28, 28, 1), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder of TensorFlow Datasets; TensorFlow itself must not be imported by a test that uses it, installed or not."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    yield tmp_path
+    assert "tensorflow" not in sys.modules
+
+
+def prepare(folder, name, examples, features, version="1.0.0", file_format="array_record"):
+    """Prepare a data set whose builder hands over encoded images, which needs no TensorFlow."""
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(version)
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {split: enumerate(found) for split, found in examples.items()}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    Builder.name = name
+    Builder(data_dir=folder, file_format=file_format).download_and_prepare()
+
+
+def png(x: np.ndarray) -> io.BytesIO:
+    file = io.BytesIO()
+    Image.fromarray(x.squeeze()).save(file, "PNG")
+    file.seek(0)
+    return file
+
+
+def grey(rows: slice) -> list[dict]:
+    return [{"image": png(x), "label": int(x[0, 0, 0]) % 10} for x in GREY[rows]]
+
+
+DIGITS = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+
+
+def test_prepared_digits(folder):
+    """Records come back with the pixels and labels that went in (TFDS shuffles them), the same order every time, newest version first."""
+    prepare(folder, "mnist", {"train": grey(slice(5))}, DIGITS, version="1.9.0")
+    prepare(folder, "mnist", {"train": grey(slice(100)), "test": grey(slice(100, 150))}, DIGITS, version="1.10.0")
+    source = open_prepared("mnist", "train", (28, 28, 1))
+    assert (len(source), source.shape, source.path) == (100, (28, 28, 1), folder / "mnist" / "1.10.0")
+    read = [list(source.pieces(64)) for _ in range(2)]
+    assert [len(piece.x) for piece in read[0]] == [64, 36]
+    x, label = (np.concatenate([getattr(piece, field) for piece in read[0]]) for field in ("x", "label"))
+    np.testing.assert_array_equal(x, np.concatenate([piece.x for piece in read[1]]))
+    assert sorted(image.tobytes() for image in x) == sorted((image / np.float32(255)).tobytes() for image in GREY[:100])
+    np.testing.assert_array_equal(label, np.rint(x[:, 0, 0, 0] * 255).astype(int) % 10)
+    assert len(open_prepared("mnist", "test")) == 50
+    assert open_prepared("mnist", "test").digest() != source.digest() == open_prepared("mnist", "train").digest()
+
+
+def test_prepared_photographs(folder):
+    """Photographs of ImageNet's form (JPEG of any size, a file name) are preprocessed like those of a folder."""
+    images = [photograph(300, 400), photograph(100, 80)]
+    files = []
+    for image in images:
+        file = io.BytesIO()
+        image.save(file, "JPEG")
+        file.seek(0)
+        files.append(file)
+    features = {"image": tfds.features.Image(encoding_format="jpeg"), "label": tfds.features.ClassLabel(num_classes=1000)}
+    examples = [{"image": file, "label": 7 + i, "file_name": f"{i}.JPEG"} for i, file in enumerate(files)]
+    prepare(folder, "imagenet2012", {"validation": examples}, {**features, "file_name": tfds.features.Text()})
+    wanted = Preprocessing(40, 32, "bilinear")
+    (piece,) = open_prepared("imagenet2012", "validation", (32, 32, 3), wanted).pieces()
+    assert sorted(piece.id) == ["0.JPEG", "1.JPEG"]
+    for x, label, name in zip(piece.x, piece.label, piece.id, strict=True):
+        number = int(name[0])
+        assert label == 7 + number
+        files[number].seek(0)
+        np.testing.assert_array_equal(x, np.asarray(wanted(Image.open(files[number]))) / np.float32(255))
+
+
+def test_nothing_prepared(folder):
+    """What was not prepared is None, and nothing appears on disk in the attempt."""
+    assert open_prepared("mnist", "train") is None
+    assert list(folder.iterdir()) == []
+
+
+def refused(split: str, *words: str) -> None:
+    with pytest.raises(BadInput, match=r"expected .*, got .*; ") as caught:
+        open_prepared("mnist", split)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_refused_sets(folder):
+    """Another split, another file format, and sets without labels are refused with what to do."""
+    prepare(folder, "mnist", {"train": grey(slice(3))}, DIGITS)
+    refused("test", "train", "'test'")
+    prepare(folder, "mnist", {"train": [{"label": 1}]}, {"label": DIGITS["label"]}, version="2.0.0")
+    refused("train", "labelled images")
+    info = folder / "mnist" / "1.0.0" / "dataset_info.json"
+    (folder / "mnist" / "3.0.0").mkdir()
+    (folder / "mnist" / "3.0.0" / "features.json").write_text((info.parent / "features.json").read_text())
+    text = info.read_text()
+    assert '"fileFormat": "array_record"' in text
+    (folder / "mnist" / "3.0.0" / "dataset_info.json").write_text(
+        text.replace('"fileFormat": "array_record"', '"fileFormat": "tfrecord"').replace("1.0.0", "3.0.0")
+    )
+    refused("train", "tfrecord", "tfds build mnist --file_format=array_record")
+    (folder / "mnist" / "3.0.0" / "dataset_info.json").write_text("{")
+    refused("train", "prepare")
