@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from a2d_jax import drivers, norms
-from a2d_jax.attacks import JSMA, PGD, Boundary, bim, bim2, fgsm, l2_fgsm
+from a2d_jax.attacks import JSMA, PGD, Boundary, CarliniWagner, DeepFool, bim, bim2, fgsm, l2_fgsm
 from a2d_jax.drivers import refill
 from a2d_jax.drivers.loops import advance
 from a2d_jax.types import Classifier, Example
@@ -23,14 +23,20 @@ ATTACKS = {
     "pgd_targeted": PGD(0.3, 0.02, 15, targeted=True),
     "jsma": JSMA(max_steps=60),
     "boundary": Boundary(mse_threshold=0.01, max_steps=12),
+    "cw": CarliniWagner(40, 20, constants=3, step_size=0.05),
+    "cw_targeted": CarliniWagner(40, 20, first_constant=1.0, step_size=0.05, form="carlini", targeted=True, minimise=False),
+    "deepfool": DeepFool(),
+    "deepfool_linf": DeepFool(0.05, norm="linf", form="foolbox"),
 }
 BALL = {"fgsm", "l2_fgsm", "bim", "bim2", "pgd_l2", "pgd_targeted"}
+TARGETED = {"pgd_targeted", "cw_targeted"}
 N = 10
 
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 
 
-SUMS = {"l2_fgsm", "bim2", "pgd_l2", "boundary"}  # they sum over pixels, in an order that XLA chooses for each program
+# They sum over pixels, in an order that XLA chooses for each program.
+SUMS = {"l2_fgsm", "bim2", "pgd_l2", "boundary", "cw", "cw_targeted", "deepfool", "deepfool_linf"}
 
 
 def assert_same(name, actual, expected):
@@ -81,7 +87,7 @@ def test_flag_is_a_fresh_prediction(name, net, examples, results):
     if name == "jsma":
         logits = np.asarray(jax.vmap(net)(examples.x))
         expected = predicted == np.argsort(logits, axis=1)[:, -2]
-    elif name == "pgd_targeted":
+    elif name in TARGETED:
         expected = predicted == examples.label
     else:
         expected = predicted != examples.label
@@ -163,7 +169,7 @@ def test_zero_gradient_ends_in_failure(name):
     """Protects the dead end: a classifier that ignores its input stops nobody, breaks nothing and is never fooled."""
     flat = linear(np.zeros((3, 16), np.float32), np.array([1.0, 0.5, 0.0], np.float32))
     examples = batch(flat, np.full((2, 4, 4, 1), 0.5, np.float32))
-    if name == "pgd_targeted":
+    if name in TARGETED:
         examples = examples._replace(label=np.array([2, 2], np.int32))
     attack = dataclasses.replace(ATTACKS[name], max_steps=5)
     result = drivers.attack(attack, flat, examples, driver="run")
@@ -179,7 +185,7 @@ def test_already_adversarial_costs_nothing(name, net, examples):
     wrong = np.argsort(logits, axis=1)[:, 0].astype(np.int32)
     if name == "jsma":
         pytest.skip("its target is the second best class, which no input is predicted as")
-    label = logits.argmax(1).astype(np.int32) if name == "pgd_targeted" else wrong
+    label = logits.argmax(1).astype(np.int32) if name in TARGETED else wrong
     result = drivers.attack(ATTACKS[name], net, examples._replace(label=label), driver="run")
     np.testing.assert_array_equal(result.cost, 0)
     np.testing.assert_array_equal(result.x_adv, examples.x)
@@ -244,8 +250,9 @@ def test_counters_are_true(name, net, examples):
         assert 0 < int(result.forward_queries) <= calls["points"]
         assert int(result.backward_queries) == 0
     else:
+        rows = 5 if name.startswith("deepfool") else 1  # gradients per look: DeepFool asks for that of every class
         assert int(result.forward_queries) == calls["points"]
-        assert int(result.backward_queries) == int(result.forward_queries)
+        assert int(result.backward_queries) == rows * int(result.forward_queries)
         assert int(result.forward_queries) == int(result.iterations) + 1
 
 

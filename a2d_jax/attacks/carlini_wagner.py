@@ -1,0 +1,214 @@
+"""The L2 attack of Carlini and Wagner: Adam in tanh space, and a search for the smallest constant that still succeeds.
+
+With w = artanh(0.999999 (2x - 1)) and T(w) = (tanh w + 1) / 2, a perturbation p that keeps every pixel in bounds by itself is
+led down
+
+    ||T(w + p) - T(w)||_2^2 + c max(0, margin + confidence),    margin = z_label - max of the other logits (targeted: its negative)
+
+for each of a few constants c in turn: ten times larger after each failure until one succeeds, then halving the interval. A
+constant is left early when the loss, looked at every tenth of its updates, has not fallen by 0.01 %. The nearest adversarial
+point of all is kept.
+
+Two forms, alike but for two rules:
+
+    form        a point is accepted if          Adam divides by
+    `foolbox`   its class is right              sqrt(v_hat) + 1e-7
+    `carlini`   and the confidence is reached   sqrt(v_hat) + 1e-8 / sqrt(1 - 0.999^t)
+
+Source: Carlini, Wagner, "Towards evaluating the robustness of neural networks", arXiv:1608.04644; reference behaviour Foolbox
+1.8 `carlini_wagner.py` and the authors' `l2_attack.py`. Differs: the first point judged is the input itself, bit for bit
+(there: its reconstruction, 1e-6 away), and an input that is adversarial ends the attack; the loss is checked for each example
+(the authors: the sum over the batch, so that results depend on neighbours) and the point at which a constant is left is
+judged too; arithmetic is that of the input.
+
+The machine: every `step` judges one point; then it makes an update of Adam, or opens the next constant at p = 0. Either counts
+as one iteration, so that the iterations of a first success are the points that were judged before it.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from a2d_jax.losses import look, margin, misclassifies, predicts
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+
+SHRINK = 0.999999  # keeps artanh finite at pixels 0 and 1
+BETA1, BETA2 = 0.9, 0.999
+CHECKS = 10  # of the loss, per constant
+LEAST_PROGRESS = 0.9999  # a check passes if the loss is at most this share of that at the check before
+LARGEST = 1e10  # constant of a last repetition where none succeeded
+
+
+class CarliniWagnerState(NamedTuple):
+    """State of one example."""
+
+    x_adv: Float[Array, "h w c"]  # the nearest adversarial point so far; without one, the last point judged
+    nearest: Float[Array, ""]  # its squared distance from the input; infinite without an adversarial point
+    shift: Float[Array, "h w c"]  # p, in tanh space: the next step judges T(w + p)
+    first_moment: Float[Array, "h w c"]  # Adam's running mean of the gradient
+    second_moment: Float[Array, "h w c"]  # and of its square
+    updates: Int[Array, ""]  # of Adam with this constant
+    checked: Float[Array, ""]  # loss at the last check
+    hit: Bool[Array, ""]  # this constant has led to an adversarial point
+    constant: Float[Array, ""]  # c
+    lower: Float[Array, ""]  # the largest constant known to fail
+    upper: Float[Array, ""]  # the smallest constant known to succeed
+    tried: Int[Array, ""]  # constants left behind
+    progress: Progress
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CarliniWagner:
+    """Minimum-norm attack in L2; the defaults are those of Foolbox 1.8.
+
+    The setting of the paper's Table 4 and Figures 7 to 13 is `form="carlini"`, `targeted=True`, `constants=4`,
+    `steps_per_constant=10000`, `max_steps=40000`, `step_size=0.01`, `first_constant=1.0` and a `confidence` from 0 to 20.
+
+    Attributes:
+      max_steps: points judged after the first at most, over all constants.
+      steps_per_constant: points judged at most before the next constant is tried.
+      constants: how many are tried; from 10 on the last one repeats the smallest that succeeded.
+      first_constant: weight of the margin against the squared distance to begin with.
+      step_size: learning rate of Adam, in tanh space.
+      confidence: how far the wrong class should lead, in logits; whether it must is decided by `form`.
+      form: `foolbox` or `carlini`, see the module. Studies of `confidence` need `carlini`.
+      targeted: `label` is the class to reach rather than the class to leave.
+      minimise: go on after the first success and keep the nearest; as defence, False: the first success ends the attack.
+    """
+
+    max_steps: int | Array = 5000
+    steps_per_constant: int | Array = 1000
+    constants: int | Array = 5
+    first_constant: float | Array = 0.01
+    step_size: float | Array = 0.005
+    confidence: float | Array = 0.0
+    form: Literal["foolbox", "carlini"] = field(default="foolbox", metadata=STATIC)
+    targeted: bool = field(default=False, metadata=STATIC)
+    minimise: bool = field(default=True, metadata=STATIC)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_steps, int):
+            require(self.max_steps >= 0, "max_steps >= 0", self.max_steps, "give the number of updates over all constants")
+        for name, value in (("steps_per_constant", self.steps_per_constant), ("constants", self.constants)):
+            if isinstance(value, int):
+                require(value >= 1, f"{name} >= 1", value, "give a positive number")
+        for name, value in (("first_constant", self.first_constant), ("step_size", self.step_size)):
+            if isinstance(value, int | float):
+                require(value > 0, f"{name} > 0", value, "give a positive number, such as 0.01")
+        if isinstance(self.confidence, int | float):
+            require(self.confidence >= 0, "confidence >= 0", self.confidence, "give a lead in logits, 0 for none")
+        require(self.form in ("foolbox", "carlini"), "a form among foolbox, carlini", self.form, "pass one of them")
+
+    @property
+    def norm(self) -> Norm:
+        return "l2"
+
+    def init(self, example: Example) -> CarliniWagnerState:
+        none, zero, infinite = jnp.zeros_like(example.x), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, example.x.dtype)
+        return CarliniWagnerState(
+            x_adv=example.x,
+            nearest=infinite,
+            shift=none,
+            first_moment=none,
+            second_moment=none,
+            updates=zero,
+            checked=infinite,
+            hit=jnp.zeros((), bool),
+            constant=jnp.asarray(self.first_constant, example.x.dtype),
+            lower=jnp.zeros((), example.x.dtype),
+            upper=infinite,
+            tried=zero,
+            progress=Progress.start(),
+        )
+
+    def step(self, classifier: Classifier, example: Example, state: CarliniWagnerState) -> CarliniWagnerState:
+        first = state.progress.iterations == 0
+        tanh = jnp.arctanh(SHRINK * (2 * example.x - 1))
+        shifted = _pixels(tanh + state.shift)
+        delta = shifted - _pixels(tanh)
+        point = jnp.where(first, example.x, shifted)
+        logits, gradient = look(classifier, lambda z: self._shortfall(z, example.label), point)
+
+        accepted = self._accepts(logits, example.label)
+        square = jnp.sum((point - example.x) ** 2)
+        nearer = accepted & (square < state.nearest)
+        success = state.progress.success | accepted
+
+        loss = jnp.sum(delta**2) + state.constant * self._shortfall(logits, example.label)
+        slope = 2 * shifted * (1 - shifted)  # dT/dw
+        state = self._update(state, (2 * delta + state.constant * gradient) * slope)
+        left, state = self._leave(state, loss, accepted)
+
+        iterations = state.progress.iterations
+        done = (iterations >= self.max_steps) | (left & (state.tried >= self.constants)) | (accepted & first)
+        done = done if self.minimise else done | accepted
+        progress = state.progress.query(forward=1, backward=1)
+        return state._replace(
+            x_adv=jnp.where(nearer | ~success, point, state.x_adv),
+            nearest=jnp.where(nearer, square, state.nearest),
+            progress=progress._replace(iterations=jnp.where(done, iterations, iterations + 1), success=success, reached=success, done=done),
+        )
+
+    def length(self) -> int:
+        return min(int(self.max_steps) + 1, int(self.constants) * int(self.steps_per_constant))
+
+    def _shortfall(self, logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""]:
+        """How much the margin lacks, with the confidence: 0 once nothing is left to be gained."""
+        lead = margin(logits, label)
+        lack = (-lead if self.targeted else lead) + self.confidence
+        return jnp.where(lack > 0, lack, 0)
+
+    def _accepts(self, logits: Float[Array, " k"], label: Int[Array, ""]) -> Bool[Array, ""]:
+        if self.form == "carlini":
+            handicap = -self.confidence if self.targeted else self.confidence
+            logits = logits + jnp.where(jnp.arange(logits.shape[-1], dtype=jnp.int32) == label, handicap, 0)
+        return (predicts if self.targeted else misclassifies)(logits, label)
+
+    def _update(self, state: CarliniWagnerState, gradient: Float[Array, "h w c"]) -> CarliniWagnerState:
+        """One update of Adam."""
+        t = state.updates + 1
+        unbias1, unbias2 = (-jnp.expm1(t.astype(gradient.dtype) * math.log(beta)) for beta in (BETA1, BETA2))  # 1 - beta^t
+        first_moment = BETA1 * state.first_moment + (1 - BETA1) * gradient
+        second_moment = BETA2 * state.second_moment + (1 - BETA2) * gradient**2
+        epsilon = 1e-7 if self.form == "foolbox" else 1e-8 / jnp.sqrt(unbias2)
+        moves = second_moment > 0  # a root of zero has no derivative
+        deviation = jnp.where(moves, jnp.sqrt(jnp.where(moves, second_moment, 1) / unbias2), 0)
+        shift = state.shift - self.step_size * (first_moment / unbias1) / (deviation + epsilon)
+        return state._replace(shift=shift, first_moment=first_moment, second_moment=second_moment, updates=t)
+
+    def _leave(self, state: CarliniWagnerState, loss: Array, accepted: Array) -> tuple[Bool[Array, ""], CarliniWagnerState]:
+        """Whether this constant is left after the point just judged, and the state with the next one if so."""
+        hit = state.hit | accepted
+        checks = (state.updates - 1) % (-(-self.steps_per_constant // CHECKS)) == 0
+        stalled = checks & ~(loss <= LEAST_PROGRESS * state.checked)
+        left = stalled | (state.updates >= self.steps_per_constant)
+
+        lower, upper = jnp.where(hit, state.lower, state.constant), jnp.where(hit, state.constant, state.upper)
+        searched = jnp.where(jnp.isinf(upper), 10 * state.constant, (lower + upper) / 2)
+        tried = state.tried + 1
+        repeats = (tried + 1 == self.constants) & (tried + 1 >= 10)
+        following = state._replace(
+            shift=jnp.zeros_like(state.shift),
+            first_moment=jnp.zeros_like(state.shift),
+            second_moment=jnp.zeros_like(state.shift),
+            updates=jnp.zeros_like(tried),
+            checked=jnp.full_like(loss, jnp.inf),
+            hit=jnp.zeros_like(hit),
+            constant=jnp.where(repeats, jnp.minimum(upper, LARGEST), searched),
+            lower=lower,
+            upper=upper,
+            tried=tried,
+        )
+        staying = state._replace(hit=hit, checked=jnp.where(checks, loss, state.checked))
+        return left, jax.tree.map(lambda new, old: jnp.where(left, new, old), following, staying)
+
+
+def _pixels(w: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """T: from tanh space to [0, 1]."""
+    return (jnp.tanh(w) + 1) / 2
