@@ -68,7 +68,7 @@ def preset_attacks(preset: str, role: Role, names: Sequence[str], **overrides: f
     return attacks
 
 
-_KINDS: dict[str, Callable[..., Any]] = {"PGD": PGD, "JSMA": JSMA, "Boundary": Boundary, "CarliniWagner": CarliniWagner, "DeepFool": DeepFool}
+_KINDS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (PGD, JSMA, Boundary, CarliniWagner, DeepFool)}
 
 
 def settings_of(attacks: Mapping[str, Attack]) -> dict[str, dict[str, Any]]:
