@@ -1,1 +1,1 @@
-"""What comes in (images, checkpoints) and what goes out (tables, detectors), always checked and never unpickled."""
+"""What comes in (images, checkpoints) and what goes out (tables, detectors): always checked, and no code out of a pickle."""

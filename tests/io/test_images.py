@@ -6,7 +6,9 @@ import io
 import json
 import pathlib
 import re
+import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from PIL import Image
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.images import ImageSource, open_images
+from a2d_jax.io.source import Block, in_memory
 
 N = 7
 BYTES = np.random.default_rng(0).integers(0, 256, (N, 4, 5, 3), dtype=np.uint8)
@@ -178,6 +181,36 @@ def test_a_set_is_never_held_whole(kind, tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4e6
+
+
+def test_one_piece_ahead():
+    """While a piece is in use the next one is read, and no more; what reading raises reaches the reader at its place."""
+    made = []
+
+    def blocks(size):
+        for i in range(4):
+            made.append(i)
+            if i == 3:
+                raise BadInput("the fourth is bad")
+            yield Block(np.full((size, 2, 2, 1), i, np.uint8), None)
+
+    pieces = replace(in_memory("x", np.zeros((40, 2, 2, 1), np.uint8), np.zeros(40, np.int64)), blocks=blocks).pieces(10)
+    assert made == []
+    for i in range(3):
+        assert next(pieces).x[0, 0, 0, 0] == np.float32(i) / np.float32(255)
+        deadline = time.monotonic() + 10
+        while len(made) < i + 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02)
+        assert made == list(range(i + 2))
+    with pytest.raises(BadInput, match="fourth"):
+        next(pieces)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((28, 28, 1), 256), ((32, 32, 3), 256), ((224, 224, 3), 32), ((9000, 9000, 3), 2)])
+def test_pieces_are_bounded(shape, size):
+    """A piece holds 256 images or 32 MiB, whichever is less, but at least two images; always a power of two."""
+    assert replace(in_memory("x", np.zeros((1, 1, 1, 1)), np.zeros(1, np.int64)), shape=shape).piece_size == size
 
 
 # Bad rows: the row carries its error, the rest is done.

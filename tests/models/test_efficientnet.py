@@ -43,9 +43,9 @@ def test_logits_on_photographs(arrays, ours, shared):
 
 @pytest.mark.slow
 def test_accuracy_on_photographs(arrays, ours, shared):
-    """89.2 % of the 250 photographs are classified right, within a point of PyTorch, and the same ones but for a tie or two."""
+    """88.8 % of the 250 photographs are classified right, within a point of PyTorch, and the same ones but for a tie or two."""
     x, label = table.photographs(shared / "data" / "imagenet_samples")
     mine, reference = costs.predictions(ours, x)[0], theirs(arrays, x).argmax(1)
     assert abs(np.mean(mine == label) - np.mean(reference == label)) <= 0.01
     assert np.mean(mine == reference) >= 0.99
-    assert np.mean(mine == label) == pytest.approx(0.892, abs=0.01)
+    assert np.mean(mine == label) == pytest.approx(0.888, abs=0.01)
