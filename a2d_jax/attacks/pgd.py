@@ -4,12 +4,14 @@ The loss is climbed by steps of fixed length in the norm's own steepest directio
 
     x <- clip_[0,1]( project_epsilon( x + step_size * steepest(grad CE(x, label)) ) )
 
-and every point is judged before it is left, so that the number of updates at success is the cost of the attack.
+and every point is judged before it is left, so that the number of updates at success is the cost of the attack. With random
+starts, the first update of each run is a jump to a random point of the ball around the input.
 
 Source: Kurakin, Goodfellow, Bengio, "Adversarial examples in the physical world", arXiv:1607.02533 (BIM); Madry et al.,
 arXiv:1706.06083 (PGD); reference behaviour Foolbox 1.8 `iterative_projected_gradient.py`. Differs: the start is judged too
 (0 updates), the count is one larger than the released A2D code's 0-based index, a zero gradient ends in failure instead of
-an assertion error, and the iterate is float32.
+an assertion error, and the iterate is float32. The BIM of Feinman et al., arXiv:1703.00410, clips to the box before the ball,
+which gives the same point; its "BIM-a" is `bim`, but for inputs that are misclassified already: they are left as they are.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from a2d_jax import norms
 from a2d_jax.losses import cross_entropy, look, misclassifies, predicts
@@ -35,7 +37,7 @@ class PGDState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient ascent on the cross entropy, stopped at the first success.
+    """Projected gradient ascent on the cross entropy, by default from the input and stopped at the first success.
 
     Attributes:
       epsilon: radius of the ball, in the units of `norm` (for `linf` and `rms`: pixel units, 8/255 = 0.031).
@@ -43,6 +45,9 @@ class PGD:
       max_steps: updates at most; `max_steps + 1` points are judged.
       norm: `linf`, `l2` or `rms` (root mean square, the L2 norm of Foolbox 1 and of the paper's BIM2).
       targeted: `label` is the class to reach rather than the class to leave.
+      restart_every: updates of one run from a random start, the jump included; the next run follows while `max_steps` lasts.
+        None starts once, from the input.
+      early_stop: stop at the first success. False makes every update and judges the last point; its cost says nothing.
     """
 
     epsilon: float | Array = 8 / 255
@@ -50,6 +55,8 @@ class PGD:
     max_steps: int | Array = 40
     norm: Norm = field(default="linf", metadata=STATIC)
     targeted: bool = field(default=False, metadata=STATIC)
+    restart_every: int | Array | None = None
+    early_stop: bool = field(default=True, metadata=STATIC)
 
     def __post_init__(self) -> None:
         for name, value in (("epsilon", self.epsilon), ("step_size", self.step_size)):
@@ -58,6 +65,8 @@ class PGD:
         if isinstance(self.max_steps, int):
             require(self.max_steps >= 0, "max_steps >= 0", self.max_steps, "give the number of updates")
         require(self.norm in ("linf", "l2", "rms"), "a norm among linf, l2, rms", self.norm, "pass one of them")
+        if isinstance(self.restart_every, int):
+            require(self.restart_every >= 1, "restart_every >= 1", self.restart_every, "give the updates of one run, or None")
 
     def init(self, example: Example) -> PGDState:
         return PGDState(example.x, Progress.start())
@@ -65,14 +74,31 @@ class PGD:
     def step(self, classifier: Classifier, example: Example, state: PGDState) -> PGDState:
         logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
         success = (predicts if self.targeted else misclassifies)(logits, example.label)
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1)
+        if self.early_stop:
+            progress = state.progress.judge(success, self.max_steps, forward=1, backward=1)
+        else:
+            progress = state.progress.judge(jnp.zeros_like(success), self.max_steps, forward=1, backward=1)
+            progress = progress._replace(success=success, reached=success)
         ascent = norms.steepest(-gradient if self.targeted else gradient, self.norm)
         moved = norms.clip_to_ball(state.x_adv + self.step_size * ascent, example.x, self.epsilon, self.norm)
+        if self.restart_every is not None:
+            start = example.x + self.epsilon * _in_unit_ball(example, state.progress.iterations, self.norm)
+            moved = jnp.where(state.progress.iterations % self.restart_every == 0, start, moved)
         moved = jnp.clip(moved, 0, 1)
         return PGDState(jnp.where(progress.done, state.x_adv, moved), progress)
 
     def length(self) -> int:
         return int(self.max_steps) + 1
+
+
+def _in_unit_ball(example: Example, iterations: Int[Array, ""], kind: Norm) -> Float[Array, "h w c"]:
+    """A point drawn uniformly from the unit ball of the norm, the same for the same example and number of updates."""
+    key, x = jax.random.fold_in(example.key, iterations), example.x
+    if kind == "linf":
+        return jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+    direction, length = jax.random.split(key)
+    sphere = norms.steepest(jax.random.normal(direction, x.shape, x.dtype), kind)
+    return sphere * jax.random.uniform(length, (), x.dtype) ** (1 / x.size)
 
 
 def fgsm(epsilon: float = 8 / 255, *, targeted: bool = False) -> PGD:
@@ -93,3 +119,26 @@ def bim(epsilon: float = 0.3, step_size: float = 6e-4, max_steps: int = 500, *, 
 def bim2(epsilon: float = 0.1, step_size: float = 2e-4, max_steps: int = 500, *, targeted: bool = False) -> PGD:
     """Basic iterative method in L2, radius and step as root mean squares, by default as in the MNIST defence."""
     return PGD(epsilon, step_size, max_steps, norm="rms", targeted=targeted)
+
+
+def bim_b(epsilon: float = 0.3, step_size: float = 0.01, max_steps: int = 50, *, targeted: bool = False) -> PGD:
+    """BIM that makes every update, so that it ends deep inside the wrong class ("BIM-b"); by default the settings of MNIST."""
+    return PGD(epsilon, step_size, max_steps, norm="linf", targeted=targeted, early_stop=False)
+
+
+def pgd(
+    epsilon: float = 8 / 255,
+    step_size: float = 2 / 255,
+    max_steps: int = 40,
+    restarts: int = 1,
+    *,
+    norm: Norm = "linf",
+    targeted: bool = False,
+) -> PGD:
+    """PGD from random starts: up to `restarts` runs of a jump and `max_steps` gradient steps, until one succeeds.
+
+    Jumps count as updates too, so that the budget of the attack is `restarts * (max_steps + 1)`.
+    """
+    require(max_steps >= 0, "max_steps >= 0", max_steps, "give the gradient steps of one run")
+    require(restarts >= 1, "restarts >= 1", restarts, "give the number of runs from a random start")
+    return PGD(epsilon, step_size, restarts * (max_steps + 1), norm, targeted, restart_every=max_steps + 1)

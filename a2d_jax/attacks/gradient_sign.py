@@ -1,0 +1,110 @@
+"""FGSM as Foolbox 1 has it ("GradientSign"): a search along the sign of the gradient for the shortest step that succeeds.
+
+The direction is taken once, at the input; lengths grow until the image is misclassified:
+
+    x_i = clip_[0,1](x + max * i / n * sign(grad CE(x, label))),   i = 1 ... n
+
+A hit among the first 20 lengths, or none at all, is followed by a second pass over the 20 equal parts of the last length
+tried. The result is the shortest hit. With a single length (`lengths=1`), as the A2D code makes the training data of its
+detectors, this is not FGSM at that length but the shortest multiple of a 20th of it.
+
+Source: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", arXiv:1412.6572; reference behaviour
+Foolbox 1.8 `gradientsign.py`. Differs: every look takes a gradient with it, of which only the first is asked for and counted.
+FGSM of one given length is `pgd.fgsm`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from a2d_jax.losses import cross_entropy, look, misclassifies
+from a2d_jax.types import Classifier, Example, Norm, Progress, require
+
+REFINEMENT = 20  # lengths of the second pass; a hit after so many lengths of the first one is fine enough
+
+
+class GradientSignState(NamedTuple):
+    """State of one example."""
+
+    x_adv: Float[Array, "h w c"]  # the point the next step will judge; in the end the result
+    direction: Float[Array, "h w c"]  # sign of the gradient at the input
+    tried: Int[Array, ""]  # lengths of this pass up to and with the point's own
+    longest: Float[Array, ""]  # last length of this pass
+    refining: Bool[Array, ""]  # this is the second pass
+    hit: Float[Array, ""]  # shortest length known to succeed, 0 for none
+    progress: Progress
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GradientSign:
+    """Line search along the gradient's sign for the shortest untargeted success.
+
+    Attributes:
+      epsilon: longest step tried, pixel units.
+      lengths: lengths of the first pass, equal parts of `epsilon`.
+      max_steps: lengths tried at most in both passes. `lengths + 20` suffice; fewer censor an example whose search is cut.
+    """
+
+    epsilon: float | Array = 1.0
+    lengths: int | Array = 1000
+    max_steps: int | Array = 1020
+
+    def __post_init__(self) -> None:
+        if isinstance(self.epsilon, int | float):
+            require(self.epsilon >= 0, "epsilon >= 0", self.epsilon, "give it in pixel units, such as 0.3")
+        if isinstance(self.lengths, int):
+            require(self.lengths >= 1, "lengths >= 1", self.lengths, "give the number of lengths of the first pass")
+        if isinstance(self.max_steps, int):
+            require(self.max_steps >= 0, "max_steps >= 0", self.max_steps, "give the number of lengths to try")
+
+    @property
+    def norm(self) -> Norm:
+        """The step's length is the largest change of a pixel."""
+        return "linf"
+
+    def init(self, example: Example) -> GradientSignState:
+        zero = jnp.zeros((), example.x.dtype)
+        return GradientSignState(
+            x_adv=example.x,
+            direction=jnp.zeros_like(example.x),
+            tried=jnp.zeros((), jnp.int32),
+            longest=jnp.asarray(self.epsilon, example.x.dtype),
+            refining=jnp.zeros((), bool),
+            hit=zero,
+            progress=Progress.start(),
+        )
+
+    def step(self, classifier: Classifier, example: Example, state: GradientSignState) -> GradientSignState:
+        logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
+        success = misclassifies(logits, example.label)
+        at_input = state.progress.iterations == 0
+        direction = jnp.where(at_input, jnp.sign(gradient), state.direction)
+
+        count = jnp.where(state.refining, REFINEMENT, self.lengths)
+        length = _length(state.longest, state.tried, count)
+        hit = jnp.where(success, length, state.hit)
+        pass_ends = (success & ~at_input) | (state.tried >= count)
+        ends = (success & (at_input | state.refining | (state.tried > REFINEMENT))) | (pass_ends & state.refining)
+        found = success | (state.hit > 0)
+        progress = state.progress.judge(ends & found, self.max_steps, forward=1, backward=at_input.astype(jnp.int32), give_up=ends)
+        progress = progress._replace(success=found)  # a search cut short keeps its hit, but its cost is censored
+
+        refining = state.refining | pass_ends
+        longest = jnp.where(pass_ends, length, state.longest)
+        tried = jnp.where(pass_ends, 0, state.tried) + 1
+        following = _length(longest, tried, jnp.where(refining, REFINEMENT, self.lengths))
+        moved = jnp.where(progress.done, jnp.where(found, hit, length), following)
+        return GradientSignState(jnp.clip(example.x + moved * direction, 0, 1), direction, tried, longest, refining, hit, progress)
+
+    def length(self) -> int:
+        return int(self.max_steps) + 1
+
+
+def _length(longest: Float[Array, ""], tried: Int[Array, ""], count: Int[Array, ""]) -> Float[Array, ""]:
+    """`longest * tried / count`, exactly `longest` for the last one."""
+    return longest * (tried.astype(longest.dtype) / count.astype(longest.dtype))
