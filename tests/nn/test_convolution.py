@@ -73,6 +73,51 @@ def test_unusual_paddings(shape, window, padding, channels, stride):
     assert_close(pullback(nn.conv_general_dilated, x, kernel, **settings), pullback(lax.conv_general_dilated, x, kernel, **settings))
 
 
+ROUTES = {  # every routine for CPUs: height, width, channels in, out, window, stride, padding, groups
+    "pointwise": (5, 6, 4, 7, 1, 1, 0, 1),
+    "pointwise, stride": (7, 8, 4, 7, 1, 2, 0, 1),
+    "depthwise": (7, 8, 5, 5, 3, 1, 1, 5),
+    "depthwise, stride": (9, 8, 5, 5, 3, 2, 1, 5),
+    "depthwise, wide stride": (11, 10, 3, 3, 5, 3, 2, 3),
+    "depthwise, stride beyond the window": (9, 9, 3, 3, 2, 3, 0, 3),
+    "few channels, folded by 16": (6, 64, 3, 4, 3, 1, 1, 1),
+    "few outputs, folded by 4": (5, 19, 9, 8, 3, 1, 1, 1),
+    "few outputs, folded, stride": (9, 31, 9, 8, 3, 2, 2, 1),
+    "phases": (12, 13, 9, 40, 3, 2, 1, 1),
+    "phases, stride beyond the window": (10, 11, 9, 40, 2, 3, 1, 1),
+    "convolution": (8, 9, 9, 40, 3, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_routine_is_the_convolution(route):
+    """Each routine gives lax's value and gradients to the precision of float64, whichever kind of layer it is made for."""
+    h, w, inputs, outputs, window, stride, padding, groups = ROUTES[route]
+    with jax.enable_x64(True):
+        x = normal(2, h, w, inputs, dtype=np.float64)
+        kernel = normal(window, window, inputs // groups, outputs, dtype=np.float64)
+        settings = {"window_strides": (stride,) * 2, "padding": ((padding,) * 2,) * 2, "feature_group_count": groups}
+        assert_close(
+            pullback(nn.conv_general_dilated, x, kernel, **settings), pullback(lax.conv_general_dilated, x, kernel, **settings), 1e-12
+        )
+
+
+@pytest.mark.parametrize("route", ["depthwise, stride", "few channels, folded by 16", "phases"])
+def test_accelerators_run_lax_itself(route):
+    """Compiled for another platform than CPU, value and input gradient are lax's own operations: nothing here can slow them."""
+    h, w, inputs, outputs, window, stride, padding, groups = ROUTES[route]
+    x, kernel = normal(2, h, w, inputs), normal(window, window, inputs // groups, outputs)
+    settings = {"window_strides": (stride,) * 2, "padding": ((padding,) * 2,) * 2, "feature_group_count": groups}
+
+    def operations(conv, platform):
+        gradient = jax.jit(jax.grad(lambda x: jnp.sum(jnp.tanh(conv(x, kernel, dimension_numbers=NHWC, **settings)))))
+        text = gradient.trace(x).lower(lowering_platforms=(platform,)).as_text()
+        return sorted(re.findall(r"stablehlo\.(convolution|dot_general|concatenate|pad|slice|transpose|reverse)", text))
+
+    assert operations(nn.conv_general_dilated, "cuda") == operations(lax.conv_general_dilated, "cuda")
+    assert operations(nn.conv_general_dilated, "cpu") != operations(lax.conv_general_dilated, "cpu")
+
+
 @pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), [(1, 2, 1, 1), (2, 1, 1, 2), (1, 0, 2, 2), (3, 2, 2, 1)])
 def test_gradients_equal_pytorch(stride, padding, dilation, groups):
     """Value and both gradients are those of torch.nn.functional.conv2d."""
@@ -132,26 +177,26 @@ def test_same_as_lax_everywhere(shape, kernel, settings):
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("channels", [3, nn.FEW_CHANNELS + 1])
-def test_second_derivatives(channels):
+@pytest.mark.parametrize(("channels", "stride"), [(3, 1), (nn.FEW_CHANNELS + 1, 1), (nn.FEW_CHANNELS + 1, 2)])
+def test_second_derivatives(channels, stride):
     """The gradient of an input gradient, to input and kernel, is that of lax (adversarial training, adaptive attacks)."""
-    x, kernel = arrays((6, 7), channels, 1)
+    with jax.enable_x64(True):
+        x, kernel = arrays((6, 7), channels, 1, dtype=np.float64)
 
-    def loss(x, conv, kernel):
-        return jnp.sum(jnp.tanh(conv(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)))
+        def loss(x, conv, kernel):
+            return jnp.sum(jnp.tanh(conv(x, kernel, (stride, stride), "SAME", dimension_numbers=NHWC)))
 
-    def sharpness(conv, x, kernel):
-        return jnp.sum(jax.grad(loss)(x, conv, kernel) ** 2)
+        def sharpness(conv, x, kernel):
+            return jnp.sum(jax.grad(loss)(x, conv, kernel) ** 2)
 
-    second = jax.jit(jax.grad(sharpness, (1, 2)), static_argnums=0)
-    ours, theirs = second(nn.conv_general_dilated, x, kernel), second(lax.conv_general_dilated, x, kernel)
-    assert_close(ours, theirs, 1e-4)
+        second = jax.jit(jax.grad(sharpness, (1, 2)), static_argnums=0)
+        assert_close(second(nn.conv_general_dilated, x, kernel), second(lax.conv_general_dilated, x, kernel), 1e-10)
 
-    @partial(jax.jit, static_argnums=0)
-    def curvature(conv, x):
-        return jax.jvp(lambda x: jax.grad(loss)(x, conv, kernel), (x,), (jnp.ones_like(x),))[1]
+        @partial(jax.jit, static_argnums=0)
+        def curvature(conv, x):
+            return jax.jvp(lambda x: jax.grad(loss)(x, conv, kernel), (x,), (jnp.ones_like(x),))[1]
 
-    assert_close(curvature(nn.conv_general_dilated, x), curvature(lax.conv_general_dilated, x), 1e-4)
+        assert_close(curvature(nn.conv_general_dilated, x), curvature(lax.conv_general_dilated, x), 1e-10)
 
 
 def loop(conv, window_strides=(1, 1)):
