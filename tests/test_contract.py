@@ -8,7 +8,23 @@ import numpy as np
 import pytest
 
 from a2d_jax import drivers, norms
-from a2d_jax.attacks import JSMA, PGD, Boundary, CarliniWagner, DeepFool, bim, bim2, fgsm, l2_fgsm
+from a2d_jax.attacks import (
+    JSMA,
+    PGD,
+    BIMSearch,
+    Boundary,
+    CarliniWagner,
+    DeepFool,
+    GradientSign,
+    bim,
+    bim2,
+    bim_b,
+    fgsm,
+    jsma_pairs,
+    jsma_single,
+    l2_fgsm,
+    pgd,
+)
 from a2d_jax.drivers import refill
 from a2d_jax.drivers.loops import advance
 from a2d_jax.types import Classifier, Example
@@ -27,9 +43,16 @@ ATTACKS = {
     "cw_targeted": CarliniWagner(40, 20, first_constant=1.0, step_size=0.05, form="carlini", targeted=True, minimise=False),
     "deepfool": DeepFool(),
     "deepfool_linf": DeepFool(0.05, norm="linf", form="foolbox"),
+    "gradient_sign": GradientSign(0.3, 40, 60),
+    "bim_search": BIMSearch(0.05, 0.01, 4, 160),
+    "bim_b": bim_b(0.2, 0.01, 20),
+    "pgd_restarts": pgd(0.05, 0.02, 5, restarts=3),
+    "jsma_pairs": jsma_pairs(max_steps=20),
+    "jsma_single": jsma_single(0.3, 30, targeted=True),
 }
-BALL = {"fgsm", "l2_fgsm", "bim", "bim2", "pgd_l2", "pgd_targeted"}
-TARGETED = {"pgd_targeted", "cw_targeted"}
+BALL = {"fgsm", "l2_fgsm", "bim", "bim2", "pgd_l2", "pgd_targeted", "bim_b", "pgd_restarts"}
+TARGETED = {"pgd_targeted", "cw_targeted", "jsma_single"}
+RANDOM = {"boundary", "pgd_restarts", "jsma_pairs"}
 N = 10
 
 every_attack = pytest.mark.parametrize("name", ATTACKS)
@@ -87,6 +110,8 @@ def test_flag_is_a_fresh_prediction(name, net, examples, results):
     if name == "jsma":
         logits = np.asarray(jax.vmap(net)(examples.x))
         expected = predicted == np.argsort(logits, axis=1)[:, -2]
+    elif name == "jsma_pairs":
+        expected = predicted == jax.vmap(lambda example: ATTACKS[name]._target(example, 5))(examples)
     elif name in TARGETED:
         expected = predicted == examples.label
     else:
@@ -156,12 +181,12 @@ def test_nothing_changes_after_done(name, net, examples):
 
 @every_attack
 def test_same_key_same_answer_and_labels_matter(name, net, examples, results):
-    """Protects repeatability: the same examples give the same result; other keys change the random attack only."""
+    """Protects repeatability: the same examples give the same result; other keys change the random attacks only."""
     again = drivers.attack(ATTACKS[name], net, examples, driver="run")
     jax.tree.map(np.testing.assert_array_equal, again, results[name])
     rekeyed = drivers.attack(ATTACKS[name], net, examples._replace(key=examples.key[::-1]), driver="run")
     same = bool(np.array_equal(rekeyed.x_adv, results[name].x_adv))
-    assert same == (name != "boundary")
+    assert same == (name not in RANDOM)
 
 
 @every_attack
@@ -175,7 +200,8 @@ def test_zero_gradient_ends_in_failure(name):
     result = drivers.attack(attack, flat, examples, driver="run")
     assert not result.success.any()
     np.testing.assert_array_equal(result.cost, 6)
-    np.testing.assert_array_equal(result.x_adv, examples.x)
+    if name not in {"pgd_restarts", "jsma_pairs", "jsma_single"}:  # these move as their rules say: to a random start, to a white scalar 0
+        np.testing.assert_array_equal(result.x_adv, examples.x)
 
 
 @every_attack
@@ -185,6 +211,8 @@ def test_already_adversarial_costs_nothing(name, net, examples):
     wrong = np.argsort(logits, axis=1)[:, 0].astype(np.int32)
     if name == "jsma":
         pytest.skip("its target is the second best class, which no input is predicted as")
+    if name in {"jsma_pairs", "bim_b"}:
+        pytest.skip("its target is drawn, not the class predicted here" if name == "jsma_pairs" else "it makes every update")
     label = logits.argmax(1).astype(np.int32) if name in TARGETED else wrong
     result = drivers.attack(ATTACKS[name], net, examples._replace(label=label), driver="run")
     np.testing.assert_array_equal(result.cost, 0)
@@ -250,9 +278,10 @@ def test_counters_are_true(name, net, examples):
         assert 0 < int(result.forward_queries) <= calls["points"]
         assert int(result.backward_queries) == 0
     else:
-        rows = 5 if name.startswith("deepfool") else 1  # gradients per look: DeepFool asks for that of every class
+        # Gradients per look: DeepFool asks for that of every class, the single rule for two; GradientSign for one at the input.
+        rows = 5 if name.startswith("deepfool") else 2 if name == "jsma_single" else 1
         assert int(result.forward_queries) == calls["points"]
-        assert int(result.backward_queries) == rows * int(result.forward_queries)
+        assert int(result.backward_queries) == (1 if name == "gradient_sign" else rows * int(result.forward_queries))
         assert int(result.forward_queries) == int(result.iterations) + 1
 
 
