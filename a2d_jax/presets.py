@@ -11,7 +11,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from a2d_jax.attacks import JSMA, Boundary, CarliniWagner, DeepFool, bim, bim2, fgsm, l2_fgsm
+from a2d_jax.attacks import (
+    JSMA,
+    BIMSearch,
+    Boundary,
+    CarliniWagner,
+    DeepFool,
+    GradientSign,
+    bim,
+    bim2,
+    bim_b,
+    fgsm,
+    jsma_pairs,
+    jsma_single,
+    l2_fgsm,
+    pgd,
+)
 from a2d_jax.errors import BadInput
 from a2d_jax.types import Attack
 
@@ -30,6 +45,9 @@ class Preset:
 _JSMA = partial(JSMA, theta=0.1, max_steps=1999, max_changes=7)  # the same for all data sets
 _MNIST_DBA = partial(Boundary, mse_threshold=0.02, max_steps=5000)
 _CIFAR10_DBA = partial(Boundary, mse_threshold=5e-5, max_steps=5000)
+# Foolbox's defaults, whatever the data: of FGSM as in Figure 4a, of BIM with its search for the smallest radius.
+_GRADIENT_SIGN = partial(GradientSign, epsilon=1.0, lengths=1000, max_steps=1020)
+_BIM_SEARCH = partial(BIMSearch, epsilon=0.3, step_size=0.05, run_steps=10, max_steps=400)
 # As defence C&W ends at its first success; Figure 4e gives times of Foolbox's defaults, and no count is published.
 _FIRST_CW = partial(CarliniWagner, first_constant=0.01, minimise=False)
 # Table 5 says c = 0.02 and no more, taken here as the first constant of a search that otherwise is Foolbox's.
@@ -41,8 +59,13 @@ _CIFAR10_DEFENCE: Mapping[str, Maker] = {
     "jsma": _JSMA,
     "dba": _CIFAR10_DBA,
     "cw": _FIRST_CW,
+    "gradient_sign": _GRADIENT_SIGN,
+    "bim_search": _BIM_SEARCH,
 }
-_CIFAR10_BIM = partial(bim, epsilon=0.05, step_size=0.005, max_steps=50)
+_CIFAR10_BIM = partial(bim, epsilon=0.05, step_size=0.005, max_steps=50)  # "BIM-a" of the paper's first environment
+_CIFAR10_BIM_B = partial(bim_b, epsilon=0.05, step_size=0.005, max_steps=50)
+_CIFAR10_PGD = partial(pgd, epsilon=8 / 255, step_size=2 / 255, max_steps=10)  # of Madry's adversarial training
+_CIFAR10_GRADIENT_SIGN = partial(GradientSign, epsilon=0.03, lengths=1, max_steps=21)  # training data of the released detectors
 
 PRESETS: Mapping[str, Preset] = {
     "mnist": Preset(
@@ -52,11 +75,19 @@ PRESETS: Mapping[str, Preset] = {
             "jsma": _JSMA,
             "dba": _MNIST_DBA,
             "cw": _FIRST_CW,
+            "gradient_sign": _GRADIENT_SIGN,
+            "bim_search": _BIM_SEARCH,
         },
         crafting={
             "fgsm": partial(fgsm, epsilon=0.3),
+            "gradient_sign": partial(GradientSign, epsilon=0.3, lengths=1, max_steps=21),
             "bim": partial(bim, epsilon=0.3, step_size=0.01, max_steps=50),
+            "bim_b": partial(bim_b, epsilon=0.3, step_size=0.01, max_steps=50),
+            "bim_search": _BIM_SEARCH,
+            "pgd": partial(pgd, epsilon=0.3, step_size=0.01, max_steps=40),
             "jsma": _JSMA,
+            "jsma_pairs": partial(jsma_pairs, theta=1.0, max_steps=39),  # first environment: gamma 0.1, two scalars an update
+            "jsma_single": partial(jsma_single, theta=0.3081, max_steps=94),  # second: gamma 0.12, theta 1 in the network's units
             "dba": _MNIST_DBA,
             "cw": _CW,
             "deepfool": _DEEPFOOL,
@@ -66,8 +97,14 @@ PRESETS: Mapping[str, Preset] = {
         defence=_CIFAR10_DEFENCE,
         crafting={
             "fgsm": partial(fgsm, epsilon=0.05),
+            "gradient_sign": _CIFAR10_GRADIENT_SIGN,
             "bim": _CIFAR10_BIM,
+            "bim_b": _CIFAR10_BIM_B,
+            "bim_search": _BIM_SEARCH,
+            "pgd": _CIFAR10_PGD,
             "jsma": _JSMA,
+            "jsma_pairs": partial(jsma_pairs, theta=1.0, max_steps=153),
+            "jsma_single": partial(jsma_single, theta=(0.247, 0.243, 0.261), max_steps=368),
             "dba": _CIFAR10_DBA,
             "cw": _CW,
             "deepfool": _DEEPFOOL,
@@ -77,8 +114,15 @@ PRESETS: Mapping[str, Preset] = {
         defence=_CIFAR10_DEFENCE,
         crafting={
             "fgsm": partial(l2_fgsm, epsilon=0.016, norm="rms"),
+            "gradient_sign": _CIFAR10_GRADIENT_SIGN,
             "bim": _CIFAR10_BIM,
+            "bim_b": _CIFAR10_BIM_B,
+            "bim_search": _BIM_SEARCH,
+            "pgd": _CIFAR10_PGD,
             "jsma": _JSMA,
+            # The same shares of the scalars, at 224 x 224 x 3; theta 1 in the units of the usual normalisation.
+            "jsma_pairs": partial(jsma_pairs, theta=1.0, max_steps=7526),
+            "jsma_single": partial(jsma_single, theta=(0.229, 0.224, 0.225), max_steps=18063),
             "dba": _CIFAR10_DBA,
             "cw": partial(CarliniWagner, first_constant=0.01),  # Table 6: Foolbox's defaults
             "deepfool": partial(DeepFool, overshoot=0.05, max_steps=100, form="foolbox"),  # the same

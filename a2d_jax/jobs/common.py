@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from a2d_jax.attacks import JSMA, PGD, Boundary, CarliniWagner, DeepFool
+from a2d_jax import attacks as families
 from a2d_jax.errors import BadInput
 from a2d_jax.io.images import ImageSource
 from a2d_jax.presets import PRESETS, Role, make
@@ -68,7 +68,7 @@ def preset_attacks(preset: str, role: Role, names: Sequence[str], **overrides: f
     return attacks
 
 
-_KINDS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (PGD, JSMA, Boundary, CarliniWagner, DeepFool)}
+_KINDS: dict[str, Callable[..., Any]] = {name: kind for name, kind in vars(families).items() if isinstance(kind, type)}
 
 
 def settings_of(attacks: Mapping[str, Attack]) -> dict[str, dict[str, Any]]:
