@@ -127,6 +127,29 @@ class Cost(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clever(Images):
+    """Estimate how far each image is, at least, from another class: CLEVER scores, a long table with a row per image and target.
+
+    N_b times the steepest slope of the margin among N_s random points around the image is found; the end point of the distribution
+    fitted to these maxima divides the margin. That is N_b * N_s gradients per image and target, ten times a `cost` and more.
+    """
+
+    targets: str = "target-2"
+    """Separated by commas: target-2 and so on (the class of the second largest logit), least-likely, or untargeted: the lowest over
+    all other classes, each of which needs a gradient of its own."""
+    radius: float = 5.0
+    """R: radius of the ball around the image, in the units of the norm, pixels being in [0, 1]. No score is larger."""
+    norm: str = "l2"
+    """l2 or linf: in which the distance is measured."""
+    batches: int = 500
+    """N_b: maxima to which the distribution is fitted."""
+    samples: int = 1024
+    """N_s: points among which each maximum is found."""
+    lanes: int | None = None
+    """Points in work at a time on each device; results do not depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fit(Output):
     """Fit a detector to costs of benign images and, for detectors that learn from both kinds, of adversarial ones."""
 
@@ -198,7 +221,7 @@ class Info(Options):
     """Print versions, devices, the settings of every preset, and the names of attacks and detectors."""
 
 
-Command = Convert | Predict | Attack | Cost | Fit | Detect | Annotated[Evaluate, tyro.conf.subcommand("eval")] | Info
+Command = Convert | Predict | Attack | Cost | Clever | Fit | Detect | Annotated[Evaluate, tyro.conf.subcommand("eval")] | Info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

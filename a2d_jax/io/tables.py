@@ -1,4 +1,4 @@
-"""Results out and back in: tables of costs, predictions and verdicts as parquet, crafted images as npz.
+"""Results out and back in: tables of costs, predictions, scores and verdicts as parquet, crafted images as npz.
 
 All are written part by part, so that a set may be larger than memory, and appear whole under their final name or not at all.
 Settings, versions and hashes of the run travel in the file itself, as JSON under the key `a2d`: in the metadata of a parquet
@@ -45,6 +45,23 @@ COSTS = pa.schema(
     ]
 )
 
+CLEVER = pa.schema(
+    [
+        *_IMAGE,
+        ("target", pa.string()),
+        ("label", pa.int64()),
+        ("target_class", pa.int64()),
+        ("score", pa.float64()),
+        ("margin", pa.float64()),
+        ("lipschitz", pa.float64()),
+        ("largest", pa.float64()),
+        ("shape", pa.float64()),
+        ("p_value", pa.float64()),
+        ("fitted", pa.bool_()),
+        *_ERROR,
+    ]
+)
+
 
 def verdicts_schema(attacks: Sequence[str]) -> Any:
     """Columns of a table of verdicts, with the costs that each verdict rests on."""
@@ -58,7 +75,7 @@ def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callabl
 
     Args:
       path: the file, which appears when the block ends well.
-      schema: columns and types (`COSTS`, `PREDICTIONS`, `verdicts_schema(...)`).
+      schema: columns and types (`COSTS`, `PREDICTIONS`, `CLEVER`, `verdicts_schema(...)`).
       meta: settings of the run, anything JSON can say.
 
     Yields:
@@ -66,7 +83,7 @@ def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callabl
       identifies them, their results become null.
     """
     schema = schema.with_metadata({"a2d": json.dumps(meta)})
-    kept = {"index", "id", "attack", "preset", "seed", "error"}
+    kept = {"index", "id", "attack", "target", "preset", "seed", "error"}
 
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
 

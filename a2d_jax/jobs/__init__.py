@@ -9,5 +9,6 @@ from a2d_jax.jobs.about import convert, info
 from a2d_jax.jobs.common import Done, Report
 from a2d_jax.jobs.detection import detect, evaluate, fit
 from a2d_jax.jobs.images import attack, cost, predict
+from a2d_jax.jobs.robustness import clever
 
-__all__ = ["Done", "Report", "attack", "convert", "cost", "detect", "evaluate", "fit", "info", "predict"]
+__all__ = ["Done", "Report", "attack", "clever", "convert", "cost", "detect", "evaluate", "fit", "info", "predict"]

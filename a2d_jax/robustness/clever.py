@@ -6,8 +6,9 @@ gradient of G among N_s points drawn uniformly from the ball; then the end point
 N_b maxima (`a2d_jax.robustness.weibull`). The score is an estimate, not a bound.
 
 Source: Weng et al., "Evaluating the Robustness of Neural Networks: An Extreme Value Theory Approach", arXiv:1801.10578; their
-code IBM/CLEVER-Robustness-Score; ART 1.20 `metrics.py`. As both, points are clipped to [0, 1]; f are logits, as in their code. Like
-ART's, the score is capped at R and the ball is filled evenly. Unlike ART, every maximum has points of its own instead of draws from one pool.
+code IBM/CLEVER-Robustness-Score; ART 1.20 `metrics.py`. As in both, points are clipped to the bounds of the images. As in the
+authors' code, f are logits and every maximum has points of its own (ART draws from one pool). As in ART, the ball is filled evenly
+and the score is capped at R. The fit is told in `weibull.py`.
 
 Where the fit means nothing (all maxima equal, as for a linear classifier, or a fit that the Kolmogorov-Smirnov test rejects), L is
 the largest maximum; where all gradients are 0, the score is R.

@@ -54,12 +54,12 @@ def fit(maxima: Float[np.ndarray, "*n maxima"], penalty: float = PENALTY) -> Rev
 
 
 @jax.jit
-def _fit_rows(rows: Array, penalty: Array) -> ReverseWeibull:
+def _fit_rows(rows: Array, penalty: Array) -> tuple[Array, ...]:
     """One row after the other: in one row alone the grid keeps the cores busy."""
     return jax.lax.map(lambda row: _fit(row, penalty), rows)
 
 
-def _fit(maxima: Float[Array, " n"], penalty: Array) -> ReverseWeibull:
+def _fit(maxima: Float[Array, " n"], penalty: Array) -> tuple[Array, ...]:
     largest, spread = jnp.max(maxima), jnp.max(maxima) - jnp.min(maxima)
     usable = spread > 0
     depth = jnp.where(usable, jnp.sort(largest - maxima) / jnp.where(usable, spread, 1), 0)
@@ -79,8 +79,11 @@ def _fit(maxima: Float[Array, " n"], penalty: Array) -> ReverseWeibull:
     p_value = _kolmogorov_smirnov(-jnp.expm1(-jnp.exp(shape * (jnp.log(depth + gap) - log_scale))))
     fitted = usable & inside & (p_value >= REJECTED)
     broken = ~jnp.isfinite(maxima).all()
-    numbers = jnp.where(fitted, largest + gap * spread, largest), jnp.exp(log_scale) * spread, shape, jnp.where(usable, p_value, jnp.nan)
-    return ReverseWeibull(*(jnp.where(broken, jnp.nan, number) for number in numbers), fitted)  # pyright: ignore[reportArgumentType] (NumPy outside)
+    location = jnp.where(fitted, largest + gap * spread, largest)
+    numbers = [
+        jnp.where(broken, jnp.nan, one) for one in (location, jnp.exp(log_scale) * spread, shape, jnp.where(usable, p_value, jnp.nan))
+    ]
+    return (*numbers, fitted)
 
 
 def _best_shape(depth: Float[Array, " n"], gap: Array, penalty: Array) -> tuple[Array, Array, Array]:
@@ -98,20 +101,20 @@ def _best_shape(depth: Float[Array, " n"], gap: Array, penalty: Array) -> tuple[
         first = jnp.mean(weights * log_y) / total
         return total, first, jnp.mean(weights * log_y**2) / total - first**2
 
-    def newton(_: int, shape: Array) -> Array:
+    def newton(_: int | Array, shape: Array) -> Array:
         _, first, variance = tilted(shape)
         slope = 1 / shape + mean - first - 2 * penalty * shape / len(depth)
         curvature = 1 / shape**2 + variance + 2 * penalty / len(depth)
         return jnp.maximum(shape + slope / curvature, 1)
 
-    shape = jax.lax.fori_loop(0, 24, newton, jnp.ones_like(gap))
+    shape: Array = jax.lax.fori_loop(0, 24, newton, jnp.ones_like(gap))
     return shape, jnp.log(tilted(shape)[0]), log_y
 
 
 def _golden_section(value: Callable[[Array], Array], low: Array, high: Array) -> Array:
     """Maximiser of a function with one maximum between `low` and `high`."""
 
-    def narrow(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def narrow(_: int | Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
         rising = value(left) < value(right)
