@@ -14,8 +14,9 @@ and a little beyond. Two forms say how far beyond:
     `foolbox`    x_adv <- clip(x_adv - (1 + overshoot) r),                     0.05
                  classes that tie with the label left out
 
-Where pixels lie on the bounds, clipping takes away part of every step. The form `foolbox` then comes nearer to the boundary by
-a fixed share per step and crosses it only at the precision of float32, or never; `original` gains on it.
+Where pixels lie on the bounds, clipping takes away part of every step. The form `foolbox` then closes a fixed share of the gap
+per step, and is let across only by rounding: a tie of logits may send it to another class, further away. `original` gains on
+the boundary and crosses it; prefer it where fidelity to Foolbox 1.8 is not the point.
 
 Source: Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool: a simple and accurate method to fool deep neural networks",
 arXiv:1511.04599; reference behaviour Foolbox 1.8 `deepfool.py` (`foolbox`) and Foolbox 3.3 `deepfool.py` (`original`). Differs
