@@ -16,7 +16,7 @@ test: lint  ## the whole suite but for tests marked slow; make test PYTEST_ARGS=
 lint: $(VENV)/.test  ## format, lint and types
 	$(BIN)/pre-commit run --all-files
 
-bench: $(VENV)/.test  ## speed against PyTorch, as ratios within one run
+bench: $(VENV)/.bench  ## speed against PyTorch and its libraries, as ratios within one run
 	$(BIN)/python -m experiments.benchmark
 
 clean:
@@ -35,3 +35,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing a2d_jax with the test extra into $(VENV) (a few minutes the first time)"
 	$(INSTALL) --editable ".[test]"
 	@touch $@ $(VENV)/.core
+
+# torchattacks asks for a version of requests from 2021 and for torchvision, and needs neither
+$(VENV)/.bench: $(VENV)/.test
+	$(INSTALL) --editable ".[bench]"
+	$(INSTALL) --no-deps torchattacks==3.5.1
+	@touch $@
+

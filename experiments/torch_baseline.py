@@ -1,4 +1,4 @@
-"""The attack cost of BIM in PyTorch: the peers that our speed is measured against, written to be fast.
+"""The attack cost of BIM and BIM2 in PyTorch: the peers that our speed is measured against, written to be fast.
 
 Two loops over the same step: one image at a time, as the released A2D code goes, and a batch of lanes in which every image
 stops by itself, hands in its cost and makes room for the next one of a queue. Weights are frozen, gradients are those of the
@@ -7,7 +7,7 @@ input only, the box around an image is computed once, and when the queue is empt
 Counting is that of `a2d_jax`: updates at success, `max_steps + 1` for a failure, the start judged too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ class BIM(NamedTuple):
     epsilon: float
     step_size: float
     max_steps: int
+    norm: str = "linf"  # or "rms", which is BIM2
 
 
 class LeNet5(nn.Module):
@@ -42,13 +43,6 @@ class LeNet5(nn.Module):
         x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
         x = functional.relu(self.fc1(x.flatten(1)))
         return self.fc3(functional.relu(self.fc2(x)))
-
-
-def lenet5(arrays: Mapping[str, np.ndarray]) -> LeNet5:
-    """LeNet-5 with the arrays of the original checkpoint, frozen."""
-    module = LeNet5()
-    module.load_state_dict({name.replace(".0.", "."): torch.tensor(array) for name, array in arrays.items()})
-    return module.eval().requires_grad_(False)
 
 
 def to_torch(x: np.ndarray) -> Tensor:
@@ -127,9 +121,19 @@ def queue(look: Look, x: Tensor, label: Tensor, attack: BIM, *, lanes: int) -> n
 
 
 def _box(x: Tensor, attack: BIM) -> tuple[Tensor, Tensor]:
-    """Smallest and largest point of the ball that are images."""
+    """Smallest and largest point of the ball that are images; for `rms` the middle of the ball, twice."""
+    if attack.norm == "rms":
+        return x, x
     return (x - attack.epsilon).clamp_(min=0), (x + attack.epsilon).clamp_(max=1)
 
 
 def _move(x_adv: Tensor, gradient: Tensor, low: Tensor, high: Tensor, attack: BIM) -> Tensor:
+    if attack.norm == "rms":
+        unit = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_(min=1e-38)  # first, so that squares do not underflow
+        change = x_adv + unit * (attack.step_size / _rms(unit).clamp_(min=1e-30)) - low
+        return (low + change * (attack.epsilon / _rms(change).clamp_(min=1e-30)).clamp_(max=1)).clamp_(0, 1)
     return torch.clamp(x_adv.add(gradient.sign(), alpha=attack.step_size), low, high)
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean((1, 2, 3), keepdim=True).sqrt_()

@@ -1,11 +1,11 @@
 """Speed of attack costs against PyTorch, as ratios within one run.
 
-    make bench        or        python -m experiments.benchmark [--images N] [--repeats N] [--quick] [--out DIR]
+    make bench        or        python -m experiments.benchmark [--work NAME] [--images N] [--repeats N] [--quick] [--out DIR]
 
 Every contestant (`contestants.py`) does the same work (`works.py`) in a process of its own: first all its variants once on a short
 budget, then the best one in turn with the others. Costs must agree before time is compared. Prints a table and the checks of
-`checks.py`, and writes `benchmark.png` and `benchmark.json` to DIR. Needs the `test` extra and the MNIST test images in IDX format under
-$A2D_DATA/mnist (default ~/.cache/a2d-data/mnist).
+`checks.py`, and writes `WORK.png` and `WORK.json` to DIR. Needs the `bench` extra and the data sets where `experiments.data` finds them.
+Peers that are not installed are left out. torchattacks asks for old versions of others' packages: `pip install --no-deps torchattacks`.
 
 Run time: about 11 minutes on 2 cores shared with little else. On a busy machine PyTorch's two threads wait for one another and every
 ratio flatters us: look at the load average that `benchmark.json` holds. Numbers that came out: docs/performance.md.
@@ -24,7 +24,7 @@ from a2d_jax.errors import BadInput
 from experiments.benchmark import checks, report
 from experiments.benchmark.contestants import CONTESTANTS
 from experiments.benchmark.processes import measure
-from experiments.benchmark.works import WORKS
+from experiments.benchmark.works import WORKS, Sources
 
 
 @dataclass
@@ -38,7 +38,11 @@ class Settings:
     quick: bool = False
     """Fewer variants, 64 images, one run: does it work?"""
     work: str = "lenet5-mnist-bim"
-    """Which work, by name."""
+    """Which work, by name (`works.py`)."""
+    checkpoint: Path | None = None
+    """Weights of ResNet-20, for its work."""
+    photographs: Path | None = None
+    """Folder of photographs, for the work of EfficientNet-Lite0."""
     out: Path = Path("bench-output")
     """Folder for the plot and the JSON."""
 
@@ -51,19 +55,21 @@ def main(settings: Settings) -> int:
     if settings.images < 1 or settings.repeats < 1:
         raise BadInput(f"expected at least one image and one repeat, got {settings.images} and {settings.repeats}")
     images, repeats = (min(settings.images, 64), 1) if settings.quick else (settings.images, settings.repeats)
-    work = WORKS[settings.work](images)
+    work = WORKS[settings.work](images, Sources(settings.checkpoint, settings.photographs))
     load = os.getloadavg()
 
-    measured = measure(list(CONTESTANTS), settings.work, images, repeats, settings.quick, console.print)
+    measured = measure([name for name, one in CONTESTANTS.items() if one.takes(work)], work, repeats, settings.quick, console.print)
     lines = report.rows(measured)
-    checked = checks.check(images, memory_images=100 if settings.quick else 1000)
+    checked = checks.check(work, memory_images=100 if settings.quick else 1000)
     report.show(report.table(work.title, lines, images), report.check_lines(checked, lines), console)
 
     settings.out.mkdir(parents=True, exist_ok=True)
-    report.plot(lines, measured, images, checked["limit"]["best"], settings.out / "benchmark.png")
-    told = asdict(settings) | {"out": str(settings.out), "images": images, "repeats": repeats, "seed": 0, "load_average_before": load}
-    (settings.out / "benchmark.json").write_text(json.dumps(report.record(lines, measured, checked, told), indent=1))
-    console.print(f"wrote {settings.out / 'benchmark.png'} and {settings.out / 'benchmark.json'}")
+    plot, record = (settings.out / f"{settings.work}.{ending}" for ending in ("png", "json"))
+    report.plot(work.title, lines, measured, images, checked["limit"]["best"], plot)
+    paths = {name: str(value) for name, value in asdict(settings).items() if isinstance(value, Path)}
+    told = asdict(settings) | paths | {"images": images, "repeats": repeats, "seed": 0, "load_average_before": load}
+    record.write_text(json.dumps(report.record(lines, measured, checked, told), indent=1))
+    console.print(f"wrote {plot} and {record}")
     return 0 if all(row.agrees for row in lines) else 1
 
 

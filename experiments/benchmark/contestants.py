@@ -3,12 +3,14 @@
 Each runs in a process of its own and imports its framework there: importing this file imports neither PyTorch nor Flax.
 """
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from experiments.benchmark.networks import NETWORKS, flax_classifier, torch_module
 from experiments.benchmark.works import Work
 
 ONE_BY_ONE = 16  # images for the loop over single images, which is scaled to the others by its number of steps
@@ -21,11 +23,12 @@ class Counted:
     costs: np.ndarray  # `n`
     max_steps: int  # of the attack that was run: shorter than that of the work where a detector allows it
     lane_steps: int | None = None  # steps executed, idle lanes included, where this is known
+    counts: bool = True  # a peer that does not count has costs 0 for success and `max_steps + 1` for failure
 
     @property
     def steps(self) -> int:
-        """Looks at images that were not done: one more than the updates."""
-        return int(np.sum(np.minimum(self.costs, self.max_steps) + 1))
+        """Looks at images that were not done, one more than the updates; of a peer that does not count, all its steps."""
+        return int(np.sum(np.minimum(self.costs, self.max_steps) + 1)) if self.counts else len(self.costs) * self.max_steps
 
 
 Variant = Callable[[int], Counted]
@@ -39,6 +42,11 @@ class Contestant:
     title: str
     prepare: Callable[[Work, bool], Mapping[str, Variant]]  # (work, quick: fewer variants) -> variants by name
     environment: Mapping[str, str] = field(default_factory=dict)
+    needs: str | None = None  # a module that not everybody has installed
+
+    def takes(self, work: Work) -> bool:
+        """What it needs is there, and it does the attack: peers have BIM, not BIM2 in root mean squares."""
+        return self.needs is None or (importlib.util.find_spec(self.needs) is not None and work.attack.norm == "linf")
 
 
 def torch_one_by_one(work: Work, quick: bool) -> dict[str, Variant]:
@@ -47,14 +55,14 @@ def torch_one_by_one(work: Work, quick: bool) -> dict[str, Variant]:
 
     from experiments import torch_baseline as baseline
 
-    module = baseline.lenet5(work.arrays)
+    module = torch_module(work.network, work.arrays)
     x = baseline.to_torch(work.x[:ONE_BY_ONE])
     label = baseline.predictions(module, x)
 
     def variant(threads: int) -> Variant:
         def run(max_steps: int) -> Counted:
             torch.set_num_threads(threads)
-            return Counted(baseline.one_by_one(module, x, label, _bim(work, max_steps)), max_steps)
+            return Counted(baseline.one_by_one(module, x, label, _settings(work, max_steps)), max_steps)
 
         return run
 
@@ -67,30 +75,94 @@ def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
 
     from experiments import torch_baseline as baseline
 
-    plain, last = baseline.lenet5(work.arrays), baseline.lenet5(work.arrays).to(memory_format=torch.channels_last)
+    plain, last = (torch_module(work.network, work.arrays) for _ in range(2))
+    last = last.to(memory_format=torch.channels_last)
     x = baseline.to_torch(work.x)
     label = baseline.predictions(plain, x)
 
     def variant(look: Any, lanes: int, threads: int) -> Variant:
         def run(max_steps: int) -> Counted:
             torch.set_num_threads(threads)
-            return _all_useful(baseline.queue(look, x, label, _bim(work, max_steps), lanes=lanes), max_steps)
+            return _all_useful(baseline.queue(look, x, label, _settings(work, max_steps), lanes=lanes), max_steps)
 
         return run
 
-    settings = [(128, 1), (128, 2)] if quick else [(128, 1), (256, 1), (32, 2), (64, 2), (128, 2), (256, 2)]
+    best, *others = NETWORKS[work.network].torch_lanes
+    settings = [(best, 1), (best, 2)] if quick else [(best, 1), (best, 2), *((n, 2) for n in others)]
     variants = {f"channels last, {n} lanes, threads {threads}": variant(baseline.look_with(last), n, threads) for n, threads in settings}
     if not quick:
-        variants["channels first, 128 lanes, threads 2"] = variant(baseline.look_with(plain), 128, 2)
-        variants["torch.compile, 128 lanes, threads 2"] = variant(baseline.look_with(plain, compiled=True), 128, 2)
+        variants[f"channels first, {best} lanes, threads 2"] = variant(baseline.look_with(plain), best, 2)
+        variants[f"torch.compile, {best} lanes, threads 2"] = variant(baseline.look_with(plain, compiled=True), best, 2)
     return variants
+
+
+def foolbox(work: Work, quick: bool) -> dict[str, Variant]:
+    """Foolbox 3: every step for every image."""
+    import foolbox
+
+    def attack(module: Any, x: Any, label: Any, max_steps: int) -> Any:
+        classifier = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
+        step = float(work.attack.step_size)
+        made = foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=step, steps=max_steps, random_start=False)
+        return made(classifier, x, label, epsilons=float(work.attack.epsilon))[1]
+
+    return _peer(work, quick, attack)
+
+
+def torchattacks(work: Work, quick: bool) -> dict[str, Variant]:
+    """torchattacks: likewise."""
+    import torchattacks
+
+    def attack(module: Any, x: Any, label: Any, max_steps: int) -> Any:
+        return torchattacks.BIM(module, float(work.attack.epsilon), float(work.attack.step_size), max_steps)(x, label)
+
+    return _peer(work, quick, attack)
+
+
+def art(work: Work, quick: bool) -> dict[str, Variant]:
+    """The Adversarial Robustness Toolbox: likewise."""
+    import torch
+    from art.attacks.evasion import BasicIterativeMethod
+    from art.estimators.classification import PyTorchClassifier
+
+    def attack(module: Any, x: Any, label: Any, max_steps: int) -> Any:
+        classifier = PyTorchClassifier(
+            module, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), NETWORKS[work.network].classes, clip_values=(0, 1), device_type="cpu"
+        )
+        epsilon, step = float(work.attack.epsilon), float(work.attack.step_size)
+        made = BasicIterativeMethod(classifier, epsilon, step, max_steps, batch_size=len(x), verbose=False)
+        return torch.from_numpy(made.generate(x.numpy(), label.numpy()))
+
+    return _peer(work, quick, attack)
+
+
+def _peer(work: Work, quick: bool, attack: Callable[[Any, Any, Any, int], Any]) -> dict[str, Variant]:
+    """Batches through an attack `(module, x, label, max_steps) -> x_adv`, in PyTorch's fast layout."""
+    import torch
+
+    from experiments import torch_baseline as baseline
+
+    module = torch_module(work.network, work.arrays).to(memory_format=torch.channels_last)
+    x = baseline.to_torch(work.x)
+    label = baseline.predictions(module, x)
+
+    def variant(size: int) -> Variant:
+        def run(max_steps: int) -> Counted:
+            torch.set_num_threads(2)
+            parts = [attack(module, *part, max_steps) for part in zip(x.split(size), label.split(size), strict=True)]
+            changed = (baseline.predictions(module, torch.cat(parts)) != label).numpy()
+            return Counted(np.where(changed, 0, max_steps + 1), max_steps, len(x) * max_steps, counts=False)
+
+        return run
+
+    return {f"batches of {n}": variant(n) for n in NETWORKS[work.network].torch_lanes[: 1 if quick else 2]}
 
 
 def jax_run(work: Work, quick: bool) -> dict[str, Variant]:
     """Lock-step batches: each runs until its slowest image is done."""
     from a2d_jax import costs, drivers
 
-    classifier = lenet5_classifier(work)
+    classifier = flax_classifier(work.network, work.arrays)
     examples = costs.examples(classifier, work.x)
 
     def variant(size: int) -> Variant:
@@ -103,7 +175,7 @@ def jax_run(work: Work, quick: bool) -> dict[str, Variant]:
 
         return run
 
-    return {f"{n} at a time": variant(n) for n in ((32,) if quick else (32, 128))}
+    return {f"{n} at a time": variant(n) for n in NETWORKS[work.network].lanes[: 1 if quick else 2]}
 
 
 def jax_stream(work: Work, quick: bool) -> dict[str, Variant]:
@@ -115,7 +187,7 @@ def jax_stream_bounded(work: Work, quick: bool) -> dict[str, Variant]:
     """The same, stopped where a Z-score detector, fitted to the costs of other benign images, has its verdict."""
     from a2d_jax import costs, detectors
 
-    costs_of_others = costs.costs(lenet5_classifier(work), work.fitted, {"bim": work.attack})[0]
+    costs_of_others = costs.costs(flax_classifier(work.network, work.arrays), work.fitted, {"bim": work.attack})[0]
     fitted = detectors.ZScore().fit(costs_of_others)
     (bound,) = detectors.bounds(fitted, [int(work.attack.max_steps) + 1])
     return _stream(work, quick, costs.bounded({"bim": work.attack}, [bound])["bim"].max_steps)
@@ -124,6 +196,9 @@ def jax_stream_bounded(work: Work, quick: bool) -> dict[str, Variant]:
 CONTESTANTS: dict[str, Contestant] = {
     "torch-one": Contestant("PyTorch, one image at a time", torch_one_by_one),
     "torch-queue": Contestant("PyTorch, strongest: batched, queue", torch_queue),
+    "foolbox": Contestant("Foolbox 3, batched, every step", foolbox, needs="foolbox"),
+    "torchattacks": Contestant("torchattacks, batched, every step", torchattacks, needs="torchattacks"),
+    "art": Contestant("ART, batched, every step", art, needs="art"),
     "run": Contestant("ours, run (lock-step)", jax_run),
     "stream": Contestant("ours, stream", jax_stream),
     "stream-2": Contestant("ours, stream, 2 host devices", jax_stream, {"JAX_NUM_CPU_DEVICES": "2"}),
@@ -132,21 +207,10 @@ CONTESTANTS: dict[str, Contestant] = {
 """Contestants by name. A new one (another library, another network) is a row here and a function above."""
 
 
-def lenet5_classifier(work: Work) -> Any:
-    """The network of the work as a `Classifier`."""
-    from flax import nnx
-
-    from a2d_jax import classifiers
-    from a2d_jax.io import convert
-    from models.lenet import lenet5
-
-    return classifiers.from_nnx(convert.to_module(dict(work.arrays), nnx.eval_shape(lenet5)))
-
-
 def _stream(work: Work, quick: bool, most: int | None) -> dict[str, Variant]:
     from a2d_jax import costs, drivers
 
-    classifier = lenet5_classifier(work)
+    classifier = flax_classifier(work.network, work.arrays)
     examples = costs.examples(classifier, work.x)
 
     def variant(lanes: int) -> Variant:
@@ -161,13 +225,13 @@ def _stream(work: Work, quick: bool, most: int | None) -> dict[str, Variant]:
 
         return run
 
-    return {f"{n} lanes": variant(n) for n in ((16, 32) if quick else (8, 16, 32, 64, 128))}
+    return {f"{n} lanes": variant(n) for n in NETWORKS[work.network].lanes[: 2 if quick else None]}
 
 
-def _bim(work: Work, max_steps: int) -> Any:
+def _settings(work: Work, max_steps: int) -> Any:
     from experiments.torch_baseline import BIM
 
-    return BIM(float(work.attack.epsilon), float(work.attack.step_size), max_steps)
+    return BIM(float(work.attack.epsilon), float(work.attack.step_size), max_steps, work.attack.norm)
 
 
 def _all_useful(costs: np.ndarray, max_steps: int) -> Counted:

@@ -4,15 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
 from experiments.benchmark.contestants import CONTESTANTS, Counted, Variant
-from experiments.benchmark.works import WORKS
+from experiments.benchmark.works import Work, read, save
 
 WARM_UP = 3  # updates: enough to compile everything
 HOPELESS = 3  # a variant that warms up so many times slower than the best so far is not tried
@@ -41,10 +43,12 @@ class Measured(NamedTuple):
     runs: list[Run]  # the best variant, in turn with the other contestants
 
 
-def measure(names: Sequence[str], work: str, images: int, repeats: int, quick: bool, say: Any) -> dict[str, Measured]:
+def measure(names: Sequence[str], work: Work, repeats: int, quick: bool, say: Any) -> dict[str, Measured]:
     """Let contestants do a work: all their variants once on a small budget, then the best one of each `repeats` times, taking turns."""
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(Process(name, work, images, quick)) for name in names}
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "work.npz"
+        save(work, path)
+        processes = {name: stack.enter_context(Process(name, path, quick)) for name in names}
         tried, warm_up, best = {}, {}, {}
         for name, process in processes.items():
             process.start()
@@ -71,8 +75,8 @@ def measure(names: Sequence[str], work: str, images: int, repeats: int, quick: b
 class Process:
     """A contestant behind a pair of pipes. It starts when told, so that no two prepare at once."""
 
-    def __init__(self, name: str, work: str, images: int, quick: bool) -> None:
-        self._name, self._arguments = name, [name, work, str(images), str(int(quick))]
+    def __init__(self, name: str, work: Path, quick: bool) -> None:
+        self._name, self._arguments = name, [name, str(work), str(int(quick))]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "Process":
@@ -110,10 +114,10 @@ def read_run(answer: dict[str, Any]) -> Run:
     return Run(answer["variant"], answer["seconds"], answer["cpu_seconds"], Counted(**counted))
 
 
-def serve(questions: Iterable[str], answers: IO[str], name: str, work_name: str, images: str, quick: str) -> None:
+def serve(questions: Iterable[str], answers: IO[str], name: str, path: str, quick: str) -> None:
     """The other end: answer lines of JSON by lines of JSON until there are no more."""
     begin = time.perf_counter()
-    work = WORKS[work_name](int(images))
+    work = read(Path(path))
     variants = CONTESTANTS[name].prepare(work, quick == "1")
     most = int(work.attack.max_steps)
     for line in questions:

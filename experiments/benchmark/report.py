@@ -59,9 +59,10 @@ def rows(measured: Mapping[str, Measured]) -> list[Row]:
 def _row(name: str, measured: Measured, reference: np.ndarray) -> Row:
     first = measured.runs[0].counted
     expected = np.minimum(reference, first.max_steps + 1)  # as a contestant with a shorter budget must have them
-    gap = np.abs(first.costs - expected[: len(first.costs)])
+    here = expected[: len(first.costs)]
+    gap = np.abs(first.costs - here) if first.counts else (first.costs > first.max_steps) != (here > first.max_steps)
     steps = Counted(expected, first.max_steps).steps
-    share = Counted(expected[: len(first.costs)], first.max_steps).steps / steps
+    share = Counted(here, first.max_steps).steps / steps
     seconds = np.array([run.seconds for run in measured.runs]) / share
     return Row(
         name=name,
@@ -74,7 +75,7 @@ def _row(name: str, measured: Measured, reference: np.ndarray) -> Row:
         fastest=float(seconds.min()),
         slowest=float(seconds.max()),
         steps=steps,
-        lane_fraction=None if first.lane_steps is None else first.steps / first.lane_steps,
+        lane_fraction=None if first.lane_steps is None else steps * share / first.lane_steps,
         cpu_seconds=float(np.median([run.cpu_seconds for run in measured.runs])) / share,
         warm_up=measured.warm_up,
     )
@@ -84,7 +85,8 @@ def table(title: str, lines: list[Row], images: int) -> Table:
     """The table of a work."""
     by_name = {row.name: row for row in lines}
     note = (
-        f"equal, gap: costs beside those of {by_name[REFERENCE].title}; no ratio unless at least {EQUAL:.0%} are equal and the largest gap "
+        f"equal, gap: costs (of peers that do not count: success) beside those of {by_name[REFERENCE].title}; "
+        f"no ratio unless at least {EQUAL:.0%} are equal and the largest gap "
         f"is at most {FARTHEST}. us/step: per step of an image that is not done; cpu: processor time of all threads. useful: share of the "
         f"executed steps. x one, x torch: times as fast as the first and the second row; cpu x torch: that in processor time. The first "
         f"row ran on {by_name[ONE].images} images and is scaled by the number of steps. One process each, in turn; medians."
@@ -113,25 +115,30 @@ def table(title: str, lines: list[Row], images: int) -> Table:
 
 def check_lines(checks: Mapping[str, Any], lines: list[Row]) -> list[str]:
     """The checks in words."""
-    limit, traces, growth, memory = (checks[name] for name in ("limit", "traces", "growth", "memory"))
+    limit, traces, growth = (checks[name] for name in ("limit", "traces", "growth"))
+    memory = checks.get("memory")  # measured with LeNet-5 only
     stream = next(row for row in lines if row.name == "stream")
-    return [
+    said = [
         f"bare jitted gradient: {limit['best']:.1f} us per image at its best batch size; a step of stream takes "
         f"{stream.microseconds / limit['best']:.2f}x that",
         f"traces: {traces['first']} for the first job, {traces['more']} more for other epsilon, step, budget and weights",
         f"growth: {growth['images'][0]} images {growth['microseconds'][0]:.1f} us per step, {growth['images'][1]} images "
         f"{growth['microseconds'][1]:.1f} ({growth['ratio']:.2f}x)",
-        f"peak memory: {memory['images'][0]} images {memory['megabytes'][0]:.0f} MB, {memory['images'][1]} images "
-        f"{memory['megabytes'][1]:.0f} MB ({memory['ratio']:.2f}x)",
     ]
+    if memory is not None:
+        said.append(
+            f"peak memory: {memory['images'][0]} images {memory['megabytes'][0]:.0f} MB, {memory['images'][1]} images "
+            f"{memory['megabytes'][1]:.0f} MB ({memory['ratio']:.2f}x)"
+        )
+    return said
 
 
-def plot(lines: list[Row], measured: Mapping[str, Measured], images: int, limit: float, path: Path) -> None:
+def plot(title: str, lines: list[Row], measured: Mapping[str, Measured], images: int, limit: float, path: Path) -> None:
     """Images per second of each contestant, and what each variant tried takes per step."""
     figure = Figure(figsize=(14, 0.5 * sum(len(m.tried) for m in measured.values()) / 2 + 3), layout="constrained")
     FigureCanvasAgg(figure)
     speed, tried = figure.subplots(1, 2)
-    colours = {row.name: "tab:orange" if row.name.startswith("torch") else "tab:blue" for row in lines}
+    colours = {row.name: "tab:blue" if row.name.startswith(("run", "stream")) else "tab:orange" for row in lines}
     names = [row.title for row in lines]
     speed.barh(names, [images / row.seconds for row in lines], color=[colours[row.name] for row in lines])
     for number, row in enumerate(lines):
@@ -158,7 +165,7 @@ def plot(lines: list[Row], measured: Mapping[str, Measured], images: int, limit:
     tried.set_title("variants tried")
     tried.invert_yaxis()
     tried.legend()
-    figure.suptitle(f"BIM costs of {images} images; orange: PyTorch, blue: ours")
+    figure.suptitle(f"{title}, {images} images; orange: PyTorch, blue: ours")
     figure.savefig(path, dpi=120)
 
 
@@ -183,7 +190,7 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(terse=True),
         "device": "cpu",
         "cores": os.cpu_count(),
-        "threads": "PyTorch: as the variant says; JAX: all cores",
+        "threads": "PyTorch: as the variant says, peers 2; JAX: all cores",
         "precision": "float32",
         "load_average": os.getloadavg(),
         "versions": {name: metadata.version(name) for name in packages},

