@@ -9,13 +9,17 @@ import pytest
 
 from a2d_jax import drivers, norms
 from a2d_jax.attacks import (
+    APGD,
+    FMN,
     JSMA,
+    LBFGS,
     PGD,
     BIMSearch,
     Boundary,
     CarliniWagner,
     DeepFool,
     GradientSign,
+    LocalSearch,
     bim,
     bim2,
     bim_b,
@@ -49,17 +53,25 @@ ATTACKS = {
     "pgd_restarts": pgd(0.05, 0.02, 5, restarts=3),
     "jsma_pairs": jsma_pairs(max_steps=20),
     "jsma_single": jsma_single(0.3, 30, targeted=True),
+    "lbfgs": LBFGS(0.01, 25, minimise=False),
+    "local_search": LocalSearch(max_steps=8),
+    "fmn": FMN(decay_steps=20, max_steps=20),
+    "fmn_linf": FMN(5.0, decay_steps=20, max_steps=20, norm="linf", minimise=False),
+    "apgd": APGD(0.1, 20),
+    "apgd_l2": APGD(0.5, 20, norm="l2"),
 }
-BALL = {"fgsm", "l2_fgsm", "bim", "bim2", "pgd_l2", "pgd_targeted", "bim_b", "pgd_restarts"}
+BALL = {"fgsm", "l2_fgsm", "bim", "bim2", "pgd_l2", "pgd_targeted", "bim_b", "pgd_restarts", "apgd", "apgd_l2"}
 TARGETED = {"pgd_targeted", "cw_targeted", "jsma_single"}
-RANDOM = {"boundary", "pgd_restarts", "jsma_pairs"}
+SECOND_BEST = {"jsma", "lbfgs"}  # their target is the class that is second best at the input
+RANDOM = {"boundary", "pgd_restarts", "jsma_pairs", "local_search", "apgd", "apgd_l2"}
+POINTS = {"boundary": 25, "local_search": 65}  # points per look, of which the sequential algorithm would have asked for fewer
 N = 10
 
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 
 
 # They sum over pixels, in an order that XLA chooses for each program.
-SUMS = {"l2_fgsm", "bim2", "pgd_l2", "boundary", "cw", "cw_targeted", "deepfool", "deepfool_linf"}
+SUMS = {"l2_fgsm", "bim2", "pgd_l2", "boundary", "cw", "cw_targeted", "deepfool", "deepfool_linf", "lbfgs", "fmn", "fmn_linf", "apgd_l2"}
 
 
 def assert_same(name, actual, expected):
@@ -107,7 +119,7 @@ def test_stays_in_bounds_and_in_the_ball(name, examples, results):
 def test_flag_is_a_fresh_prediction(name, net, examples, results):
     """Protects honesty: `success` is what the classifier says of the returned image."""
     predicted = np.asarray(jax.vmap(net)(results[name].x_adv)).argmax(1)
-    if name == "jsma":
+    if name in SECOND_BEST:
         logits = np.asarray(jax.vmap(net)(examples.x))
         expected = predicted == np.argsort(logits, axis=1)[:, -2]
     elif name == "jsma_pairs":
@@ -200,7 +212,13 @@ def test_zero_gradient_ends_in_failure(name):
     result = drivers.attack(attack, flat, examples, driver="run")
     assert not result.success.any()
     np.testing.assert_array_equal(result.cost, 6)
-    if name not in {"pgd_restarts", "jsma_pairs", "jsma_single"}:  # these move as their rules say: to a random start, to a white scalar 0
+    if name not in {
+        "pgd_restarts",
+        "jsma_pairs",
+        "jsma_single",
+        "apgd",
+        "apgd_l2",
+    }:  # these move as their rules say: to a random start, to a white scalar 0
         np.testing.assert_array_equal(result.x_adv, examples.x)
 
 
@@ -209,7 +227,7 @@ def test_already_adversarial_costs_nothing(name, net, examples):
     """Protects the judged start: an input that meets the criterion is returned as it is, at cost 0."""
     logits = np.asarray(jax.vmap(net)(examples.x))
     wrong = np.argsort(logits, axis=1)[:, 0].astype(np.int32)
-    if name == "jsma":
+    if name in SECOND_BEST:
         pytest.skip("its target is the second best class, which no input is predicted as")
     if name in {"jsma_pairs", "bim_b"}:
         pytest.skip("its target is drawn, not the class predicted here" if name == "jsma_pairs" else "it makes every update")
@@ -273,8 +291,8 @@ def test_counters_are_true(name, net, examples):
 
     example = jax.tree.map(lambda leaf: leaf[0], examples)
     result = drivers.run(attack, Classifier(net.variables, counting), example)
-    if name == "boundary":  # evaluates whole batches of 25; the sequential algorithm would have asked for fewer
-        assert calls["points"] % 25 == 0
+    if name in POINTS:
+        assert calls["points"] % POINTS[name] == 0
         assert 0 < int(result.forward_queries) <= calls["points"]
         assert int(result.backward_queries) == 0
     else:

@@ -121,7 +121,7 @@ class APGD:
             best=jnp.where(better, state.x_adv, state.best),
             best_gradient=jnp.where(better, gradient, state.best_gradient),
             best_loss=jnp.where(better, loss, state.best_loss),
-            rises=jnp.where(starting, 0, state.rises + (loss > state.loss)),
+            rises=jnp.where(starting, 0, state.rises + jnp.where(loss > state.loss, 1, 0)),
             since=jnp.where(starting, 0, state.since + 1),
             checked=jnp.where(starting, loss, state.checked),
             loss=loss,

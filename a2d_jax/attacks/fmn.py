@@ -101,7 +101,7 @@ class FMN:
         estimate = distance + jnp.abs(margin(logits, example.label)) / jnp.where(slope > 0, slope, 1)
         adapted = jnp.where(hit, jnp.minimum(state.epsilon * (1 - gamma), nearest), state.epsilon * (1 + gamma))
         farthest = norms.norm(jnp.maximum(example.x, 1 - example.x), self.norm)
-        epsilon = jnp.minimum(jnp.where(found, adapted, estimate), farthest)
+        epsilon = jnp.fmin(jnp.where(found, adapted, estimate), farthest)  # a NaN estimate gives way
 
         moved = norms.clip_to_ball(state.point - step_size * norms.steepest(gradient, "l2"), example.x, epsilon, self.norm)
         moved = jnp.where(progress.done, state.point, jnp.clip(moved, 0, 1))

@@ -17,7 +17,7 @@ L-BFGS (Bertsekas' two-metric projection with the two-loop recursion restricted 
 backtracking along the projected arc), which is a state machine of one evaluation per step, where SciPy's searches for a
 Cauchy point; f is scaled by n / 2, so that its distance term has unit curvature and the first step its natural length (the
 original scales by 1e10 to the same minima); a run ends at a relative decrease below ten units of rounding of float32, the
-original's 2e-9 in float64.
+original's 2e-9 in float64. Sums over pixels decide here: counts may differ by a few between batch sizes or devices.
 """
 
 from dataclasses import dataclass, field
@@ -115,22 +115,24 @@ def _direction(x: Array, gradient: Array, moves: Array, changes: Array, lower: f
     usable = curvature > _rounding(square) * square  # the free scalars alone may see none of a pair's curvature
     inverse = jnp.where(usable, 1 / jnp.where(usable, curvature, 1), 0)
 
-    def newest_first(q: Array, pair: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        move, change, inverse = pair
-        share = inverse * jnp.sum(move * q)
-        return q - share * change, share
-
-    def oldest_first(r: Array, pair: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
-        move, change, inverse, share = pair
-        return r + (share - inverse * jnp.sum(change * r)) * move, None
-
     pairs = (moves, changes, inverse)
-    q, shares = jax.lax.scan(newest_first, steepest, pairs, reverse=True)
+    q, shares = jax.lax.scan(_newest_first, steepest, pairs, reverse=True)
     last = jnp.max(jnp.where(usable, jnp.arange(MEMORY, dtype=jnp.int32), -1))
     scale = jnp.where(last >= 0, curvature[last] / jnp.where(last >= 0, square[last], 1), 1)
-    r, _ = jax.lax.scan(oldest_first, scale * q, (*pairs, shares))
+    r, _ = jax.lax.scan(_oldest_first, scale * q, (*pairs, shares))
     downhill = jnp.sum(r * gradient) < 0
     return jnp.where(free, jnp.where(downhill, r, steepest), 0)
+
+
+def _newest_first(q: Array, pair: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    move, change, inverse = pair
+    share = inverse * jnp.sum(move * q)
+    return q - share * change, share
+
+
+def _oldest_first(r: Array, pair: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
+    move, change, inverse, share = pair
+    return r + (share - inverse * jnp.sum(change * r)) * move, None
 
 
 def _shorter(search: Minimiser, value: Array) -> Float[Array, ""]:
