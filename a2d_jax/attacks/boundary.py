@@ -62,8 +62,9 @@ class Window(NamedTuple):
 
     def verdict(self) -> tuple[Bool[Array, ""], Bool[Array, ""], "Window"]:
         """Whether the full window succeeds often (> 0.5), seldom (< 0.2), and the window cleared if either holds."""
-        full, rate = self.filled == self.outcomes.shape[0], jnp.mean(self.outcomes.astype(jnp.float32))
-        often, seldom = full & (rate > 0.5), full & (rate < 0.2)
+        length, hits = self.outcomes.shape[0], jnp.sum(self.outcomes, dtype=jnp.int32)
+        full = self.filled == length
+        often, seldom = full & (2 * hits > length), full & (5 * hits < length)  # integers: a rate of exactly 0.2 is not seldom
         return often, seldom, self._replace(filled=jnp.where(often | seldom, 0, self.filled))
 
 
