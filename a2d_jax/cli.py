@@ -251,6 +251,10 @@ def _run(command: Any) -> int:
     os.environ.setdefault(
         "JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     )
+    # Compiled programs are kept for the next command: most of a short one would be spent compiling. An empty value turns this off.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "a2d-jax" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     for library in ("absl", "jax"):
         logging.getLogger(library).setLevel(logging.ERROR)
     from a2d_jax import jobs  # here, so that help and usage errors do not wait for JAX

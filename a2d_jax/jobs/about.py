@@ -39,6 +39,7 @@ def info() -> Done:
             **versions(),
             "python": platform.python_version(),
             "devices": ", ".join(devices),
+            "compiled programs": jax.config.jax_compilation_cache_dir or "not kept",
             "detectors": "zscore, vote, knn, svm, tree, forest, conformal",
             "attacks": settings,
         }
