@@ -218,6 +218,56 @@ def test_crafted_images(here, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
+def test_clever_scores(here, capsys):
+    """`a2d clever` writes the distance to the hyperplane of a linear classifier, at most R, and tells its mean and 90 % interval."""
+    x = near_boundary(12, 1, 11)
+    np.savez("x.npz", x=x)
+    options = ["--batches", 8, "--samples", 16, "--targets", "target-2,untargeted", "--radius", 0.1]
+    assert run("clever", "--out", "s.parquet", *options, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = table("s.parquet")
+    margin = np.abs(x.reshape(-1, 16).astype(np.float64) @ DIRECTION)
+    exact = np.minimum(margin / np.sqrt(DIRECTION @ DIRECTION), 0.1)
+    np.testing.assert_allclose(rows["score"], exact.repeat(2), rtol=0.01)
+    np.testing.assert_allclose(rows["margin"], margin.repeat(2), atol=1e-5)
+    assert rows["target"] == ["target-2", "untargeted"] * 12
+    assert rows["target_class"] == [1 - label for label in rows["label"]]
+    assert told["scores"][0]["mean"] == pytest.approx(exact.mean(), rel=0.01)
+    assert told["scores"][0]["90% interval +-"] == pytest.approx(1.645 * exact.std(ddof=1) / np.sqrt(12), rel=0.01)
+    assert 0 < told["scores"][0]["at radius"] < 12
+    meta = json.loads(pq.read_table("s.parquet").schema.metadata[b"a2d"])
+    assert meta["clever"] == {"radius": 0.1, "batches": 8, "samples": 16, "norm": "l2"}
+    assert run("clever", "--out", "one.parquet", *options, "--limit", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["scores"][0]["90% interval +-"] is None
+
+
+def test_clever_rows_with_errors(here, capsys):
+    """An image that cannot be used keeps its error beside the others' scores; bad settings and targets are refused."""
+    x = near_boundary(3, 0.5, 12)
+    clean, x[1, 0, 0, 0] = x[[0, 2]].copy(), np.nan
+    np.savez("x.npz", x=x)
+    few = ["--batches", 8, "--samples", 16]
+    assert run("clever", "--out", "s.parquet", *few) == 3
+    rows = table("s.parquet")
+    assert rows["target"] == ["target-2"] * 3
+    assert rows["score"][1] is None
+    assert "NaN" in rows["error"][1]
+    np.testing.assert_allclose(
+        [rows["score"][i] for i in (0, 2)], np.abs(clean.reshape(2, 16) @ DIRECTION) / np.linalg.norm(DIRECTION), rtol=0.01
+    )
+    capsys.readouterr()
+    clever = ["clever", "--out", "out"]
+    refused(capsys, "2 classes", "target-5", code=run(*clever, "--targets", "target-5"))
+    refused(capsys, "'nearest'", "least-likely", code=run(*clever, "--targets", "nearest"))
+    refused(capsys, "at least one target", code=run(*clever, "--targets", ","))
+    refused(capsys, "radius", code=run(*clever, "--radius", 0))
+    refused(capsys, "linf", code=run(*clever, "--norm", "l1"))
+    refused(capsys, "at least 2 batches", code=run(*clever, "--batches", 1))
+    refused(capsys, "at least 1 lane", code=run(*clever, "--lanes", 0))
+    refused(capsys, "s.parquet", "--force", code=run("clever", "--out", "s.parquet", *few))
+    refused(capsys, "finite logits", code=run(*clever, *few, factory="tiny_net:broken"))
+
+
 def test_attack_takes_the_prediction_where_there_are_no_labels(here):
     """Without labels the predicted class is attacked; with a wrong label, the label, which costs nothing."""
     x = near_boundary(6, 0.2, 3)
@@ -389,7 +439,7 @@ def test_bad_images(here, capsys):
     ]:
         np.savez(f"{name}.npz", x=images)
     os.mkdir("empty")
-    for command in (["predict"], ["cost", "--attacks", "bim"], ["attack", "--attack", "fgsm"]):
+    for command in (["predict"], ["cost", "--attacks", "bim"], ["attack", "--attack", "fgsm"], ["clever"]):
         for images, words in [
             ("large.npz", ["[0, 1]", "all 3"]),
             ("nan.npz", ["NaN"]),

@@ -220,7 +220,10 @@ def _slopes(
         places = jnp.arange(logits.shape[1], dtype=jnp.int32)
         margin = (places == label).astype(logits.dtype) - (places == target).astype(logits.dtype)
         (gradient,) = pull(jnp.broadcast_to(margin[None], logits.shape))
-        return jax.vmap(lambda v: norms.norm(v, dual))(jax.lax.optimization_barrier(gradient))
+        return jax.vmap(length)(jax.lax.optimization_barrier(gradient))
+
+    def length(gradient: Array) -> Array:
+        return jnp.where(jnp.isfinite(gradient).all(), norms.norm(gradient, dual), jnp.nan)
 
     return jax.lax.map(one, classes)
 

@@ -8,11 +8,10 @@ together, to an end point of 10^7 where all maxima are below 10. Here the shape 
 remedy of the authors of CLEVER: then a maximum always exists.
 
 The three parameters are one: for a given distance `gap` of the location from the largest maximum, the best shape is the root of
-an increasing function and the best scale follows from it. The profile over the gap is searched on a grid of logarithms, then by
-golden section. Maxima are measured downwards from the largest in units of their range, so that one grid serves all.
+an increasing function and the best scale follows from it. The profile over the gap is searched on a grid of logarithms that closes in
+on its best point. Maxima are measured downwards from the largest in units of their range, so that one grid serves all.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,8 +25,8 @@ PENALTY = 0.01
 REJECTED = 1e-3
 """A fit whose Kolmogorov-Smirnov p-value is lower is not believed (the same source)."""
 
-_GAPS = np.logspace(-4, 3, 57)  # from "at the largest maximum" to "as good as Gumbel's distribution", in ranges of the maxima
-_GOLDEN = (np.sqrt(5) - 1) / 2
+_GAPS = 1e-4, 1e3  # from "at the largest maximum" to "as good as Gumbel's distribution", in ranges of the maxima
+_GRID, _ROUNDS = 29, 7
 
 
 class ReverseWeibull(NamedTuple):
@@ -47,10 +46,12 @@ def fit(maxima: Float[np.ndarray, "*n maxima"], penalty: float = PENALTY) -> Rev
       maxima: one sample per row. A row with NaN or infinity gives NaN.
       penalty: of the squared shape; 0 is plain maximum likelihood with the shape at least 1.
     """
-    rows = np.asarray(maxima, np.float64)
+    shape = np.shape(maxima)[:-1]
+    rows = np.asarray(maxima, np.float64).reshape(-1, np.shape(maxima)[-1])
+    filled = np.zeros(((1 << max(len(rows) - 1, 0).bit_length()) - len(rows), rows.shape[1]))  # few sizes, so that few are compiled
     with jax.enable_x64(True):
-        flat = _fit_rows(rows.reshape(-1, rows.shape[-1]), np.float64(penalty))
-        return ReverseWeibull(*(np.asarray(leaf).reshape(rows.shape[:-1]) for leaf in flat))
+        fitted = _fit_rows(np.concatenate([rows, filled]), np.float64(penalty))
+        return ReverseWeibull(*(np.asarray(leaf)[: len(rows)].reshape(shape) for leaf in fitted))
 
 
 @jax.jit
@@ -69,11 +70,14 @@ def _fit(maxima: Float[Array, " n"], penalty: Array) -> tuple[Array, ...]:
         likelihood = jnp.log(shape) - jnp.log1p(jnp.exp(log_gap)) - log_mean + (shape - 1) * jnp.mean(log_y) - 1
         return likelihood - penalty * shape**2 / len(depth)
 
-    grid = jnp.asarray(np.log(_GAPS), depth.dtype)
-    best = jnp.argmax(jax.vmap(value)(grid))
-    inside = best < len(_GAPS) - 1
-    low, high = grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, len(_GAPS) - 1)]
-    gap = jnp.exp(_golden_section(value, low, high))
+    def close_in(_: int | Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        grid = jnp.linspace(*ends, _GRID)
+        best = jnp.argmax(jax.vmap(value)(grid))
+        return grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, _GRID - 1)]
+
+    first, last = (jnp.asarray(np.log(end), depth.dtype) for end in _GAPS)
+    low, high = jax.lax.fori_loop(0, _ROUNDS, close_in, (first, last))
+    inside, gap = high < last, jnp.exp((low + high) / 2)
     shape, log_mean, _ = _best_shape(depth, gap, penalty)
     log_scale = jnp.log1p(gap) + log_mean / shape
     p_value = _kolmogorov_smirnov(-jnp.expm1(-jnp.exp(shape * (jnp.log(depth + gap) - log_scale))))
@@ -109,19 +113,6 @@ def _best_shape(depth: Float[Array, " n"], gap: Array, penalty: Array) -> tuple[
 
     shape: Array = jax.lax.fori_loop(0, 24, newton, jnp.ones_like(gap))
     return shape, jnp.log(tilted(shape)[0]), log_y
-
-
-def _golden_section(value: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Maximiser of a function with one maximum between `low` and `high`."""
-
-    def narrow(_: int | Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        rising = value(left) < value(right)
-        return jnp.where(rising, left, low), jnp.where(rising, high, right)
-
-    low, high = jax.lax.fori_loop(0, 40, narrow, (low, high))
-    return (low + high) / 2
 
 
 def _kolmogorov_smirnov(cdf: Float[Array, " n"]) -> Array:
