@@ -59,7 +59,7 @@ def test_real_maxima():
 
 
 def test_skewed_maxima():
-    """Maxima without an end point send the plain fit to infinity, SciPy's too: the penalised one stays near, the plain one falls back on the largest."""
+    """Maxima without an end point send the plain fit to infinity, SciPy's too: the penalised one stays near, the plain one gives up."""
     sample = stats.genextreme.rvs(-0.1, 5.0, 0.2, size=500, random_state=1)
     assert stats.weibull_max.fit(sample)[1] > 1e6
     penalised, plain = weibull.fit(sample), weibull.fit(sample, penalty=0)
