@@ -1,0 +1,43 @@
+"""Every attack of every preset: buildable, recorded in a table and built again from it."""
+
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from a2d_jax import presets
+from a2d_jax.jobs.common import attacks_from, settings_of
+from a2d_jax.types import Example
+from tests.nets import batch, linear
+
+EVERY = [
+    (preset, role, name) for preset, roles in presets.PRESETS.items() for role in ("defence", "crafting") for name in getattr(roles, role)
+]
+SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "imagenet": (32, 32, 3)}
+
+
+@pytest.mark.parametrize(("preset", "role", "name"), EVERY)
+def test_settings_survive_a_table(preset, role, name):
+    """Protects detectors fitted from tables: settings written as JSON build an attack with the same settings."""
+    attack = presets.make(preset, role, name)
+    text = json.dumps(settings_of({name: attack}))
+    again = attacks_from(json.loads(text), [name], pathlib.Path("table"))[name]
+    assert json.dumps(settings_of({name: again})) == text
+    assert again.length() == attack.length()
+
+
+@pytest.mark.parametrize("preset", SHAPES)
+def test_scales_per_channel_fit_the_data(preset):
+    """Protects the tuples: theta of the single rule has one value for all channels, or one for each, also as JSON has it."""
+    shape = SHAPES[preset]
+    net = linear(np.random.default_rng(0).normal(size=(3, np.prod(shape))).astype(np.float32))
+    example = batch(net, np.full((1, *shape), 0.5, np.float32))
+    attack = presets.make(preset, "crafting", "jsma_single")
+    again = attacks_from(json.loads(json.dumps(settings_of({"a": attack}))), ["a"], pathlib.Path("table"))["a"]
+    first = Example(jnp.asarray(example.x[0]), jnp.asarray(example.label[0]), example.key[0])
+    moved, moved_again = (kind.step(net, first, kind.init(first)).x_adv - first.x for kind in (attack, again))
+    assert np.count_nonzero(moved) == 1
+    np.testing.assert_allclose(moved.max(), np.broadcast_to(attack.theta, shape).ravel()[np.argmax(moved)], rtol=1e-6)
+    np.testing.assert_array_equal(moved, moved_again)
