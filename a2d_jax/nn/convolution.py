@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 
 from a2d_jax.nn import routines
@@ -84,19 +85,24 @@ def _value(x: Array, kernel: Array, settings: Settings) -> Array:
     return lax.platform_dependent(x, kernel, cpu=ours, default=theirs)
 
 
-def _forward(x: Array, kernel: Array, settings: Settings) -> tuple[Array, tuple[Array, Array]]:
-    return _value(x, kernel, settings), (x, kernel)
+def _forward(x: Any, kernel: Any, settings: Settings) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    """Kept for the kernel's gradient is x only where that gradient is wanted: several gradients of one image ask for the input's alone."""
+    return _value(x.value, kernel.value, settings), (x.value, kernel.value, x.value if kernel.perturbed else None)
 
 
-def _backward(settings: Settings, residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
-    _, to_kernel = jax.vjp(partial(routines.lax_convolve, x, settings=settings), kernel)
+def _backward(settings: Settings, residuals: tuple[Array, Array, Array | None], grad: Any) -> tuple[Array, Array | None]:
+    x, kernel, inputs = residuals
+    if isinstance(grad, SymbolicZero):
+        grad = jnp.zeros_like(kernel, shape=grad.shape)
 
     def lax_gradient(grad: Array, kernel: Array) -> Array:
         return jax.linear_transpose(partial(routines.lax_convolve, kernel=kernel, settings=settings), x)(grad)[0]
 
     to_input = partial(routines.input_gradient, shape=x.shape, settings=settings)
-    return lax.platform_dependent(grad, kernel, cpu=to_input, default=lax_gradient), *to_kernel(grad)
+    to_x = lax.platform_dependent(grad, kernel, cpu=to_input, default=lax_gradient)
+    if inputs is None:  # in shard_map lax cannot batch the kernel's gradient of a grouped convolution, even one that nobody reads
+        return to_x, None
+    return to_x, jax.vjp(partial(routines.lax_convolve, inputs, settings=settings), kernel)[1](grad)[0]
 
 
-_convolve.defvjp(_forward, _backward)
+_convolve.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -235,6 +235,25 @@ def test_few_channels_need_no_backward_convolution(channels):
     assert_close(ours(x, kernel), loop(lax.conv_general_dilated)(x, kernel))
 
 
+def test_gradients_of_several_logits_on_each_device():
+    """Several gradients of each image, on each device its own: `shard_map` and lax's gradient of a depthwise kernel do not go together."""
+    x, kernel = arrays((9, 11), 6, 6)
+    grads = normal(2, 3, 1, 4, 5, 6)
+
+    def gradients(conv):
+        settings = {"window_strides": (2, 2), "padding": "VALID", "feature_group_count": 6, "dimension_numbers": NHWC}
+
+        def several(x, grads):
+            back = jax.vjp(lambda x: conv(x, kernel, **settings), x[None])[1]
+            return jax.vmap(lambda grad: back(grad)[0])(grads)
+
+        return jax.vmap(several)
+
+    mesh, along = jax.sharding.Mesh(jax.devices()[:2], ("device",)), jax.P("device")
+    ours = jax.shard_map(gradients(nn.conv_general_dilated), mesh=mesh, in_specs=along, out_specs=along)
+    assert_close(jax.jit(ours)(x[:2], grads), gradients(lax.conv_general_dilated)(x[:2], grads))
+
+
 def test_flax_layers_take_it():
     """nnx.Conv gives the same values, input gradients and weight gradients with it as without."""
     x = normal(2, 9, 9, 3)
