@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, Key
 
 from a2d_jax import norms
@@ -115,10 +115,12 @@ def clever_scores(
     rest = np.where(np.arange(logits.shape[1]) == label[:, None], np.inf, logits)
     classes = np.argsort(-rest, axis=1, kind="stable")[:, needed]  # the label comes first
 
-    program = _program(Mesh(np.array(devices), (_AXIS,)), settings.samples, min(lanes, settings.samples), settings.norm)
+    mesh = Mesh(np.array(devices), (_AXIS,))
+    program = _program(mesh, settings.samples, min(lanes, settings.samples), settings.norm)
+    classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))  # weights of a checkpoint lie on one device
     maxima = np.zeros((len(label), len(needed), settings.batches))
     for i in range(len(label)):
-        example = jax.tree.map(lambda leaf, i=i: leaf[i], examples)
+        example = jax.device_put(jax.tree.map(lambda leaf, i=i: leaf[i], examples), NamedSharding(mesh, PartitionSpec()))
         for part, slopes in _parts(program, classifier, example, classes[i], settings, len(devices)):
             maxima[i, :, part] = slopes
             if report:

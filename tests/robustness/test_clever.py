@@ -99,8 +99,11 @@ def test_points_fill_the_ball_evenly():
 
 
 def test_each_image_for_itself():
-    """Scores depend neither on lanes, devices, other images or their order, nor on other targets; they depend on the key."""
-    net = convnet()
+    """Scores depend neither on lanes, devices, other images or their order, nor on other targets; they depend on the key.
+
+    The weights lie on one device, as those of a checkpoint do.
+    """
+    net = jax.device_put(convnet(), jax.local_devices()[0])
     x = np.random.default_rng(3).uniform(0, 1, (3, 8, 8, 1)).astype(np.float32)
     examples = batch(net, x)
     settings = Clever(batches=12, samples=21)
