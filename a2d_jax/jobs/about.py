@@ -1,5 +1,6 @@
 """Jobs around the others: convert a checkpoint, tell what is installed and how it is set."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def info() -> Done:
             **versions(),
             "python": platform.python_version(),
             "devices": ", ".join(devices),
-            "compiled programs": jax.config.jax_compilation_cache_dir or "not kept",
+            "compiled programs": os.environ.get("JAX_COMPILATION_CACHE_DIR") or "not kept",
             "detectors": "zscore, vote, knn, svm, tree, forest, conformal",
             "attacks": settings,
         }
