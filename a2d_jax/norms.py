@@ -15,7 +15,7 @@ NORMS: tuple[Norm, ...] = ("l0", "l1", "l2", "linf", "rms")
 
 
 def norm(v: Float[Array, "h w c"], kind: Norm) -> Float[Array, ""]:
-    """Length of `v`; 0 for the zero array, with a finite (zero) gradient there."""
+    """Length of `v`; 0 for the zero array, with a finite (zero) gradient there; NaN if `v` holds one."""
     if kind == "l0":
         return jnp.sum(v != 0).astype(v.dtype)
     if kind == "l1":
@@ -24,9 +24,9 @@ def norm(v: Float[Array, "h w c"], kind: Norm) -> Float[Array, ""]:
         return jnp.max(jnp.abs(v))
     if kind in ("l2", "rms"):
         scale = jnp.max(jnp.abs(v))
-        unit = v / jnp.where(scale > 0, scale, 1)
+        unit = v / jnp.where(scale != 0, scale, 1)
         square = jnp.sum(unit**2) if kind == "l2" else jnp.mean(unit**2)
-        return jnp.where(scale > 0, scale * jnp.sqrt(jnp.where(scale > 0, square, 1)), 0)
+        return jnp.where(scale != 0, scale * jnp.sqrt(jnp.where(scale != 0, square, 1)), 0)
     raise _unknown(kind)
 
 

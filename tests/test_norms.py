@@ -79,3 +79,10 @@ def test_unknown_norms_are_refused():
     for call in (lambda: norms.norm(jnp.ones((1, 1, 1)), "l3"), lambda: norms.steepest(jnp.ones((1, 1, 1)), "l0")):
         with pytest.raises(ValueError, match=r"expected a norm among .*l2.*, got 'l[03]'; pass one of them"):
             call()
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "linf", "rms"])
+def test_nan_is_not_hidden(kind):
+    """Protects against broken gradients that look like none: the length of an array with a NaN is NaN."""
+    v = jnp.ones((3, 3, 1)).at[1, 1, 0].set(jnp.nan)
+    assert np.isnan(norms.norm(v, kind))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from a2d_jax.drivers.loops import MIN_WIDTH, run, unroll
 from a2d_jax.drivers.queue import AXIS
@@ -55,7 +55,11 @@ def attack(
     rows = max(MIN_WIDTH, -(-count // len(devices)))
     padded = jax.tree.map(lambda leaf: _pad(leaf, rows * len(devices) - count), examples)
     length = attack.length() if driver == "unroll" else None
-    result = _lockstep(Mesh(np.array(devices), (AXIS,)), length)(attack, classifier, padded)
+    mesh = Mesh(np.array(devices), (AXIS,))
+    # Weights of a checkpoint lie on one device, and what lies somewhere is moved by nobody else.
+    classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))
+    padded = jax.device_put(padded, NamedSharding(mesh, PartitionSpec(AXIS)))
+    result = _lockstep(mesh, length)(attack, classifier, padded)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], result)
 
 
