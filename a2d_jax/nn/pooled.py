@@ -19,6 +19,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
+from a2d_jax.nn.routines import multiply, pad
+
 COLUMNS = 32
 """The product's columns are filled up to a multiple of this; the kernel for what is left over may add in another order."""
 
@@ -67,25 +69,21 @@ def _matrix(kernel: Array, window: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product(x: Array, matrix: Array, tiling: _Tiling) -> Array:
-    return _multiply(_patches(x, tiling), matrix)
+    return multiply(_patches(x, tiling), matrix)
 
 
 def _product_forward(x: Array, matrix: Array, tiling: _Tiling) -> tuple[Array, tuple[Array, Array]]:
-    return _multiply(_patches(x, tiling), matrix), (x, matrix)
+    return multiply(_patches(x, tiling), matrix), (x, matrix)
 
 
 def _product_backward(tiling: _Tiling, residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     """One product with the transpose, laid out as such before the loop: autodiff would leave the transposing to each step."""
     x, matrix = residuals
-    _, to_matrix = jax.vjp(partial(_multiply, _patches(x, tiling)), matrix)
-    return _put_back(_multiply(grad, lax.optimization_barrier(matrix.T)), x.shape, tiling), *to_matrix(grad)
+    _, to_matrix = jax.vjp(partial(multiply, _patches(x, tiling)), matrix)
+    return _put_back(multiply(grad, lax.optimization_barrier(matrix.T)), x.shape, tiling), *to_matrix(grad)
 
 
 _product.defvjp(_product_forward, _product_backward)
-
-
-def _multiply(rows: Array, matrix: Array, precision: lax.PrecisionLike = None) -> Array:
-    return lax.dot_general(rows, matrix, (((rows.ndim - 1,), (0,)), ((), ())), precision=precision)
 
 
 def _patches(x: Array, tiling: _Tiling) -> Array:
@@ -94,7 +92,7 @@ def _patches(x: Array, tiling: _Tiling) -> Array:
     (rows, columns), (down, across), window = tiling.patch, tiling.tiles, tiling.window
     _, steps = tiling.steps()
     reach = across + steps - 1
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), (0, reach * window - w, 0), (0, 0, 0)))
+    x = pad(x, ((0, 0), (0, reach * window - w)))
     x = x.reshape(n, h, reach, window * c)
     x = jnp.concatenate([x[:, :, j : j + across] for j in range(steps)], axis=-1)[..., : columns * c]
     return jnp.concatenate([x[:, i : i + window * (down - 1) + 1 : window] for i in range(rows)], axis=-1)
@@ -113,7 +111,7 @@ def _put_back(patches: Array, shape: tuple[int, ...], tiling: _Tiling) -> Array:
     for i, j in np.ndindex(below, beside):
         total += lax.pad(patches[:, :, :, i, :, j], zero, ((0, 0, 0), (i, below - 1 - i, 0), (j, beside - 1 - j, 0), (0, 0, 0), (0, 0, 0)))
     x = jnp.swapaxes(total, 2, 3).reshape(n, (down + below - 1) * window, (across + beside - 1) * window, c)
-    return lax.pad(x, zero, ((0, 0, 0), (0, h - x.shape[1], 0), (0, w - x.shape[2], 0), (0, 0, 0)))
+    return pad(x, ((0, h - x.shape[1]), (0, w - x.shape[2])))
 
 
 @jax.custom_jvp
@@ -136,4 +134,4 @@ def _tile_max_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple
         winner = jnp.where(y[..., place, :] == best, place, winner)
     wins = jnp.expand_dims(winner, -2) == jnp.arange(places, dtype=jnp.int32).reshape(1, 1, 1, places, 1)
     pick = jnp.asarray(np.tile(np.eye(out), (places, 1)), y.dtype)
-    return best, _multiply(jnp.where(wins, change, 0).reshape(*tiles, places * out), pick, lax.Precision.HIGHEST)
+    return best, multiply(jnp.where(wins, change, 0).reshape(*tiles, places * out), pick, lax.Precision.HIGHEST)

@@ -36,9 +36,9 @@ def convolve(x: Array, kernel: Array, settings: Settings) -> Array:
     """Convolve `n *window in` with `*window in/groups out`."""
     *window, _, outputs = kernel.shape
     if _pointwise(kernel, settings):
-        return _dot(x[_every(settings.strides)], kernel.reshape(-1, outputs), settings)
+        return multiply(x[_every(settings.strides)], kernel.reshape(-1, outputs), settings.precision)
     if _depthwise(x.shape, kernel, settings):
-        return _weighted_shifts(_pad(x, settings.padding), kernel, settings.strides)
+        return _weighted_shifts(pad(x, settings.padding), kernel, settings.strides)
     columns = WIDE_OF_FEW if x.shape[-1] <= FEW_CHANNELS else WIDE
     fold = min(columns // outputs, x.shape[-2] // 4)  # a window nearly as wide as the image: XLA would take it for the image
     if settings.ordinary and len(window) == 2 and fold > 1:
@@ -50,7 +50,7 @@ def input_gradient(grad: Array, kernel: Array, shape: tuple[int, ...], settings:
     """Gradient to the input, of shape `shape`, from that of the output."""
     unit = all(n == 1 for n in settings.strides)
     if _pointwise(kernel, settings):
-        return _spread(_dot(grad, kernel.reshape(kernel.shape[-2:]).T, settings), shape, settings.strides)
+        return _spread(multiply(grad, kernel.reshape(kernel.shape[-2:]).T, settings.precision), shape, settings.strides)
     if settings.ordinary and unit and shape[-1] <= FEW_CHANNELS:
         return _by_shifts(grad, kernel, shape, settings)
     if (settings.ordinary and not unit) or _depthwise(shape, kernel, settings):
@@ -122,7 +122,7 @@ def _by_shifts(grad: Array, kernel: Array, shape: tuple[int, ...], settings: Set
     a reduction, such as the gradient's norm, it would be computed there, entry by entry.
     """
     *window, inputs, outputs = kernel.shape
-    taps = _dot(grad, kernel.reshape(-1, outputs).T, settings).reshape(*grad.shape[:-1], -1, inputs)
+    taps = multiply(grad, kernel.reshape(-1, outputs).T, settings.precision).reshape(*grad.shape[:-1], -1, inputs)
     zero, total = jnp.zeros((), grad.dtype), jnp.zeros(shape, grad.dtype)
     for tap, offset in enumerate(np.ndindex(*window)):
         place = [
@@ -153,7 +153,7 @@ def _by_phases(grad: Array, kernel: Array, shape: tuple[int, ...], settings: Set
         unit = settings._replace(strides=(1,) * len(window), padding=padding)
         phases = convolve(grad, lax.optimization_barrier(swapped), unit).reshape(len(grad), *steps, *strides, inputs)
     else:
-        padded = _pad(grad, padding)
+        padded = pad(grad, padding)
         each = [
             _weighted_shifts(padded, parts[(..., *phase, slice(None), slice(None))], (1,) * len(window)) for phase in np.ndindex(*strides)
         ]
@@ -161,7 +161,7 @@ def _by_phases(grad: Array, kernel: Array, shape: tuple[int, ...], settings: Set
     between = [0, *(1 + axis + side * len(window) for axis in axes for side in (0, 1)), phases.ndim - 1]
     image = phases.transpose(between).reshape(len(grad), *(q * stride for q, stride in zip(steps, strides, strict=True)), -1)
     crop = [(-low, size + low - have) for size, have, (low, _) in zip(shape[1:-1], image.shape[1:-1], settings.padding, strict=True)]
-    return _pad(image, crop)
+    return pad(image, crop)
 
 
 def _spread(x: Array, shape: tuple[int, ...], strides: Sequence[int]) -> Array:
@@ -174,13 +174,14 @@ def _every(strides: Sequence[int]) -> tuple[slice, ...]:
     return (slice(None), *(slice(None, None, stride) for stride in strides))
 
 
-def _pad(x: Array, padding: Sequence[tuple[int, int]]) -> Array:
+def pad(x: Array, padding: Sequence[tuple[int, int]]) -> Array:
     """Zeros around the image; negative numbers cut."""
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
 
 
-def _dot(x: Array, matrix: Array, settings: Settings) -> Array:
-    return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision=settings.precision)
+def multiply(x: Array, matrix: Array, precision: lax.PrecisionLike = None) -> Array:
+    """Matrix product over the last axis of `x`."""
+    return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
 
 
 def lax_convolve(x: Array, kernel: Array, settings: Settings, spread: tuple[int, ...] | None = None) -> Array:
