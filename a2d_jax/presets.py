@@ -81,10 +81,23 @@ _CIFAR10_DEFENCE: Mapping[str, Maker] = {
     "bim_search": _BIM_SEARCH,
     **_SEARCH_DEFENCE,
 }
-_CIFAR10_BIM = partial(bim, epsilon=0.05, step_size=0.005, max_steps=50)  # "BIM-a" of the paper's first environment
-_CIFAR10_BIM_B = partial(bim_b, epsilon=0.05, step_size=0.005, max_steps=50)
-_CIFAR10_PGD = partial(pgd, epsilon=8 / 255, step_size=2 / 255, max_steps=10)  # of Madry's adversarial training
-_CIFAR10_GRADIENT_SIGN = partial(GradientSign, epsilon=0.03, lengths=1, max_steps=21)  # training data of the released detectors
+_CIFAR10_CRAFTING: Mapping[str, Maker] = {
+    "fgsm": partial(fgsm, epsilon=0.05),
+    "gradient_sign": partial(GradientSign, epsilon=0.03, lengths=1, max_steps=21),  # training data of the released detectors
+    "bim": partial(bim, epsilon=0.05, step_size=0.005, max_steps=50),  # "BIM-a" of the paper's first environment
+    "bim_b": partial(bim_b, epsilon=0.05, step_size=0.005, max_steps=50),
+    "bim_search": _BIM_SEARCH,
+    "pgd": partial(pgd, epsilon=8 / 255, step_size=2 / 255, max_steps=10),  # of Madry's adversarial training
+    "jsma": _JSMA,
+    "jsma_pairs": partial(jsma_pairs, theta=1.0, max_steps=153),
+    "jsma_single": partial(jsma_single, theta=(0.247, 0.243, 0.261), max_steps=368),
+    "dba": _CIFAR10_DBA,
+    "cw": _CW,
+    "deepfool": _DEEPFOOL,
+    "apgd": partial(APGD, epsilon=8 / 255),
+    "apgd_dlr": partial(APGD, epsilon=8 / 255, loss="dlr"),
+    **_SEARCH_CRAFTING,
+}
 
 PRESETS: Mapping[str, Preset] = {
     "mnist": Preset(
@@ -116,46 +129,19 @@ PRESETS: Mapping[str, Preset] = {
             **_SEARCH_CRAFTING,
         },
     ),
-    "cifar10": Preset(
-        defence=_CIFAR10_DEFENCE,
-        crafting={
-            "fgsm": partial(fgsm, epsilon=0.05),
-            "gradient_sign": _CIFAR10_GRADIENT_SIGN,
-            "bim": _CIFAR10_BIM,
-            "bim_b": _CIFAR10_BIM_B,
-            "bim_search": _BIM_SEARCH,
-            "pgd": _CIFAR10_PGD,
-            "jsma": _JSMA,
-            "jsma_pairs": partial(jsma_pairs, theta=1.0, max_steps=153),
-            "jsma_single": partial(jsma_single, theta=(0.247, 0.243, 0.261), max_steps=368),
-            "dba": _CIFAR10_DBA,
-            "cw": _CW,
-            "deepfool": _DEEPFOOL,
-            "apgd": partial(APGD, epsilon=8 / 255),
-            "apgd_dlr": partial(APGD, epsilon=8 / 255, loss="dlr"),
-            **_SEARCH_CRAFTING,
-        },
-    ),
+    "cifar10": Preset(defence=_CIFAR10_DEFENCE, crafting=_CIFAR10_CRAFTING),
     "imagenet": Preset(
-        # Of benign photographs none is censored with these: median costs 16 (bim) and 25 (bim2), docs/decisions/0024.
         defence=_CIFAR10_DEFENCE,
         crafting={
+            **_CIFAR10_CRAFTING,
             "fgsm": partial(l2_fgsm, epsilon=0.016, norm="rms"),
-            "gradient_sign": _CIFAR10_GRADIENT_SIGN,
-            "bim": _CIFAR10_BIM,
-            "bim_b": _CIFAR10_BIM_B,
-            "bim_search": _BIM_SEARCH,
-            "pgd": _CIFAR10_PGD,
-            "jsma": _JSMA,
             # The same shares of the scalars, at 224 x 224 x 3; theta 1 in the units of the usual normalisation.
             "jsma_pairs": partial(jsma_pairs, theta=1.0, max_steps=7526),
             "jsma_single": partial(jsma_single, theta=(0.229, 0.224, 0.225), max_steps=18063),
-            "dba": _CIFAR10_DBA,
             "cw": partial(CarliniWagner, first_constant=0.01),  # Table 6: Foolbox's defaults
             "deepfool": partial(DeepFool, overshoot=0.05, max_steps=100, form="foolbox"),  # the same
             "apgd": partial(APGD, epsilon=4 / 255),
             "apgd_dlr": partial(APGD, epsilon=4 / 255, loss="dlr"),
-            **_SEARCH_CRAFTING,
         },
     ),
 }
