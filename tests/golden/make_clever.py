@@ -15,27 +15,10 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from art.metrics import metrics
 from art.utils import random_sphere
-from torch.nn import functional
+from lenet5_torch import LeNet5
 
 HERE = pathlib.Path(__file__).parent
 DIGITS, SEEDS, BATCHES, SAMPLES, POOL, RADIUS = 4, 6, 40, 64, 20, 5.0
-
-
-class LeNet5(torch.nn.Module):
-    """Logits of `n 1 28 28` in [0, 1], from the arrays of the golden file."""
-
-    def __init__(self, arrays):
-        super().__init__()
-        self.arrays = {name: torch.tensor(arrays[name]) for name in arrays.files if name.startswith(("conv", "fc"))}
-
-    def forward(self, x):
-        a = self.arrays
-        x = (x - 0.1307) / 0.3081
-        x = functional.max_pool2d(functional.relu(functional.conv2d(x, a["conv1.0.weight"], a["conv1.0.bias"], padding=2)), 2)
-        x = functional.max_pool2d(functional.relu(functional.conv2d(x, a["conv2.0.weight"], a["conv2.0.bias"])), 2)
-        x = functional.relu(functional.linear(torch.flatten(x, 1), a["fc1.0.weight"], a["fc1.0.bias"]))
-        x = functional.relu(functional.linear(x, a["fc2.0.weight"], a["fc2.0.bias"]))
-        return functional.linear(x, a["fc3.weight"], a["fc3.bias"])
 
 
 def slopes(network, x, label, target, norm, dual):
@@ -49,7 +32,7 @@ def slopes(network, x, label, target, norm, dual):
 
 def main() -> None:
     golden = np.load(HERE / "lenet5_mnist.npz", allow_pickle=False)
-    network = LeNet5(golden)
+    network = LeNet5({name: golden[name] for name in golden.files if name.startswith(("conv", "fc"))})
     digits = golden["digits"][:DIGITS].transpose(0, 3, 1, 2).astype(np.float32) / 255
     art = PyTorchClassifier(network, torch.nn.CrossEntropyLoss(), (1, 28, 28), 10, clip_values=(0.0, 1.0))
     logits = art.predict(digits)

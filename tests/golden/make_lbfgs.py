@@ -14,7 +14,8 @@ import sys
 
 import numpy as np
 import torch
-from make_gradient_attacks import COUNT, LeNet5
+from lenet5_torch import LeNet5
+from make_gradient_attacks import COUNT
 from scipy.optimize import fmin_l_bfgs_b
 from torch.nn import functional
 

@@ -13,7 +13,8 @@ import sys
 
 import numpy as np
 import torch
-from make_gradient_attacks import COUNT, LeNet5
+from lenet5_torch import LeNet5
+from make_gradient_attacks import COUNT
 
 HERE = pathlib.Path(__file__).parent
 ROUNDS, SEEDS = 40, 5

@@ -18,7 +18,7 @@ import pathlib
 
 import numpy as np
 import torch
-from torch.nn import functional
+from lenet5_torch import LeNet5
 
 collections.Iterable = collections.abc.Iterable  # Foolbox 1.8 is older than Python 3.10
 import foolbox  # noqa: E402 (after the line it needs)
@@ -28,23 +28,6 @@ SETTINGS = {"binary_search_steps": 3, "initial_const": 0.1, "confidence": 0}
 STEPS, RATE = 200, 0.02
 CONFIDENCE = 3.0
 INNER = (9, 7, 9, 2, 38, 5, 1, 22, 9, 20, 41, 15, 14, 5, 17, 1, 17, 3, 6, 19, 1, 525, 6, 2, 93, 6, 2, 34)
-
-
-class LeNet5(torch.nn.Module):
-    """Logits of `n 1 28 28` in [0, 1], from the arrays of the golden file."""
-
-    def __init__(self, arrays, dtype=torch.float32):
-        super().__init__()
-        self.arrays = {name: torch.tensor(array, dtype=dtype) for name, array in arrays.items()}
-
-    def forward(self, x):
-        a = self.arrays
-        x = (x - 0.1307) / 0.3081
-        x = functional.max_pool2d(functional.relu(functional.conv2d(x, a["conv1.0.weight"], a["conv1.0.bias"], padding=2)), 2)
-        x = functional.max_pool2d(functional.relu(functional.conv2d(x, a["conv2.0.weight"], a["conv2.0.bias"])), 2)
-        x = functional.relu(functional.linear(torch.flatten(x, 1), a["fc1.0.weight"], a["fc1.0.bias"]))
-        x = functional.relu(functional.linear(x, a["fc2.0.weight"], a["fc2.0.bias"]))
-        return functional.linear(x, a["fc3.weight"], a["fc3.bias"])
 
 
 def length(delta):

@@ -14,7 +14,8 @@ import foolbox
 import numpy as np
 import torch
 import torchattacks
-from make_gradient_attacks import COUNT, LeNet5
+from lenet5_torch import LeNet5
+from make_gradient_attacks import COUNT
 
 HERE = pathlib.Path(__file__).parent
 STEPS = 100
