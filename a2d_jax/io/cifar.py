@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,7 @@ class _NumbersAndText(pickle.Unpickler):
     looked up, so that nothing is imported.
     """
 
-    NAMES: dict[str, Any] = {  # noqa: RUF012 (a constant)
+    NAMES: ClassVar[dict[str, Any]] = {
         "_reconstruct": np.ndarray(0).__reduce__()[0],
         "ndarray": np.ndarray,
         "dtype": np.dtype,
