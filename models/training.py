@@ -56,8 +56,9 @@ RECIPES = {
     # Feinman et al., arXiv 1703.00410; the decay of the ConvNet is the gradient of its penalty, 0.01 times the sum of squares
     "models.lenet:lenet_env1": Recipe("adadelta", 1.0, epochs=10),
     "models.convnet:convnet12": Recipe("adadelta", 1.0, weight_decay=0.02, decayed=("fc1", "fc2"), epochs=60),
-    # Wang et al., arXiv 1812.05793, who do not tell the epochs
+    # Wang et al., arXiv 1812.05793, who tell the epochs of the substitute alone
     "models.lenet:lenet5": Recipe("sgd", 0.01, momentum=0.5, batch_size=64, epochs=20),
+    "models.substitute:substitute_mnist": Recipe("sgd", 0.01, momentum=0.5, batch_size=64, epochs=10),
     "models.googlenet:googlenet_cifar10": Recipe("sgd", 0.01, momentum=0.5, weight_decay=5e-4, epochs=100, augment=True),
     # He et al., arXiv 1512.03385: 64,000 steps
     **{f"models.resnet:cifar_resnet{n}": _CIFAR_RESNET for n in (20, 32, 44, 56, 110)},

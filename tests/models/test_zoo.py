@@ -38,6 +38,7 @@ PARAMETERS = {  # as published (torchvision, the papers), else counted by hand f
     "models.lenet:lenet5": 61_706,
     "models.lenet:lenet_env1": 1_218_634,
     "models.convnet:convnet12": 2_915_114,
+    "models.substitute:substitute_mnist": 511_626,
     "models.googlenet:googlenet_cifar10": 6_166_250,
     "models.efficientnet:efficientnet_lite0": 4_652_008,
     "models.magnet:magnet_mnist": 312_202,
