@@ -11,14 +11,13 @@ and the whole network, where it applies, with two more:
 
 - `rename(name)`: PyTorch's name of an array that some files call otherwise;
 - `keras_layers = ("conv1", "fc1")`: its layers with weights, in Keras's order. Keras numbers layers by the history of the process
-  that made them, so only their order tells which is which; their layout is that of Flax.
+  that made them, so only their order tells which is which (`a2d_jax.io.keras_files`); their layout is that of Flax.
 """
 
 import importlib
 import io
 import json
 import math
-import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +29,8 @@ import numpy as np
 from flax import nnx
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io import keras_files
+from a2d_jax.io.keras_files import Arrays
 
 TORCH = (".pth", ".pt", ".th", ".pkl")
 KERAS = (".h5", ".keras")
@@ -37,17 +38,13 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts keep the weights in a checkpoint."""
 NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 """Names of arrays in Flax and in PyTorch, where they differ."""
-KERAS_NAMES = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
-"""Names of arrays in Keras and in Flax, where they differ."""
-
-Arrays = dict[str, np.ndarray]
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read named arrays from a PyTorch (.pth, .pt, .th, .pkl, old and new format), .safetensors or Keras (.h5, .keras) file.
+    """Read named arrays from a PyTorch (.pth, .pt, .th, .pkl, old and new format), .safetensors or Keras (.keras, .h5, .weights.h5) file.
 
     Finds the weights inside a training checkpoint, removes the `module.` that data-parallel training puts before every name, and
-    drops `num_batches_tracked`, which evaluation does not use. Arrays of Keras are named `layer.kernel` and so on, as in Flax.
+    drops `num_batches_tracked`, which evaluation does not use.
 
     Raises:
       BadInput: no such file, another kind of file, damaged, not purely tensors, or the package that reads it is missing.
@@ -78,13 +75,14 @@ def to_module(arrays: Arrays, module: nnx.Module) -> nnx.Module:
     """
     module = nnx.clone(module)
     wanted = nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
-    keras = _keras_layers(module, arrays) if any(name.endswith(".kernel") for name in arrays) else None
+    shapes = {".".join(map(str, path)): variable.shape for path, variable in wanted}
+    keras = _keras_names(module, shapes, arrays) if any(name.endswith(".kernel") or "/" in name for name in arrays) else None
     rename: Callable[[str], str] = getattr(module, "rename", str)
     arrays = {rename(name): array for name, array in arrays.items()}
     trouble: list[str] = []
     taken: set[str] = set()
     for path, variable in wanted:
-        name, flattened = _torch_name(module, path) if keras is None else (_keras_name(keras, path), None)
+        name, flattened = _torch_name(module, path) if keras is None else (keras[".".join(map(str, path))], None)
         taken.add(name)
         if name not in arrays:
             trouble.append(f"{name} {variable.shape} is missing")
@@ -119,19 +117,13 @@ def _torch_name(module: Any, path: tuple[Any, ...]) -> tuple[str, tuple[int, ...
     return ".".join([*names, NAMES.get(str(path[-1]), str(path[-1]))]), flattened
 
 
-def _keras_layers(module: nnx.Module, arrays: Arrays) -> dict[str, str]:
-    """Which layer of a Keras file each layer of the module is, by their order."""
-    ours = getattr(module, "keras_layers", None)
-    if ours is None:
+def _keras_names(module: nnx.Module, wanted: Mapping[str, tuple[int, ...]], arrays: Arrays) -> dict[str, str]:
+    """What the arrays of the module are called in a file of Keras."""
+    layers = getattr(module, "keras_layers", None)
+    if layers is None:
         name = type(module).__name__
         raise BadInput(f"expected a module with keras_layers, got {name} without, for arrays of Keras; add the attribute to the class")
-    theirs = dict.fromkeys(name.rpartition(".")[0] for name in arrays)
-    return dict(zip(ours, theirs, strict=False))  # what is left over on either side is reported array by array
-
-
-def _keras_name(layers: dict[str, str], path: tuple[Any, ...]) -> str:
-    layer = ".".join(map(str, path[:-1]))
-    return f"{layers.get(layer, layer)}.{path[-1]}"
+    return keras_files.names_in(arrays, layers, wanted)
 
 
 def _to_flax(array: np.ndarray, leaf: str, flattened: tuple[int, ...] | None) -> np.ndarray | None:
@@ -177,59 +169,22 @@ def _read_safetensors(path: Path) -> Arrays:
 
 
 def _read_keras(path: Path) -> Arrays:
-    """Arrays of a Keras model by `layer.name`, layers in the order of the model: of the archive of Keras 3 or of one HDF5 file."""
+    """Arrays of a model of Keras or of its weights: of the archive of Keras 3 or of one HDF5 file."""
     h5py = _import("h5py", path)
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
                 config, weights = json.loads(archive.read("config.json")), io.BytesIO(archive.read("model.weights.h5"))
             with h5py.File(weights, "r") as file:
-                arrays = _read_keras_archive(config, file)
+                arrays = keras_files.read_archive(config, file)
         else:
             with h5py.File(path, "r") as file:
-                arrays = _read_keras_hdf5(file)
+                arrays = keras_files.read_hdf5(file)
     except Exception as error:  # h5py and zipfile raise whatever the damage leads to
         raise _unreadable(path, error) from error
     if not arrays:
-        raise BadInput(f"expected a whole model of Keras, got {path}, which does not list layers with weights; save the whole model again")
+        raise BadInput(f"expected weights of Keras, got {path}, which has none; save the model or its weights again")
     return arrays
-
-
-def _read_keras_hdf5(file: Any) -> Arrays:
-    """`model.save("x.h5")` keeps the weights in a group, `model.save_weights` at the root; attributes list names in order."""
-    group = file.get("model_weights", file)
-    arrays: Arrays = {}
-    for layer in map(_text, group.attrs.get("layer_names", ())):
-        for weight in map(_text, group[layer].attrs["weight_names"]):
-            leaf = weight.rpartition("/")[2].partition(":")[0]
-            arrays[f"{layer}.{KERAS_NAMES.get(leaf, leaf)}"] = np.asarray(group[layer][weight])
-    return arrays
-
-
-def _read_keras_archive(config: Any, file: Any) -> Arrays:
-    """Keras 3 names a layer's group after its class, numbered within the class; its variables have numbers for names."""
-    arrays: Arrays = {}
-    count: dict[str, int] = {}
-    for layer in config["config"]["layers"]:
-        kind = layer["class_name"]
-        if kind == "InputLayer":
-            continue
-        snake = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)).lower()
-        number = count[snake] = count.get(snake, -1) + 1
-        group = f"layers/{snake}_{number}" if number else f"layers/{snake}"
-        settings = layer["config"]
-        if kind == "BatchNormalization":
-            leaves = [leaf for leaf, kept in (("scale", "scale"), ("bias", "center")) if settings.get(kept, True)] + ["mean", "var"]
-        else:
-            leaves = ["kernel", "bias"]
-        variables = file[group].get("vars", {}) if group in file else {}
-        for position, leaf in enumerate(leaves[: len(variables)]):
-            arrays[f"{settings['name']}.{leaf}"] = np.asarray(variables[str(position)])
-    return arrays
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name
 
 
 def _import(package: str, path: Path) -> ModuleType:

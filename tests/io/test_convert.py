@@ -1,6 +1,7 @@
-"""Weights read from PyTorch and safetensors files and put into Flax modules."""
+"""Weights read from files of PyTorch, safetensors and Keras and put into Flax modules."""
 
 import collections
+import io
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ from flax import nnx
 
 from a2d_jax import classifiers
 from a2d_jax.errors import BadInput
-from a2d_jax.io import convert
+from a2d_jax.io import convert, keras_files
 from a2d_jax.nn import max_pool
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -143,14 +144,48 @@ def test_half_precision_torch(tmp_path, dtype):
     np.testing.assert_array_equal(convert.read_arrays(tmp_path / "w.pt")["w"], np.arange(4, dtype=np.float32) / 8)
 
 
-@pytest.mark.parametrize("name", ["keras_small.keras", "keras_small.h5"])
-def test_files_written_by_keras(name):
-    """Both kinds of files that Keras writes give Keras's logits: layers by order whatever their numbers, batch norm, no bias."""
-    pinned = np.load(GOLDEN / "keras_small.npz", allow_pickle=False)
+KERAS_FILES = {  # a name of an array in each
+    "keras_small.keras": "batch_normalization.scale",
+    "keras_small.h5": "batch_normalization.scale",
+    "keras_small.weights.h5": "layers/batch_normalization/vars/0",
+    "keras_nested.keras": "sequential_1.batch_normalization.scale",
+    "keras_nested.h5": "sequential_1.sequential.batch_normalization.scale",
+    "keras_nested.weights.h5": "layers/sequential/layers/batch_normalization/vars/0",
+    "keras_subclassed.keras": "fc1/vars/0",
+    "keras_subclassed.weights.h5": "fc1/vars/0",
+}
+
+
+@pytest.fixture(scope="module")
+def keras_net():
+    """The network that all golden files of Keras hold, and one program for it."""
+    module = nnx.eval_shape(KerasNet)
+    return module, np.load(GOLDEN / "keras_small.npz", allow_pickle=False)
+
+
+@pytest.mark.parametrize("name", KERAS_FILES)
+def test_files_written_by_keras(keras_net, name):
+    """Every file that Keras writes gives its logits: models and weights alone, nested and subclassed, batch norm, no bias."""
+    module, pinned = keras_net
     arrays = convert.read_arrays(GOLDEN / name)
-    assert list(arrays)[:3] == ["conv2d_1.kernel", "conv2d_1.bias", "batch_normalization.scale"]
-    network = classifiers.from_nnx(convert.to_module(arrays, nnx.eval_shape(KerasNet)))
+    assert KERAS_FILES[name] in arrays
+    network = classifiers.from_nnx(convert.to_module(arrays, module))
     np.testing.assert_allclose(classifiers.predict(network, pinned["x"]), pinned["logits"], rtol=1e-5)
+
+
+def test_weights_of_keras_after_training(tmp_path):
+    """Of a file of weights, what the optimizer keeps and the random state of dropout are left out; Keras's layers count from 0 to 10."""
+    kernels = np.random.default_rng(0).random((12, 2, 2)).astype(np.float32)
+    with h5py.File(tmp_path / "a.weights.h5", "w") as file:
+        file["optimizer/vars/0"] = np.zeros(2, np.float32)
+        file["layers/dropout/seed_generator/vars/0"] = np.zeros(2, np.uint32)
+        for number, kernel in enumerate(kernels):
+            file[f"layers/dense_{number}/vars/0" if number else "layers/dense/vars/0"] = kernel
+    names = [f"fc{number}" for number in range(12)]
+    module = nnx.eval_shape(lambda: nnx.Dict({name: nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0)) for name in names}))
+    module.keras_layers = nnx.static(tuple(names))
+    module = convert.to_module(convert.read_arrays(tmp_path / "a.weights.h5"), module)
+    np.testing.assert_array_equal([module[name].kernel[...] for name in names], kernels)
 
 
 def test_hdf5_of_older_keras(tmp_path):
@@ -160,7 +195,7 @@ def test_hdf5_of_older_keras(tmp_path):
         layers = list(dict.fromkeys(name.partition(".")[0] for name in arrays))
         file.attrs["layer_names"] = [layer.encode() for layer in ("input", *layers)]
         file.create_group("input").attrs["weight_names"] = []
-        keras = {ours: theirs for theirs, ours in convert.KERAS_NAMES.items() if ours != "bias"}
+        keras = {ours: theirs for theirs, ours in keras_files.FLAX_NAMES.items() if ours != "bias"}
         for layer in layers:
             leaves = {name: name.partition(".")[2] for name in arrays if name.startswith(f"{layer}.")}
             old = {
@@ -177,16 +212,28 @@ def test_hdf5_of_older_keras(tmp_path):
 
 
 def test_wrong_keras_files_are_explained(tmp_path):
-    """Weights without an order of layers, a module that gives no order, and arrays that do not fit each get their one line."""
+    """No weights, no order of layers, a module that gives no order, and arrays that do not fit each get their one line."""
     with zipfile.ZipFile(GOLDEN / "keras_small.keras") as archive:
-        (tmp_path / "a.weights.h5").write_bytes(archive.read("model.weights.h5"))
         config = json.loads(archive.read("config.json"))
-        config["config"]["layers"] = [layer for layer in config["config"]["layers"] if layer["class_name"] != "BatchNormalization"]
-        with zipfile.ZipFile(tmp_path / "other.keras", "w") as other:
+        with zipfile.ZipFile(tmp_path / "other.keras", "w") as other, h5py.File(tmp_path / "short.weights.h5", "w") as short:
+            with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+                file.copy("layers", short)
+            del short["layers/batch_normalization"]
+            short.flush()
+            config["config"]["layers"] = [layer for layer in config["config"]["layers"] if layer["class_name"] != "BatchNormalization"]
             other.writestr("config.json", json.dumps(config))
-            other.writestr("model.weights.h5", archive.read("model.weights.h5"))
-    with pytest.raises(BadInput, match=r"expected a whole model.*save the whole model"):
-        convert.read_arrays(tmp_path / "a.weights.h5")
+            other.write(tmp_path / "short.weights.h5", "model.weights.h5")
+    with h5py.File(tmp_path / "none.weights.h5", "w") as file:
+        file["vars/0"] = 3
+    with pytest.raises(BadInput, match=r"expected weights of Keras.*none.weights.h5, which has none"):
+        convert.read_arrays(tmp_path / "none.weights.h5")
+    with h5py.File(tmp_path / "names.weights.h5", "w") as file:
+        for name, array in convert.read_arrays(GOLDEN / "keras_subclassed.keras").items():
+            file[name.replace("fc1", "head").replace("fc2", "last")] = array
+    with pytest.raises(BadInput, match=r"expected layers called fc1, fc2, or numbered.* got head, last, whose order.*save the whole model"):
+        convert.to_module(convert.read_arrays(tmp_path / "names.weights.h5"), nnx.eval_shape(KerasNet))
+    with pytest.raises(BadInput, match=r"norm.scale \(2,\) is missing"):
+        convert.to_module(convert.read_arrays(tmp_path / "short.weights.h5"), nnx.eval_shape(KerasNet))
     with pytest.raises(BadInput, match="expected a module with keras_layers, got Net without"):
         convert.to_module(convert.read_arrays(GOLDEN / "keras_small.keras"), abstract())
     with pytest.raises(BadInput) as caught:

@@ -1,0 +1,117 @@
+"""Weights in the files of Keras, and which array of a file is which of ours.
+
+A whole model tells the order of its layers: in the config of the archive (`.keras`), in attributes of the older HDF5 (`.h5`). Its
+arrays are named `layer.kernel` and so on, as in Flax. Weights alone (`.weights.h5`), and models that are classes of their own, tell no
+order. Their arrays keep the names of the file, such as `layers/dense_1/vars/0`: a path, which is the attribute's name in a class and
+otherwise the kind of layer and its number within the kind.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from a2d_jax.errors import BadInput
+
+FLAX_NAMES = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+"""Names of arrays in Keras and in Flax, where they differ."""
+LEAVES = ("kernel", "scale", "bias", "mean", "var")
+"""Order in which Keras numbers the arrays of a layer."""
+
+Arrays = dict[str, np.ndarray]
+
+
+def read_hdf5(file: Any) -> Arrays:
+    """Arrays of an open HDF5 file, of a model or of weights alone."""
+    group = file.get("model_weights", file)  # `model.save` keeps the weights in a group, `model.save_weights` of old at the root
+    if "layer_names" not in group.attrs:
+        return dict(_by_path(file))
+    arrays: Arrays = {}
+    for layer in map(_text, group.attrs["layer_names"]):
+        for weight in map(_text, group[layer].attrs["weight_names"]):
+            *scopes, leaf = weight.partition(":")[0].split("/")
+            inside = scopes[scopes.index(layer) + 1 :] if layer in scopes else scopes  # more than one in a model within the model
+            arrays[".".join([layer, *inside, FLAX_NAMES.get(leaf, leaf)])] = np.asarray(group[layer][weight])
+    return arrays
+
+
+def read_archive(config: Any, file: Any) -> Arrays:
+    """Arrays of a `.keras` archive, given what its two members hold; by path if the config does not describe all that have some."""
+    paths = dict(_by_path(file))
+    described = dict(_described(config["config"], file, ()))
+    return described if len(described) == len(paths) else paths
+
+
+def _described(model: Mapping[str, Any], group: Any, names: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """Keras 3 names a layer's group after its class, numbered within the class; its variables have numbers for names."""
+    count: dict[str, int] = {}
+    for layer in model.get("layers", ()):
+        kind, settings = layer["class_name"], layer["config"]
+        snake = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)).lower()
+        number = count[snake] = count.get(snake, -1) + 1
+        inside = group.get(f"layers/{snake}_{number}" if number else f"layers/{snake}", {})
+        place = (*names, settings["name"])
+        yield from _described(settings, inside, place)
+        leaves = ["kernel", "bias"]
+        if kind == "BatchNormalization":
+            leaves = [leaf for leaf, kept in (("scale", "scale"), ("bias", "center")) if settings.get(kept, True)] + ["mean", "var"]
+        variables = inside.get("vars", {})
+        for position, leaf in enumerate(leaves[: len(variables)]):
+            yield ".".join([*place, leaf]), np.asarray(variables[str(position)])
+
+
+def _by_path(group: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Every array of weights; not the optimizer's, nor the random state of dropout, which is of integers."""
+    for name in group:
+        inside, below = group[name], f"{path}/{name}".lstrip("/")
+        if hasattr(inside, "keys"):
+            yield from () if below == "optimizer" else _by_path(inside, below)
+        elif np.issubdtype(inside.dtype, np.floating):
+            yield below, np.asarray(inside)
+
+
+def names_in(arrays: Arrays, layers: Sequence[str], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Names in a file of Keras of the arrays that a module wants; what has no partner keeps its name, and will be found missing.
+
+    Args:
+      arrays: of the file, as read here.
+      layers: those of the module that have weights, in the order of the model of Keras.
+      wanted: shapes by name, such as `fc1.kernel`.
+
+    Raises:
+      BadInput: the file tells neither the order of its layers nor names like ours.
+    """
+    if any("/" in name for name in arrays):
+        return _names_by_path(arrays, layers, wanted)
+    partner = dict(zip(layers, dict.fromkeys(name.rpartition(".")[0] for name in arrays), strict=False))
+    return {name: ".".join([partner.get(layer, layer), leaf]) for name in wanted for layer, _, leaf in [name.rpartition(".")]}
+
+
+def _names_by_path(arrays: Arrays, layers: Sequence[str], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """A layer is the one at its own path; of the others, those of a kind (dense, convolution, norm) are matched in their order."""
+    ours = {layer: [name for leaf in LEAVES if (name := f"{layer}.{leaf}") in wanted] for layer in layers}
+    theirs = {folder: list(names) for folder, names in itertools.groupby(sorted(arrays), lambda name: name.rpartition("/vars/")[0])}
+    partner = {layer: folder for layer in ours if (folder := layer.replace(".", "/")) in theirs}
+    for kind in range(1, 6):  # axes of a layer's first array
+        left = [layer for layer, names in ours.items() if layer not in partner and names and len(wanted[names[0]]) == kind]
+        found = [folder for folder, names in theirs.items() if folder not in partner.values() and arrays[names[0]].ndim == kind]
+        if len({re.sub(r"_\d+(?=/|$)", "", folder) for folder in found}) > 1:
+            raise BadInput(
+                f"expected layers called {', '.join(left) or 'as in the module'}, or numbered ones of one kind, got {', '.join(found)}, "
+                "whose order weights alone do not tell; save the whole model as .keras"
+            )
+        partner |= zip(left, sorted(found, key=_numbers), strict=False)
+    return {name: name for name in wanted} | {
+        name: f"{partner[layer]}/vars/{position}" for layer in partner for position, name in enumerate(ours[layer])
+    }
+
+
+def _numbers(folder: str) -> list[int]:
+    """Number of each part of a path, 0 where Keras leaves it out."""
+    return [int(found[1]) if (found := re.search(r"_(\d+)$", part)) else 0 for part in folder.split("/")]
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
