@@ -64,6 +64,8 @@ class Images(Output):
     resized and cropped if the classifier says how."""
     limit: int | None = None
     """Take the first images only."""
+    precision: str = "float32"
+    """float32, or bfloat16: faster on accelerators, with costs of its own. A detector takes costs of one precision only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +182,8 @@ class Fit(Output):
 class Detect(Output):
     """Judge images by a fitted detector: a table of index, id, label, score (higher is more adversarial), adversarial and error.
 
-    Give either their costs, or the classifier and the images: then the attacks of the detector run with the settings it was fitted
-    with, and stop where the verdict is certain.
+    Give either their costs, or the classifier and the images: then the attacks of the detector run with the settings and in the
+    precision it was fitted with, and stop where the verdict is certain.
     """
 
     detector: Path

@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from a2d_jax.cli import main
+from a2d_jax.io.tables import read_costs
 
 FACTORY = """
 import numpy as np
@@ -327,6 +328,29 @@ def test_detectors(detector, costs, capsys):
             assert max(bounded) < max(full)
             np.testing.assert_array_equal(bounded, np.minimum(full, max(bounded)))
     assert np.mean(verdicts["near"]) > np.mean(verdicts["far"])
+
+
+def test_costs_of_two_precisions_are_never_mixed(costs, capsys):
+    """--precision bfloat16 is what PyTorch computes in bfloat16, is recorded, and costs so counted fit no detector of float32 ones."""
+    half = ["--precision", "bfloat16"]
+    assert run("predict", "--out", "p", *half, images="near.npz") == 0
+    logits = torch.tensor(np.load("near.npz")["x"].reshape(-1, 16)).bfloat16() @ torch.tensor(WEIGHTS).bfloat16()
+    np.testing.assert_allclose(table("p")["probability"], torch.softmax(logits.float(), 1).amax(1), atol=2e-3)
+    assert run("cost", "--attacks", "bim", "--out", "half.parquet", *half, images="near.npz") == 0
+    assert read_costs(pathlib.Path("half.parquet")).meta["precision"] == "bfloat16"
+    assert read_costs(pathlib.Path("near.parquet")).meta["precision"] == "float32"
+    for name in ("far", "half"):
+        assert a2d("fit", "--benign", f"{name}.parquet", "--detector", "zscore", "--out", f"{name}.json") == 0
+    capsys.readouterr()
+    both = "costs in float32 as in far", "got bfloat16 in half.parquet", "--precision float32"
+    refused(capsys, *both, code=a2d("fit", "--benign", "far.parquet", "--adversarial", "half.parquet", "--detector", "svm", "--out", "out"))
+    refused(capsys, *both, code=a2d("eval", "--benign", "far.parquet", "--adversarial", "half.parquet"))
+    refused(capsys, *both, code=a2d("detect", "--detector", "far.json", "--costs", "half.parquet", "--out", "out"))
+    refused(capsys, "'float16'", "bfloat16", code=run("cost", "--precision", "float16", "--out", "out", images="far.npz"))
+    assert run("detect", "--detector", "half.json", "--no-bound", "--out", "v", images="near.npz") == 0  # in the detector's precision
+    found = read_costs(pathlib.Path("half.parquet")).select(["bim"])[:, 0]
+    np.testing.assert_array_equal(table("v")["cost_bim"], found)
+    assert (read_costs(pathlib.Path("near.parquet")).select(["bim"])[:, 0] != found).any()
 
 
 def test_reported_saving_is_true(costs, capsys):

@@ -94,7 +94,13 @@ def attacks_from(settings: Mapping[str, Mapping[str, Any]], names: Iterable[str]
 
 
 def same_settings(names: Iterable[str], one: Mapping[str, Any], one_name: str, other: Mapping[str, Any], other_name: str) -> None:
-    """Refuse costs that were counted with different settings; what is not recorded cannot differ."""
+    """Refuse costs that were counted in another precision or with different settings; what is not recorded cannot differ."""
+    precisions = [meta.get("precision") for meta in (one, other)]
+    if None not in precisions and precisions[0] != precisions[1]:
+        raise BadInput(
+            f"expected costs in {precisions[0]} as in {one_name}, got {precisions[1]} in {other_name}; "
+            f"run `a2d cost` with --precision {precisions[0]}"
+        )
     for name in names:
         mine, theirs = (meta.get("attacks", {}).get(name, {}) for meta in (one, other))
         for setting in mine.keys() & theirs.keys():

@@ -90,16 +90,18 @@ def detect(
     meta = {"versions": versions(), "detector": str(detector), "detector_meta": stored.meta}
     if costs is not None:
         return _detect_costs(stored, detector, costs, out, meta)
-    attacks = attacks_from(stored.meta.get("costs", {}).get("attacks", {}), stored.attacks, detector)
+    fitted_on = stored.meta.get("costs", {})
+    attacks, precision = attacks_from(fitted_on.get("attacks", {}), stored.attacks, detector), fitted_on.get("precision", "float32")
     most = [int(attack.max_steps) + 1 for attack in attacks.values()]
     stops = (None,) * len(most) if no_bound else bounds(stored.fitted, most)
-    model, source = open_both(str(classifier), checkpoint, Path(str(images)), limit)
+    model, source = open_both(str(classifier), checkpoint, Path(str(images)), limit, precision)
     measured = measure(model, source, bounded(attacks, stops), seed, lanes, report)
     good = measured.good
     table = np.stack([np.asarray(result.cost) for result in measured.results.values()], axis=1)
     score, adversarial = np.zeros(len(source)), np.zeros(len(source), bool)
     score[good], adversarial[good] = judge(stored.fitted, table[good], measured.label[good], measured.index[good])
-    meta |= record(model, source, classifier=classifier, seed=seed, bounds=dict(zip(stored.attacks, stops, strict=True)))
+    stops_at = dict(zip(stored.attacks, stops, strict=True))
+    meta |= record(model, source, classifier=classifier, precision=precision, seed=seed, bounds=stops_at)
     images_of = {"index": measured.index, "id": measured.id, "label": measured.label, "error": measured.error}
     _write_verdicts(out, stored.attacks, meta, {**images_of, "score": score, "adversarial": adversarial}, table)
     steps = [

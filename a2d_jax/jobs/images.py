@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from a2d_jax.classifiers import in_bfloat16
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import load
 from a2d_jax.io.files import refuse_existing
@@ -27,14 +28,15 @@ def predict(
     out: Path,
     checkpoint: Path | None = None,
     limit: int | None = None,
+    precision: str = "float32",
     force: bool = False,
     report: Report = silent,
 ) -> Done:
     """Write the predicted class of each image and its probability."""
     refuse_existing(out, force)
-    model, source = open_both(classifier, checkpoint, images, limit)
+    model, source = open_both(classifier, checkpoint, images, limit, precision)
     failed = right = labelled = 0
-    with table_writer(out, PREDICTIONS, record(model, source, classifier=classifier)) as write:
+    with table_writer(out, PREDICTIONS, record(model, source, classifier=classifier, precision=precision)) as write:
         for part in predicted(model, source, report):
             write({"index": part.index, "id": part.id, "label": part.label, "probability": part.probability, "error": part.error})
             good = np.asarray([error is None for error in part.error])
@@ -59,6 +61,7 @@ def cost(
     step_size: float | None = None,
     lanes: int | None = None,
     limit: int | None = None,
+    precision: str = "float32",
     seed: int = 0,
     force: bool = False,
     report: Report = silent,
@@ -66,9 +69,9 @@ def cost(
     """Write what it costs each attack to change the predicted class of each image."""
     refuse_existing(out, force)
     chosen = preset_attacks(preset, "defence", names_of(attacks), max_steps=max_steps, epsilon=epsilon, step_size=step_size)
-    model, source = open_both(classifier, checkpoint, images, limit)
+    model, source = open_both(classifier, checkpoint, images, limit, precision)
     measured = measure(model, source, chosen, seed, lanes, report)
-    meta = record(model, source, classifier=classifier, preset=preset, seed=seed, attacks=settings_of(chosen))
+    meta = record(model, source, classifier=classifier, precision=precision, preset=preset, seed=seed, attacks=settings_of(chosen))
     with table_writer(out, COSTS, meta) as write:
         for begin in range(0, len(source), ROWS):
             write(_cost_rows(measured, slice(begin, begin + ROWS), preset, seed))
@@ -99,6 +102,7 @@ def attack(
     step_size: float | None = None,
     lanes: int | None = None,
     limit: int | None = None,
+    precision: str = "float32",
     seed: int = 0,
     force: bool = False,
     report: Report = silent,
@@ -106,8 +110,8 @@ def attack(
     """Write adversarial images that leave the label of the set, or the predicted class where the set has no labels."""
     refuse_existing(out, force)
     chosen = preset_attacks(preset, "crafting", [attack], max_steps=max_steps, epsilon=epsilon, step_size=step_size)
-    model, source = open_both(classifier, checkpoint, images, limit)
-    meta = record(model, source, classifier=classifier, preset=preset, seed=seed, attacks=settings_of(chosen))
+    model, source = open_both(classifier, checkpoint, images, limit, precision)
+    meta = record(model, source, classifier=classifier, precision=precision, preset=preset, seed=seed, attacks=settings_of(chosen))
     image_bytes = 4 * math.prod(source.shape)
     with tempfile.TemporaryFile(dir=out.absolute().parent) as scratch:  # images come as they finish; the disk puts them in order
         scratch.truncate(len(source) * image_bytes)
@@ -135,12 +139,14 @@ def label_notes(source: ImageSource) -> list[str]:
     return [] if source.note is None else [source.note]
 
 
-def open_both(classifier: str, checkpoint: Path | None, images: Path, limit: int | None) -> tuple[Classifier, ImageSource]:
-    """The classifier and the images, checked to fit each other.
+def open_both(classifier: str, checkpoint: Path | None, images: Path, limit: int | None, precision: str) -> tuple[Classifier, ImageSource]:
+    """The classifier, in float32 or bfloat16, and the images, checked to fit each other.
 
     Raises:
-      BadInput: either cannot be opened, they do not fit, or `limit` is not positive.
+      BadInput: either cannot be opened, they do not fit, `limit` is not positive, or there is no such precision.
     """
+    if precision not in ("float32", "bfloat16"):
+        raise BadInput(f"expected a precision of float32 or bfloat16, got {precision!r}; pass one of them")
     loaded = load(classifier, checkpoint)
     classes = loaded.class_names or (loaded.input_shape and class_count(loaded.classifier, loaded.input_shape, classifier))
     source = open_images(images, loaded.input_shape, preprocessing=loaded.preprocessing, classes=classes)
@@ -149,7 +155,7 @@ def open_both(classifier: str, checkpoint: Path | None, images: Path, limit: int
             raise BadInput(f"expected a limit of at least 1 image, got {limit}; leave it out to take all")
         source = replace(source, count=min(limit, len(source)))
     class_count(loaded.classifier, source.shape, source.path)
-    return loaded.classifier, source
+    return in_bfloat16(loaded.classifier) if precision == "bfloat16" else loaded.classifier, source
 
 
 def _cost_rows(measured: Measured, part: slice, preset: str, seed: int) -> dict[str, object]:

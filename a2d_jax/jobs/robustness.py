@@ -37,6 +37,7 @@ def clever(
     samples: int = 1024,
     lanes: int | None = None,
     limit: int | None = None,
+    precision: str = "float32",
     seed: int = 0,
     force: bool = False,
     report: Report = silent,
@@ -52,11 +53,11 @@ def clever(
         raise BadInput(str(error)) from error
     if lanes is not None and lanes < 1:
         raise BadInput(f"expected at least 1 lane, got {lanes}; leave it out to take the default")
-    model, source = open_both(classifier, checkpoint, images, limit)
+    model, source = open_both(classifier, checkpoint, images, limit, precision)
     classes = class_count(model, source.shape, source.path)
     for name in names:
         ranks_of(name, classes)  # refuses what this classifier does not have
-    meta = record(model, source, classifier=classifier, seed=seed, targets=names, clever=asdict(settings))
+    meta = record(model, source, classifier=classifier, precision=precision, seed=seed, targets=names, clever=asdict(settings))
     kept: list[CleverScores] = []
     failed = 0
     with table_writer(out, CLEVER, meta) as write:
