@@ -98,7 +98,7 @@ def main(args: Args, console: Console) -> None:
     if goes_on and (args.out / CARD).is_file():
         console.out(f"{args.out} is trained already; --force trains anew", highlight=False)
         return
-    module = make_module(args)
+    module = make_module(args.classifier, args.seed)
     shape = input_shape(module)
     sized = preprocessing_from(getattr(module, "photographs", None), shape)
     train, test = (load(args.data, split, shape=shape, preprocessing=sized) for split in SPLITS.get(args.data, ("train", "test")))
@@ -155,15 +155,15 @@ def settings(args: Args) -> tuple[Recipe, Pgd | None]:
     return recipe, pgd
 
 
-def make_module(args: Args) -> nnx.Module:
-    """The module of the factory, with first weights drawn by the seed if the factory takes `rngs`."""
-    factory = import_factory(args.classifier)
+def make_module(classifier: str, seed: int) -> nnx.Module:
+    """The module of a factory, with first weights drawn by the seed if the factory takes `rngs`."""
+    factory = import_factory(classifier)
     try:
-        module = factory(rngs=nnx.Rngs(args.seed)) if "rngs" in inspect.signature(factory).parameters else factory()
+        module = factory(rngs=nnx.Rngs(seed)) if "rngs" in inspect.signature(factory).parameters else factory()
     except Exception as error:  # the user's own function, which may raise anything
-        raise BadInput(f"expected {args.classifier} to make a network, got {type(error).__name__}: {error}; check the factory") from error
+        raise BadInput(f"expected {classifier} to make a network, got {type(error).__name__}: {error}; check the factory") from error
     if not isinstance(module, nnx.Module):
-        raise BadInput(f"expected {args.classifier} to make a Flax NNX module, got a {type(module).__name__}; write the network in NNX")
+        raise BadInput(f"expected {classifier} to make a Flax NNX module, got a {type(module).__name__}; write the network in NNX")
     return module
 
 

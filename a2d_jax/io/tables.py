@@ -244,3 +244,20 @@ def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: 
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def stretched(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images as they come back from an 8-bit file of a writer that stretches each to its own range: darkest pixel 0, brightest 1.
+
+    SciPy's image writer, since removed, did so, and with it the crafted images of Wang et al., arXiv:1812.05793, the paper's second
+    environment. An image of a single value becomes black.
+
+    Args:
+      x: images `n h w c` of any range.
+
+    Returns:
+      Multiples of 1/255 in [0, 1].
+    """
+    low, high = x.min((1, 2, 3), keepdims=True), x.max((1, 2, 3), keepdims=True)
+    share = (x - low) / np.where(high > low, high - low, 1)
+    return np.floor(share * 255 + 0.5).astype(np.float32) / np.float32(255)

@@ -11,7 +11,7 @@ import pytest
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.images import open_images
-from a2d_jax.io.tables import COSTS, npz_writer, read_costs, table_writer, verdicts_schema
+from a2d_jax.io.tables import COSTS, npz_writer, read_costs, stretched, table_writer, verdicts_schema
 
 CONTRACT = ["index", "id", "attack", "label", "cost", "iterations", "success", "censored"]
 CONTRACT += ["forward_queries", "backward_queries", "distance", "preset", "seed"]
@@ -148,3 +148,18 @@ def test_crafted_images(tmp_path):
     pieces = list(open_images(path).pieces(5))
     assert [e is None for e in pieces[0].error] == [True, False, True, True, True]
     np.testing.assert_array_equal(pieces[0].label, np.arange(5))
+
+
+def test_stretched_images_are_those_of_an_8_bit_writer():
+    """Protects the stored form: darkest pixel 0, brightest 1, steps of 1/255, rounded as NumPy rounds; one value alone is black."""
+    x = np.random.default_rng(0).normal(size=(5, 4, 4, 3)).astype(np.float32)
+    x[4] = 0.3
+    stored = stretched(x)
+    for image, found in zip(x[:4].astype(np.float64), stored[:4], strict=True):
+        expected = np.interp(image, [image.min(), image.max()], [0, 255]).round()
+        np.testing.assert_array_equal(np.round(found * 255), expected)
+    assert stored.dtype == np.float32
+    assert stored[:4].min() == 0
+    assert stored[:4].max() == 1
+    assert (stored[4] == 0).all()
+    np.testing.assert_array_equal(stretched(stored), stored)

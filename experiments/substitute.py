@@ -1,0 +1,338 @@
+"""BB, the attack on a classifier of which only labels can be asked: teach a substitute, attack that, keep what carries over.
+
+    python -m experiments.substitute --classifier models.lenet:lenet5 --checkpoint lenet5 --data mnist --out bb
+    a2d cost --classifier models.lenet:lenet5 --checkpoint lenet5 --images bb/adversarial.npz --attacks bim --out bb.parquet
+
+From a few test images (`--seeds`) on, each round asks the target for the labels of the images that are new, trains a fresh substitute
+on all, and doubles them: x + step_size * sign(gradient of the substitute's logit of the label). Then FGSM attacks the last substitute
+on those training and test images that it and the target classify correctly, without bounds on pixels; what fools it is stored as 8-bit
+images, each stretched to its own range, and shown to the target. What fools the target too is the result.
+
+OUT holds
+
+    settings.json
+    labels-1.npz, ...     images that were new in a round, and what the target said: these are the queries
+    substitute-1/, ...    what was trained on all images up to this round, as `a2d ... --checkpoint` takes it
+    adversarial.npz       as `a2d attack` writes it: x, y (the true class), index (place in the training set followed by the test
+                          set), and under `a2d` the settings, sizes, queries, accuracies and the transfer rate
+
+The same command goes on after a kill, from the last labels or the last substitute, to the same images bit for bit. Queries are
+counted as they are answered; answers that were lost in a kill are asked for again and not counted twice.
+
+Source: Papernot et al., "Practical black-box attacks against machine learning", arXiv:1602.02697; numbers of Wang et al.,
+arXiv:1812.05793, whose 0.1 and 0.35 are in units of 0.3081. Differs from the latter's code: a label is asked for once, not in every
+round; the images of the rounds stay in [0, 1]; FGSM climbs the cross entropy, not minus the logit; an image that the target gets
+wrong from the start is left out, which costs queries that an attacker would not spend (`clean`).
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from jax import Array
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from a2d_jax import drivers
+from a2d_jax.attacks import fgsm
+from a2d_jax.classifiers import input_shape
+from a2d_jax.costs import examples, predictions
+from a2d_jax.errors import BadInput
+from a2d_jax.io import checkpoints
+from a2d_jax.io.files import atomic
+from a2d_jax.io.source import ImageSource
+from a2d_jax.io.tables import npz_writer, stretched
+from a2d_jax.jobs.common import versions
+from a2d_jax.losses import look
+from a2d_jax.types import Classifier, Example
+from experiments.data import SPLITS, load
+from models.train import make_module
+from models.training import RECIPES, Recipe, fit, prepare, shuffled, trained
+
+SETTINGS, RESULT = "settings.json", "adversarial.npz"
+LEAST_CHANGE = 1e-5  # of the mean loss from one epoch to the next: less ends the training of a substitute
+UNIT = 0.3081  # one unit of the network that Wang et al. attack, in pixel units
+
+Target = Callable[[np.ndarray], np.ndarray]
+"""All that is known of the classifier under attack: images `n h w c` to labels `n`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Attack a classifier through a substitute; the same command goes on where an interrupted one stopped."""
+
+    classifier: str
+    """Import string `module:factory` of the target."""
+    checkpoint: Path | None = None
+    """Its weights, as `a2d convert` writes them."""
+    data: str
+    """Data set by name: mnist, cifar10, digits."""
+    out: Path
+    """Folder for labels, substitutes and the result."""
+    substitute: str = "models.substitute:substitute_mnist"
+    """Import string of the network to train, by its recipe (`models.training.RECIPES`)."""
+    rounds: int = 6
+    """Substitutes trained, each on twice as many images as the one before."""
+    seeds: int = 200
+    """Test images to begin with."""
+    step_size: float = 0.1 * UNIT
+    """How far the new images of a round lie from those they are made of: change of a pixel, in [0, 1]."""
+    epsilon: float = 0.35 * UNIT
+    """Radius of FGSM: change of a pixel, in [0, 1]."""
+    images: int = 1000
+    """Images of the result at most, drawn from all that succeed."""
+    seed: int = 0
+    """Of all draws."""
+
+
+def main(settings: Settings, console: Console) -> dict[str, Any]:
+    """Do what is missing; returns what the result says of itself."""
+    _begin(settings)
+    if (settings.out / RESULT).is_file():
+        console.out(f"{settings.out / RESULT} is there already", highlight=False)
+        with np.load(settings.out / RESULT, allow_pickle=False) as file:
+            return json.loads(str(file["a2d"]))
+    shape = input_shape(make_module(settings.substitute, settings.seed))
+    sources = [load(settings.data, split, shape=shape) for split in SPLITS[settings.data]]
+    drawn = np.random.default_rng(settings.seed).permutation(len(sources[-1]))
+    test_x, test_label = _whole(sources[-1])
+    hold_out = drawn[settings.seeds :]
+    target = oracle(settings)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    sizes: list[int] = []
+    accuracies: list[float] = []
+    x, label = test_x[:0], test_label[:0]
+    new = test_x[drawn[: settings.seeds]]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("labels")
+        for number in range(1, settings.rounds + 1):
+            new, answers = _labelled(settings.out / f"labels-{number}.npz", new, target)
+            x, label = np.concatenate([x, new]), np.concatenate([label, answers])
+            substitute = _substitute(settings, number, x, label, bar, task)
+            sizes.append(len(x))
+            accuracies.append(float(np.mean(predictions(substitute, test_x[hold_out])[0] == test_label[hold_out])))
+            console.out(f"round {number}: {sizes[-1]} images, substitute right on {accuracies[-1]:.2%} of the hold-out", highlight=False)
+            new = _moved(substitute, x, label, settings)
+        found = craft(settings, substitute, target, sources, lambda done, total: bar.update(task, completed=done, total=total))
+    told = {"sizes": sizes, "substitute accuracy": accuracies, **found.told, "queries": {"labels": sizes[-1], **found.queries}}
+    told["queries"]["all"] = sum(told["queries"].values())
+    meta = {"attack": "substitute model", "settings": _said(settings), "versions": versions(), **told}
+    with npz_writer(settings.out / RESULT, len(found.x), found.x.shape[1:], meta) as write:
+        nothing = [None] * len(found.x)
+        write(x=found.x, y=found.label, success=np.ones(len(found.x), bool), index=found.index, error=nothing)
+    console.out(f"{json.dumps(told)}\nwrote {settings.out / RESULT}", highlight=False)
+    return meta
+
+
+def oracle(settings: Settings) -> Target:
+    """The classifier under attack, reduced to what may be asked."""
+    classifier = checkpoints.load(settings.classifier, settings.checkpoint).classifier
+    return lambda x: predictions(classifier, x)[0]
+
+
+def _labelled(path: Path, x: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:
+    """The images and what the target says of them, asked once and kept."""
+    if not path.is_file():
+        label = target(x)
+        if (label < 0).any():
+            raise BadInput("expected labels from the target, got logits that are not finite; check its weights")
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, x=x, label=label.astype(np.int32))
+    with np.load(path, allow_pickle=False) as kept:
+        return kept["x"], kept["label"]
+
+
+def _substitute(settings: Settings, number: int, x: np.ndarray, label: np.ndarray, bar: Progress, task: TaskID) -> Classifier:
+    """The substitute of a round, trained unless it has been."""
+    place = settings.out / f"substitute-{number}"
+    if not place.is_dir():
+        module = make_module(settings.substitute, 1000 * settings.seed + number)  # each round its own first weights
+        recipe = RECIPES.get(settings.substitute, Recipe())
+        per_epoch = len(x) // recipe.batch_size
+        if not per_epoch:
+            raise BadInput(f"expected at least {recipe.batch_size} seeds, a batch of the substitute, got {len(x)}; give more")
+        bar.reset(task, total=per_epoch * recipe.epochs, description=f"round {number}: steps on {len(x)} images")
+        module = _trained(module, recipe, x, label, 1000 * settings.seed + number, lambda step: bar.update(task, completed=step))
+        checkpoints.save(module, place, factory=settings.substitute)
+    return checkpoints.load(settings.substitute, place).classifier
+
+
+def _trained(module: nnx.Module, recipe: Recipe, x: np.ndarray, label: np.ndarray, seed: int, report: Callable[[int], None]) -> nnx.Module:
+    """Train by the recipe, or until an epoch leaves the loss where it was."""
+    per_epoch, previous = len(x) // recipe.batch_size, math.inf
+    trainer, state = prepare(module, recipe, per_epoch=per_epoch, seed=seed)
+    batches = fit(trainer, state, lambda epoch: shuffled(x, label, recipe.batch_size, (seed, epoch)))
+    for step, state in enumerate(batches, 1):
+        report(step)
+        if step % per_epoch == 0:
+            loss = float(state.loss) / per_epoch
+            if not math.isfinite(loss):
+                raise BadInput(f"expected a finite loss of the substitute, got {loss} after {step} steps; choose another network")
+            if abs(previous - loss) < LEAST_CHANGE:
+                break
+            previous = loss
+    return trained(module, state)
+
+
+def _moved(substitute: Classifier, x: np.ndarray, label: np.ndarray, settings: Settings) -> np.ndarray:
+    """From each image another, moved along the sign of the gradient of its label's logit; as many at a time as there are seeds."""
+    parts = range(0, len(x), settings.seeds)
+    moved = [_step(substitute, x[i : i + settings.seeds], label[i : i + settings.seeds], settings.step_size) for i in parts]
+    return np.concatenate(moved)
+
+
+@jax.jit
+def _step(classifier: Classifier, x: Array, label: Array, step_size: float) -> Array:
+    _, gradient = jax.vmap(lambda x, label: look(classifier, lambda logits: logits[label], x))(x, label)
+    return jnp.clip(x + step_size * jnp.sign(gradient), 0, 1)
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """What came of the last substitute.
+
+    Attributes:
+      x: images that fool both, as they are stored.
+      label: their true classes.
+      index: their places in the training set followed by the test set.
+      queries: of the target, by what it was asked for.
+      told: numbers for the reader.
+    """
+
+    x: np.ndarray
+    label: np.ndarray
+    index: np.ndarray
+    queries: dict[str, int]
+    told: dict[str, float]
+
+
+def craft(
+    settings: Settings, substitute: Classifier, target: Target, sources: Sequence[ImageSource], report: Callable[[int, int], None]
+) -> Crafted:
+    """FGSM on the substitute, for the images of all sources that both classify correctly; what fools both is kept."""
+    queries = {"clean": 0, "crafted": 0}
+    numbers: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    total, border = sum(map(len, sources)), settings.epsilon
+
+    def feed() -> Iterator[Example]:
+        before = 0
+        for source in sources:
+            for x, label, index in _pieces(source):
+                report(before + int(index[-1]) + 1, total)
+                right = predictions(substitute, x)[0] == label
+                queries["clean"] += int(right.sum())
+                right[right] = target(x[right]) == label[right]
+                numbers.append(before + index[right])
+                labels.append(label[right])
+                if right.any():
+                    yield examples(substitute, (x[right] + border) / (1 + 2 * border), label[right])
+            before += len(source)
+
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    for finished in drivers.stream(fgsm(border / (1 + 2 * border)), widened(substitute, border), feed()):
+        fooled = np.asarray(finished.result.success)
+        if fooled.any():
+            place, x = finished.index[fooled], stretched(np.asarray(finished.result.x_adv)[fooled])
+            queries["crafted"] += len(x)
+            fooled = target(x) != np.concatenate(labels)[place]
+            kept.append((place[fooled], (x[fooled] * 255).round().astype(np.uint8)))
+    place, pixels = (np.concatenate(parts) for parts in zip(*kept, strict=True)) if kept else (np.zeros(0, int), np.zeros(0))
+    if not len(place):
+        raise BadInput("expected at least one image that fools the target, got none; give a larger --epsilon or more --rounds")
+    fooling = len(place)
+    order = np.argsort(place)  # they come as they finish
+    order = order[np.sort(np.random.default_rng(settings.seed).permutation(fooling)[: settings.images])]
+    told = {
+        "attacked": sum(map(len, labels)),
+        "fool the substitute": queries["crafted"],
+        "fool both": fooling,
+        "transfer rate": fooling / queries["crafted"],
+    }
+    x, label, index = pixels[order].astype(np.float32) / 255, np.concatenate(labels)[place[order]], np.concatenate(numbers)[place[order]]
+    return Crafted(x, label, index, queries, told)
+
+
+@dataclass(frozen=True)
+class _WidenedApply:
+    apply: Callable[[Any, Array], Array]
+
+    def __call__(self, variables: Any, x: Array) -> Array:
+        weights, border = variables
+        return self.apply(weights, x * (1 + 2 * border) - border)
+
+
+def widened(classifier: Classifier, border: float) -> Classifier:
+    """The classifier for images in which 0 and 1 stand for pixels of -border and 1 + border: no attack of that radius meets a bound."""
+    return Classifier((classifier.variables, border), _WidenedApply(classifier.apply))
+
+
+def _pieces(source: ImageSource) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Images, labels and places; a bad image ends it."""
+    for piece in source.pieces():
+        for name, error in zip(piece.id, piece.error, strict=True):
+            if error:
+                raise BadInput(f"expected good images in {source.path}, got the image {name}: {error}")
+        yield piece.x, np.asarray(piece.label, np.int32), piece.index
+
+
+def _whole(source: ImageSource) -> tuple[np.ndarray, np.ndarray]:
+    parts = list(_pieces(source))
+    return np.concatenate([x for x, _, _ in parts]), np.concatenate([label for _, label, _ in parts])
+
+
+def _said(settings: Settings) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items() if name != "out"}
+
+
+def _begin(settings: Settings) -> None:
+    """Make the folder, or find the one that these settings began.
+
+    Raises:
+      BadInput: a setting out of range, or a folder of something else.
+    """
+    for name, least in {"rounds": 1, "seeds": 1, "images": 1, "step_size": 0, "epsilon": 0}.items():
+        if not getattr(settings, name) >= least:
+            raise BadInput(f"expected --{name.replace('_', '-')} of at least {least}, got {getattr(settings, name)}; correct it")
+    if settings.data not in SPLITS or settings.data == "imagenet":
+        raise BadInput(f"expected a data set among mnist, cifar10, digits, got {settings.data!r}; name one of them")
+    path, said = settings.out / SETTINGS, _said(settings)
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if found != said:
+            other = ", ".join(sorted(name for name in said if found.get(name) != said[name]))
+            raise BadInput(f"expected the settings that {path} began with, got another {other}; give another --out")
+    elif settings.out.exists() and any(settings.out.iterdir()):
+        raise BadInput(f"expected a new output or one of this command, got {settings.out}, which has no {SETTINGS}; choose another name")
+    else:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(said, indent=2) + "\n")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    settings = tyro.cli(Settings, prog="python -m experiments.substitute", args=arguments)
+    try:
+        main(settings, Console())
+    except (BadInput, OSError) as error:
+        print(f"experiments.substitute: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"experiments.substitute: interrupted; the same command goes on in {settings.out}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
