@@ -49,6 +49,7 @@ def test_table_holds_what_the_files_say(finished):
 
     benign, crafted = costs("benign"), costs("deepfool-6")
     assert int(rows["benign"][1]) == len(benign) == 24
+    assert rows["deepfool"][1] == f"{len(crafted)} of 6"
     assert float(rows["benign"][2]) == np.median(benign)
     auroc = roc_auc_score(np.repeat([0, 1], [len(benign), len(crafted)]), -np.concatenate([benign, crafted]))
     assert float(rows["deepfool"][3].split()[0]) == pytest.approx(auroc, abs=5e-4)
