@@ -75,12 +75,12 @@ class Settings(Images):
     preset: str = "mnist"
     """Settings of all attacks: mnist, cifar10 or imagenet (`a2d info` prints them)."""
     max_steps: int | None = None
-    """Updates per image at most, instead of the preset's."""
+    """Updates per image at most, instead of the preset's, for every attack named; all must have this setting."""
     epsilon: float | None = None
-    """Radius of the ball around the image, instead of the preset's: largest change of a pixel for fgsm and bim, root mean square
-    change for bim2, pixels being in [0, 1]."""
+    """Radius of the ball around the image, instead of the preset's, for one attack: largest change of a pixel for fgsm and bim, root mean
+    square change for bim2, pixels being in [0, 1]."""
     step_size: float | None = None
-    """Length of one update, instead of the preset's, in the units of epsilon."""
+    """Length of one update, instead of the preset's, for one attack and in its units: those of epsilon for bim, tanh space for cw."""
     lanes: int | None = None
     """Images in work at a time on each device; more need more memory. Results do not depend on it."""
 
@@ -113,7 +113,11 @@ class Attack(Settings):
     """
 
     attack: str
-    """Attack by name, such as fgsm, bim, jsma or dba (`a2d info` lists all)."""
+    """Attack by name, such as fgsm, bim, jsma or dba, with settings instead of the preset's behind colons: pgd:restarts=5:norm=l2
+    (`a2d info` lists attacks and their settings)."""
+    stretch: bool = False
+    """Write each image as an 8-bit file whose writer stretches it to its own range would hold it: darkest pixel 0, brightest 1. Success is
+    then that the image as written leaves the label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +129,8 @@ class Cost(Settings):
     """
 
     attacks: str = "bim,bim2,jsma,dba"
-    """Attacks by name, separated by commas."""
+    """Attacks by name, separated by commas, each with settings instead of the preset's behind colons: bim,dba:mse_threshold=0.01
+    (`a2d info` lists attacks and their settings)."""
 
 
 @dataclass(frozen=True, kw_only=True)

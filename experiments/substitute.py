@@ -23,6 +23,11 @@ Source: Papernot et al., "Practical black-box attacks against machine learning",
 arXiv:1812.05793, whose 0.1 and 0.35 are in units of 0.3081. Differs from the latter's code: a label is asked for once, not in every
 round; the images of the rounds stay in [0, 1]; FGSM climbs the cross entropy, not minus the logit; an image that the target gets
 wrong from the start is left out, which costs queries that an attacker would not spend (`clean`).
+
+Run time: 4 to 5 minutes by the clock, 2.7 of processor time, on one core that others used too.
+Expected (LeNet-5, 2026-11-22, CPU): the last substitute is right on 84.0 % of the hold-out; 29,039 of 57,807 images fool it, 433 of
+these the target (1.5 %), after 6,400 labels, 58,095 clean and 29,039 crafted questions; AUROC of BIM costs 0.997 against 433 test digits
+(the paper: 0.990).
 """
 
 import json

@@ -219,6 +219,32 @@ def test_crafted_images(here, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
+def test_settings_of_single_attacks(here):
+    """Settings behind colons reach their attack alone and are recorded with the costs; a flag reaches all."""
+    np.savez("x.npz", x=near_boundary(6, 0.3, 13))
+    assert run("cost", "--attacks", "bim:step_size=0.01,bim2", "--max-steps", 7, "--out", "c.parquet") == 0
+    found = json.loads(pq.read_schema("c.parquet").metadata[b"a2d"])["attacks"]
+    assert [found[name]["step_size"] for name in ("bim", "bim2")] == [0.01, 2e-4]
+    assert [found[name]["max_steps"] for name in ("bim", "bim2")] == [7, 7]
+
+
+def test_stretched_images(here):
+    """`--stretch` writes what NumPy makes of the crafted images, and success is NumPy's prediction of what was written."""
+    x = near_boundary(30, 0.003, 2)  # so near that rounding changes the class of some
+    y = (x.reshape(-1, 16) @ WEIGHTS).argmax(1)
+    np.savez("x.npz", x=x, y=y)
+    for name, option in (("plain", []), ("stretched", ["--stretch"])):
+        assert run("attack", "--attack", "fgsm:epsilon=0.0", *option, "--out", f"{name}.npz") == 0
+    plain, stretched = (np.load(f"{name}.npz", allow_pickle=False) for name in ("plain", "stretched"))
+    flat = plain["x"].reshape(30, 16).astype(np.float64)
+    expected = [np.interp(image, [image.min(), image.max()], [0, 255]).round() for image in flat]
+    np.testing.assert_allclose(stretched["x"].reshape(30, 16) * 255, expected, atol=1e-3)
+    predicted = (stretched["x"].reshape(30, 16) @ WEIGHTS).argmax(1)
+    np.testing.assert_array_equal(stretched["success"], predicted != y)
+    assert (stretched["success"] != plain["success"]).any()
+    assert [json.loads(str(file["a2d"]))["stretch"] for file in (plain, stretched)] == [False, True]
+
+
 def test_clever_scores(here, capsys):
     """`a2d clever` writes the distance to the hyperplane of a linear classifier, at most R, and tells its mean and 90 % interval."""
     x = near_boundary(12, 1, 11)
@@ -483,9 +509,29 @@ def test_unknown_names(here, capsys):
     refused(capsys, "'bam'", "bim", "jsma", "dba", code=run(*cost, "--attacks", "bim,bam"))
     refused(capsys, "'bam'", "fgsm", "bim", code=run("attack", "--out", "out", "--attack", "bam"))
     refused(capsys, "'minst'", "mnist", "cifar10", "imagenet", code=run(*cost, "--preset", "minst"))
-    refused(capsys, "--epsilon", "jsma", code=run(*cost, "--attacks", "jsma", "--epsilon", 0.1))
+    refused(capsys, "--epsilon", "jsma", "theta", code=run(*cost, "--attacks", "jsma", "--epsilon", 0.1))
     refused(capsys, "epsilon", code=run(*cost, "--attacks", "bim", "--epsilon", -1))
     refused(capsys, "at least one attack", code=run(*cost, "--attacks", ","))
+    refused(capsys, "bim again", code=run(*cost, "--attacks", "bim,bim:max_steps=3"))
+    refused(capsys, "one attack, got fgsm, bim", code=run("attack", "--out", "out", "--attack", "fgsm,bim"))
+
+
+def test_settings_that_do_not_suit_an_attack(here, capsys):
+    """A length for several attacks, a budget for one without, an unknown setting and a value of another type are refused."""
+    np.savez("x.npz", x=near_boundary(3, 1, 9))
+    cost, attack = ["cost", "--out", "out", "--attacks"], ["attack", "--out", "out", "--attack"]
+    refused(capsys, "--step-size for one attack", "bim:step_size=0.1,cw:step_size=0.1", code=run(*cost, "bim,cw", "--step-size", 0.1))
+    refused(capsys, "--max-steps", "fgsm", code=run(*attack, "fgsm", "--max-steps", 3))
+    refused(capsys, "pgd", "restarts", "'tries=3'", code=run(*attack, "pgd:tries=3"))
+    refused(capsys, "setting=value for pgd", "'restarts'", code=run(*attack, "pgd:restarts"))
+    refused(capsys, "a whole number for pgd:restarts", "'1.5'", code=run(*attack, "pgd:restarts=1.5"))
+    refused(capsys, "a number for dba:mse_threshold", "'low'", code=run(*cost, "dba:mse_threshold=low"))
+    refused(capsys, "true or false for cw:minimise", "'1'", code=run(*cost, "cw:minimise=1"))
+    refused(capsys, "norm", "'l7'", code=run(*attack, "fmn:norm=l7"))
+
+
+def test_unknown_detectors(here, capsys):
+    """An unknown detector is refused with the valid names."""
     refused(capsys, "'oracle'", "zscore", "forest", code=a2d("fit", "--benign", "b", "--detector", "oracle", "--out", "out"))
 
 

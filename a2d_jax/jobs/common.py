@@ -46,26 +46,63 @@ def names_of(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def preset_attacks(preset: str, role: Role, names: Sequence[str], **overrides: float | None) -> dict[str, Attack]:
-    """Attacks of a preset by name; an override goes to every attack that has this setting.
+def preset_attacks(preset: str, role: Role, text: str, **flags: float | None) -> dict[str, Attack]:
+    """Attacks of a preset by name, with the settings that are given instead of its own.
+
+    Args:
+      preset: by name.
+      role: as defence or for crafting.
+      text: attacks separated by commas, each a name or `name:setting=value:setting=value`.
+      **flags: settings for every attack named; None is not given. Lengths (all but `max_steps`) mean something else in each attack and
+        are taken for one attack alone.
 
     Raises:
-      BadInput: an unknown preset or attack, no attack at all, or an override that none of the attacks has.
+      BadInput: an unknown preset, attack or setting, a value of another type, no attack at all, or a flag that does not suit every attack.
     """
-    if not names:
-        raise BadInput(f"expected at least one attack, got none; name some of {', '.join(getattr(PRESETS[preset], role))}")
-    given = {setting: value for setting, value in overrides.items() if value is not None}
+    specs = [spec.strip().split(":") for spec in text.split(",") if spec.strip()]
+    if not specs:
+        raise BadInput(f"expected at least one attack, got {text!r}; name some, such as bim (`a2d info` lists all)")
+    given = {setting: value for setting, value in flags.items() if value is not None}
+    if len(specs) > 1 and (lengths := given.keys() - {"max_steps"}):
+        told = ", ".join("--" + setting.replace("_", "-") for setting in sorted(lengths))
+        example = ",".join(f"{name}:{min(lengths)}={given[min(lengths)]:g}" for name, *_ in specs)
+        raise BadInput(f"expected {told} for one attack, whose units it has, got {len(specs)} attacks; write --attacks {example}")
     attacks: dict[str, Attack] = {}
-    unused = set(given)
-    for name in names:
+    for name, *texts in specs:
+        if name in attacks:
+            raise BadInput(f"expected each attack once, got {name} again; run the command twice, a table has one column for a name")
         make(preset, role, name)  # refuses unknown names
         own = inspect.signature(getattr(PRESETS[preset], role)[name]).parameters
-        attacks[name] = make(preset, role, name, **{setting: value for setting, value in given.items() if setting in own})
-        unused -= set(own)
-    if unused:
-        flags = ", ".join("--" + setting.replace("_", "-") for setting in sorted(unused))
-        raise BadInput(f"expected settings of {', '.join(names)}, got {flags}, which none of them has; leave it out")
+        for setting in given.keys() - own.keys():
+            flag = "--" + setting.replace("_", "-")
+            raise BadInput(f"expected {flag} for attacks that have it, got {name}, whose settings are {', '.join(own)}; leave it out")
+        attacks[name] = make(preset, role, name, **{**given, **_settings(name, own, texts)})
     return attacks
+
+
+def _settings(name: str, own: Mapping[str, inspect.Parameter], texts: Sequence[str]) -> dict[str, Any]:
+    """Settings written as `setting=value`, of the types that the attack's own have."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        setting, equals, value = text.partition("=")
+        if not equals or setting not in own:
+            raise BadInput(f"expected setting=value for {name} with a setting among {', '.join(own)}, got {text!r}; correct it")
+        found[setting] = _value(value, own[setting].default, f"{name}:{setting}")
+    return found
+
+
+def _value(text: str, usual: object, what: str) -> object:
+    """A value of the type of the usual one, scales for each channel being given as one number for all."""
+    if isinstance(usual, bool):
+        if text not in ("true", "false"):
+            raise BadInput(f"expected true or false for {what}, got {text!r}; pass one of them")
+        return text == "true"
+    kind = int if isinstance(usual, int) else str if isinstance(usual, str) else float
+    try:
+        return kind(text)
+    except ValueError as error:
+        wanted = "a whole number" if kind is int else "a number"
+        raise BadInput(f"expected {wanted} for {what}, got {text!r}; correct it") from error
 
 
 _KINDS: dict[str, Callable[..., Any]] = {name: kind for name, kind in vars(families).items() if isinstance(kind, type)}

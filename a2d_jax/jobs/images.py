@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a2d_jax.classifiers import in_bfloat16
+from a2d_jax.costs import predictions
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import load
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.images import ImageSource, open_images
-from a2d_jax.io.tables import COSTS, PREDICTIONS, npz_writer, table_writer
-from a2d_jax.jobs.common import Done, Report, names_of, preset_attacks, record, settings_of, silent
+from a2d_jax.io.tables import COSTS, PREDICTIONS, npz_writer, stretched, table_writer
+from a2d_jax.jobs.common import Done, Report, preset_attacks, record, settings_of, silent
 from a2d_jax.jobs.measure import Measured, class_count, measure, predicted
 from a2d_jax.types import Classifier
 
@@ -68,7 +69,7 @@ def cost(
 ) -> Done:
     """Write what it costs each attack to change the predicted class of each image."""
     refuse_existing(out, force)
-    chosen = preset_attacks(preset, "defence", names_of(attacks), max_steps=max_steps, epsilon=epsilon, step_size=step_size)
+    chosen = preset_attacks(preset, "defence", attacks, max_steps=max_steps, epsilon=epsilon, step_size=step_size)
     model, source = open_both(classifier, checkpoint, images, limit, precision)
     measured = measure(model, source, chosen, seed, lanes, report)
     meta = record(model, source, classifier=classifier, precision=precision, preset=preset, seed=seed, attacks=settings_of(chosen))
@@ -103,15 +104,22 @@ def attack(
     lanes: int | None = None,
     limit: int | None = None,
     precision: str = "float32",
+    stretch: bool = False,
     seed: int = 0,
     force: bool = False,
     report: Report = silent,
 ) -> Done:
-    """Write adversarial images that leave the label of the set, or the predicted class where the set has no labels."""
+    """Write adversarial images that leave the label of the set, or the predicted class where the set has no labels.
+
+    With `stretch` they are written as an 8-bit file holds them, each stretched to its own range, and success is that of what was written.
+    """
     refuse_existing(out, force)
-    chosen = preset_attacks(preset, "crafting", [attack], max_steps=max_steps, epsilon=epsilon, step_size=step_size)
+    chosen = preset_attacks(preset, "crafting", attack, max_steps=max_steps, epsilon=epsilon, step_size=step_size)
+    if len(chosen) > 1:
+        raise BadInput(f"expected one attack, got {', '.join(chosen)}; run the command once for each")
     model, source = open_both(classifier, checkpoint, images, limit, precision)
-    meta = record(model, source, classifier=classifier, precision=precision, preset=preset, seed=seed, attacks=settings_of(chosen))
+    how = {"preset": preset, "seed": seed, "stretch": stretch, "attacks": settings_of(chosen)}
+    meta = record(model, source, classifier=classifier, precision=precision, **how)
     image_bytes = 4 * math.prod(source.shape)
     with tempfile.TemporaryFile(dir=out.absolute().parent) as scratch:  # images come as they finish; the disk puts them in order
         scratch.truncate(len(source) * image_bytes)
@@ -122,13 +130,16 @@ def attack(
                 scratch.write(image.astype(np.float32).tobytes())
 
         measured = measure(model, source, chosen, seed, lanes, report, own_label=source.labels, keep_x_adv=keep)
-        success = np.asarray(measured.results[attack].success)
+        (success,) = (np.array(result.success) for result in measured.results.values())
         scratch.seek(0)
         with npz_writer(out, len(source), source.shape, meta) as write:
             for begin in range(0, len(source), source.piece_size):
                 part = slice(begin, begin + source.piece_size)
                 index = measured.index[part]
                 x_adv = np.frombuffer(scratch.read(len(index) * image_bytes), np.float32).reshape(-1, *source.shape)
+                if stretch:
+                    x_adv = stretched(x_adv)
+                    success[part] = measured.good[part] & (predictions(model, x_adv)[0] != measured.label[part])
                 write(x=x_adv, y=measured.label[part], success=success[part], index=index, error=measured.error[part])
     summary = {"out": str(out), "images": len(source), "failed": measured.failed, "success rate": float(success[measured.good].mean())}
     return Done(summary, measured.failed, label_notes(source))
