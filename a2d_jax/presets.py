@@ -19,6 +19,7 @@ from a2d_jax.attacks import (
     BIMSearch,
     Boundary,
     CarliniWagner,
+    CWMargin,
     DeepFool,
     GradientSign,
     LocalSearch,
@@ -93,6 +94,7 @@ _CIFAR10_CRAFTING: Mapping[str, Maker] = {
     "jsma_single": partial(jsma_single, theta=(0.247, 0.243, 0.261), max_steps=368),
     "dba": _CIFAR10_DBA,
     "cw": _CW,
+    "cw_margin": partial(CWMargin, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261), max_steps=1000),
     "deepfool": _DEEPFOOL,
     "apgd": partial(APGD, epsilon=8 / 255),
     "apgd_dlr": partial(APGD, epsilon=8 / 255, loss="dlr"),
@@ -123,6 +125,7 @@ PRESETS: Mapping[str, Preset] = {
             "jsma_single": partial(jsma_single, theta=0.3081, max_steps=94),  # second: gamma 0.12, theta 1 in the network's units
             "dba": _MNIST_DBA,
             "cw": _CW,
+            "cw_margin": partial(CWMargin, mean=0.1307, std=0.3081, max_steps=10000),  # "C&W" of the second environment
             "deepfool": _DEEPFOOL,
             "apgd": partial(APGD, epsilon=0.3),
             "apgd_dlr": partial(APGD, epsilon=0.3, loss="dlr"),
@@ -139,6 +142,7 @@ PRESETS: Mapping[str, Preset] = {
             "jsma_pairs": partial(jsma_pairs, theta=1.0, max_steps=7526),
             "jsma_single": partial(jsma_single, theta=(0.229, 0.224, 0.225), max_steps=18063),
             "cw": partial(CarliniWagner, first_constant=0.01),  # Table 6: Foolbox's defaults
+            "cw_margin": partial(CWMargin, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), max_steps=1000),
             "deepfool": partial(DeepFool, overshoot=0.05, max_steps=100, form="foolbox"),  # the same
             "apgd": partial(APGD, epsilon=4 / 255),
             "apgd_dlr": partial(APGD, epsilon=4 / 255, loss="dlr"),

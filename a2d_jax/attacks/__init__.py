@@ -4,6 +4,7 @@ from a2d_jax.attacks.apgd import APGD
 from a2d_jax.attacks.bim_search import BIMSearch
 from a2d_jax.attacks.boundary import Boundary
 from a2d_jax.attacks.carlini_wagner import CarliniWagner
+from a2d_jax.attacks.cw_margin import CWMargin
 from a2d_jax.attacks.deepfool import DeepFool
 from a2d_jax.attacks.fmn import FMN
 from a2d_jax.attacks.gradient_sign import GradientSign
@@ -21,6 +22,7 @@ __all__ = [
     "PGD",
     "BIMSearch",
     "Boundary",
+    "CWMargin",
     "CarliniWagner",
     "DeepFool",
     "GradientSign",

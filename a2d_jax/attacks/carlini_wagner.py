@@ -173,14 +173,9 @@ class CarliniWagner:
     def _update(self, state: CarliniWagnerState, gradient: Float[Array, "h w c"]) -> CarliniWagnerState:
         """One update of Adam."""
         t = state.updates + 1
-        unbias1, unbias2 = (-jnp.expm1(t.astype(gradient.dtype) * math.log(beta)) for beta in (BETA1, BETA2))  # 1 - beta^t
-        first_moment = BETA1 * state.first_moment + (1 - BETA1) * gradient
-        second_moment = BETA2 * state.second_moment + (1 - BETA2) * gradient**2
-        epsilon = 1e-7 if self.form == "foolbox" else 1e-8 / jnp.sqrt(unbias2)
-        moves = second_moment > 0  # a root of zero has no derivative
-        deviation = jnp.where(moves, jnp.sqrt(jnp.where(moves, second_moment, 1) / unbias2), 0)
-        shift = state.shift - self.step_size * (first_moment / unbias1) / (deviation + epsilon)
-        return state._replace(shift=shift, first_moment=first_moment, second_moment=second_moment, updates=t)
+        epsilon = 1e-7 if self.form == "foolbox" else 1e-8 / jnp.sqrt(_unbias(BETA2, t, gradient.dtype))
+        move, first_moment, second_moment = adam(gradient, state.first_moment, state.second_moment, t, self.step_size, epsilon)
+        return state._replace(shift=state.shift - move, first_moment=first_moment, second_moment=second_moment, updates=t)
 
     def _leave(self, state: CarliniWagnerState, loss: Array, accepted: Array) -> tuple[Bool[Array, ""], CarliniWagnerState]:
         """Whether this constant is left after the point just judged, and the state with the next one if so."""
@@ -207,6 +202,27 @@ class CarliniWagner:
         )
         staying = state._replace(hit=hit, checked=jnp.where(checks, loss, state.checked))
         return left, jax.tree.map(lambda new, old: jnp.where(left, new, old), following, staying)
+
+
+def adam(
+    gradient: Float[Array, "h w c"],
+    first_moment: Float[Array, "h w c"],
+    second_moment: Float[Array, "h w c"],
+    t: Int[Array, ""],
+    step_size: float | Array,
+    epsilon: float | Array,
+) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"], Float[Array, "h w c"]]:
+    """What Adam's update `t` (from 1) subtracts, and its two moments after it; derivatives are finite everywhere."""
+    first_moment = BETA1 * first_moment + (1 - BETA1) * gradient
+    second_moment = BETA2 * second_moment + (1 - BETA2) * gradient**2
+    moves = second_moment > 0  # a root of zero has no derivative
+    deviation = jnp.where(moves, jnp.sqrt(jnp.where(moves, second_moment, 1) / _unbias(BETA2, t, gradient.dtype)), 0)
+    return step_size * (first_moment / _unbias(BETA1, t, gradient.dtype)) / (deviation + epsilon), first_moment, second_moment
+
+
+def _unbias(beta: float, t: Int[Array, ""], dtype: jnp.dtype) -> Array:
+    """1 - beta^t, exact also where it is small."""
+    return -jnp.expm1(t.astype(dtype) * math.log(beta))
 
 
 def _pixels(w: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
