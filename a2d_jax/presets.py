@@ -22,6 +22,7 @@ from a2d_jax.attacks import (
     CWMargin,
     DeepFool,
     GradientSign,
+    JSMAUntargeted,
     LocalSearch,
     bim,
     bim2,
@@ -48,6 +49,7 @@ class Preset:
 
 
 _JSMA = partial(JSMA, theta=0.1, max_steps=1999, max_changes=7)  # the same for all data sets
+_JSMA_UNTARGETED = partial(JSMAUntargeted, theta=0.1, max_steps=3020, max_updates=1999, max_changes=7)  # Foolbox's default without a target
 _MNIST_DBA = partial(Boundary, mse_threshold=0.02, max_steps=5000)
 _CIFAR10_DBA = partial(Boundary, mse_threshold=5e-5, max_steps=5000)
 # Foolbox's defaults, whatever the data: of FGSM as in Figure 4a, of BIM with its search for the smallest radius.
@@ -90,6 +92,7 @@ _CIFAR10_CRAFTING: Mapping[str, Maker] = {
     "bim_search": _BIM_SEARCH,
     "pgd": partial(pgd, epsilon=8 / 255, step_size=2 / 255, max_steps=10),  # of Madry's adversarial training
     "jsma": _JSMA,
+    "jsma_untargeted": _JSMA_UNTARGETED,  # training data of the released detectors; Table 6 for ImageNet
     "jsma_pairs": partial(jsma_pairs, theta=1.0, max_steps=153),
     "jsma_single": partial(jsma_single, theta=(0.247, 0.243, 0.261), max_steps=368),
     "dba": _CIFAR10_DBA,
@@ -121,6 +124,7 @@ PRESETS: Mapping[str, Preset] = {
             "bim_search": _BIM_SEARCH,
             "pgd": partial(pgd, epsilon=0.3, step_size=0.01, max_steps=40),
             "jsma": _JSMA,
+            "jsma_untargeted": _JSMA_UNTARGETED,
             "jsma_pairs": partial(jsma_pairs, theta=1.0, max_steps=39),  # first environment: gamma 0.1, two scalars an update
             "jsma_single": partial(jsma_single, theta=0.3081, max_steps=94),  # second: gamma 0.12, theta 1 in the network's units
             "dba": _MNIST_DBA,

@@ -10,6 +10,7 @@ from a2d_jax.attacks.fmn import FMN
 from a2d_jax.attacks.gradient_sign import GradientSign
 from a2d_jax.attacks.jsma import JSMA
 from a2d_jax.attacks.jsma_once import JSMAOnce, jsma_pairs, jsma_single
+from a2d_jax.attacks.jsma_untargeted import JSMAUntargeted
 from a2d_jax.attacks.lbfgs import LBFGS
 from a2d_jax.attacks.local_search import LocalSearch
 from a2d_jax.attacks.pgd import PGD, bim, bim2, bim_b, fgsm, l2_fgsm, pgd
@@ -27,6 +28,7 @@ __all__ = [
     "DeepFool",
     "GradientSign",
     "JSMAOnce",
+    "JSMAUntargeted",
     "LocalSearch",
     "bim",
     "bim2",

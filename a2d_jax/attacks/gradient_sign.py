@@ -27,14 +27,43 @@ from a2d_jax.types import Classifier, Example, Norm, Progress, require
 REFINEMENT = 20  # lengths of the second pass; a hit after so many lengths of the first one is fine enough
 
 
+class LineSearch(NamedTuple):
+    """Which length is tried, in two passes over equal parts of the longest one; at first the input itself, of length 0."""
+
+    tried: Int[Array, ""]  # lengths of this pass up to and with the present one
+    longest: Float[Array, ""]  # last length of this pass
+    refining: Bool[Array, ""]  # this is the second pass
+
+    @classmethod
+    def start(cls, longest: Float[Array, ""]) -> "LineSearch":
+        return cls(jnp.zeros((), jnp.int32), longest, jnp.zeros((), bool))
+
+    def length(self, lengths: int | Array) -> Float[Array, ""]:
+        """The present one; exactly `longest` for the last of a pass of `lengths` (of `REFINEMENT` in the second pass)."""
+        return self.longest * (self.tried.astype(self.longest.dtype) / self._count(lengths).astype(self.longest.dtype))
+
+    def advance(self, success: Bool[Array, ""], lengths: int | Array) -> tuple["LineSearch", Bool[Array, ""]]:
+        """The search after the present length succeeded or not, and whether it ends with it."""
+        at_input = (self.tried == 0) & ~self.refining
+        pass_ends = (success & ~at_input) | (self.tried >= self._count(lengths))
+        ends = (success & (at_input | self.refining | (self.tried > REFINEMENT))) | (pass_ends & self.refining)
+        following = LineSearch(
+            tried=jnp.where(pass_ends, 0, self.tried) + 1,
+            longest=jnp.where(pass_ends, self.length(lengths), self.longest),
+            refining=self.refining | pass_ends,
+        )
+        return following, ends
+
+    def _count(self, lengths: int | Array) -> Int[Array, ""]:
+        return jnp.where(self.refining, REFINEMENT, lengths)
+
+
 class GradientSignState(NamedTuple):
     """State of one example."""
 
     x_adv: Float[Array, "h w c"]  # the point the next step will judge; in the end the result
     direction: Float[Array, "h w c"]  # sign of the gradient at the input
-    tried: Int[Array, ""]  # lengths of this pass up to and with the point's own
-    longest: Float[Array, ""]  # last length of this pass
-    refining: Bool[Array, ""]  # this is the second pass
+    search: LineSearch
     hit: Float[Array, ""]  # shortest length known to succeed, 0 for none
     progress: Progress
 
@@ -68,16 +97,8 @@ class GradientSign:
         return "linf"
 
     def init(self, example: Example) -> GradientSignState:
-        zero = jnp.zeros((), example.x.dtype)
-        return GradientSignState(
-            x_adv=example.x,
-            direction=jnp.zeros_like(example.x),
-            tried=jnp.zeros((), jnp.int32),
-            longest=jnp.asarray(self.epsilon, example.x.dtype),
-            refining=jnp.zeros((), bool),
-            hit=zero,
-            progress=Progress.start(),
-        )
+        search = LineSearch.start(jnp.asarray(self.epsilon, example.x.dtype))
+        return GradientSignState(example.x, jnp.zeros_like(example.x), search, jnp.zeros((), example.x.dtype), Progress.start())
 
     def step(self, classifier: Classifier, example: Example, state: GradientSignState) -> GradientSignState:
         logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
@@ -85,26 +106,15 @@ class GradientSign:
         at_input = state.progress.iterations == 0
         direction = jnp.where(at_input, jnp.sign(gradient), state.direction)
 
-        count = jnp.where(state.refining, REFINEMENT, self.lengths)
-        length = _length(state.longest, state.tried, count)
+        length = state.search.length(self.lengths)
         hit = jnp.where(success, length, state.hit)
-        pass_ends = (success & ~at_input) | (state.tried >= count)
-        ends = (success & (at_input | state.refining | (state.tried > REFINEMENT))) | (pass_ends & state.refining)
+        search, ends = state.search.advance(success, self.lengths)
         found = success | (state.hit > 0)
         progress = state.progress.judge(ends & found, self.max_steps, forward=1, backward=at_input.astype(jnp.int32), give_up=ends)
         progress = progress._replace(success=found)  # a search cut short keeps its hit, but its cost is censored
 
-        refining = state.refining | pass_ends
-        longest = jnp.where(pass_ends, length, state.longest)
-        tried = jnp.where(pass_ends, 0, state.tried) + 1
-        following = _length(longest, tried, jnp.where(refining, REFINEMENT, self.lengths))
-        moved = jnp.where(progress.done, jnp.where(found, hit, length), following)
-        return GradientSignState(jnp.clip(example.x + moved * direction, 0, 1), direction, tried, longest, refining, hit, progress)
+        following = jnp.where(progress.done, jnp.where(found, hit, length), search.length(self.lengths))
+        return GradientSignState(jnp.clip(example.x + following * direction, 0, 1), direction, search, hit, progress)
 
     def length(self) -> int:
         return int(self.max_steps) + 1
-
-
-def _length(longest: Float[Array, ""], tried: Int[Array, ""], count: Int[Array, ""]) -> Float[Array, ""]:
-    """`longest * tried / count`, exactly `longest` for the last one."""
-    return longest * (tried.astype(longest.dtype) / count.astype(longest.dtype))

@@ -75,20 +75,16 @@ class JSMA:
             return jnp.where(state.target < 0, second_best(logits), state.target)
 
         logits, gradient = look(classifier, lambda z: cross_entropy(z, target(z)), state.x_adv)
-        unretired = (state.changes == 0) | (state.changes < self.max_changes) & (state.x_adv > 0) & (state.x_adv < 1)
-        saliency = jnp.where(unretired, gradient, 0)
-        best = jnp.argmax(saliency)  # ties: the first in h, w, c order
-        downhill = jnp.sign(jnp.ravel(saliency)[best])
-
+        change = choose(state.x_adv, state.changes, gradient, self.max_changes)
         success = predicts(logits, target(logits))
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=downhill == 0)
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=~jnp.any(change != 0))
 
-        chosen = (jnp.arange(example.x.size) == best).reshape(example.x.shape) & ~progress.done
-        moves = jnp.where(chosen, state.moves - downhill.astype(jnp.int32), state.moves)
+        change = jnp.where(progress.done, 0, change)
+        moves = state.moves + change
         return JSMAState(
-            x_adv=jnp.where(chosen, _moved(example.x, moves, self.theta), state.x_adv),
+            x_adv=jnp.where(change != 0, moved(example.x, moves, self.theta), state.x_adv),
             moves=moves,
-            changes=jnp.where(chosen, state.changes + 1, state.changes),
+            changes=state.changes + jnp.abs(change),
             target=target(logits),
             progress=progress,
         )
@@ -97,7 +93,18 @@ class JSMA:
         return int(self.max_steps) + 1
 
 
-def _moved(x: Float[Array, "h w c"], moves: Int[Array, "h w c"], theta: float) -> Float[Array, "h w c"]:
+def choose(
+    x_adv: Float[Array, "h w c"], changes: Int[Array, "h w c"], gradient: Float[Array, "h w c"], max_changes: int | Array
+) -> Int[Array, "h w c"]:
+    """The next move, in steps of theta: 1 or -1 at one scalar, 0 at all others; 0 everywhere at the dead end."""
+    unretired = (changes == 0) | (changes < max_changes) & (x_adv > 0) & (x_adv < 1)
+    saliency = jnp.where(unretired, gradient, 0)
+    best = jnp.argmax(saliency)  # ties: the first in h, w, c order
+    downhill = jnp.sign(jnp.ravel(saliency)[best]).astype(jnp.int32)
+    return jnp.where((jnp.arange(x_adv.size) == best).reshape(x_adv.shape), -downhill, 0)
+
+
+def moved(x: Float[Array, "h w c"], moves: Int[Array, "h w c"], theta: float) -> Float[Array, "h w c"]:
     """`clip(x + moves * theta)` to about twice the precision of `x`: near 0 the first sum is exact.
 
     A scalar that clipping returns to a bound stays there for good, because it is retired at that bound.
