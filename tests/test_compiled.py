@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_where_the_user_says(tmp_path):
     """A command writes compiled programs under the user's cache folder, or under the named one, or nowhere; results are the same."""
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((3, 28, 28, 1), np.float32))

@@ -60,6 +60,7 @@ def test_pinned_counts(net, pinned):
     check(counts(net, pinned, ("benign", *CRAFTED)), pinned)
 
 
+@pytest.mark.slow
 def test_pinned_boundary_costs(net, pinned):
     """Protects DBA where no reference data lies beside the checkout: costs of 24 crafted images against the official ones."""
     kinds = ("fgsm", "jsma", "cw")

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int
 
 from a2d_jax.losses import misclassifies
 from a2d_jax.types import Classifier, Example, Norm, Progress, require
@@ -133,13 +133,15 @@ class Boundary:
     def step(self, classifier: Classifier, example: Example, state: BoundaryState) -> BoundaryState:
         points = _points(example, state)
         adversarial = jax.vmap(lambda x: misclassifies(classifier(x), example.label))(points)
-        drawn = self._enter(_draw(example, state, points, adversarial))
-        blended = self._enter(_blend(example, state, points, adversarial))
+        drawn = _draw(example, state, points, adversarial)
+        blended = _blend(example, state, points, adversarial)
         probed = state._replace(on_sphere=adversarial, phase=jnp.full_like(state.phase, MOVE))
-        walked = self._enter(self._walk(example, state, points, adversarial))
-        return jax.tree.map(
+        walked = self._walk(example, state, points, adversarial)
+        judged = jax.tree.map(
             lambda *of: jnp.select([state.phase == p for p in (DRAW, BLEND, PROBE)], of[:3], of[3]), drawn, blended, probed, walked
         )
+        probes = state.phase == PROBE  # in the middle of a step: none opens
+        return jax.tree.map(lambda *of: jnp.where(probes, *of), judged, self._enter(judged))
 
     def length(self) -> int:
         return math.ceil((1 + DRAWS) / TRIALS) + math.ceil(BLENDS / TRIALS) + 2 * int(self.max_steps)
@@ -212,8 +214,8 @@ def _points(example: Example, state: BoundaryState) -> Float[Array, "trials h w 
     starting, walking = jax.random.split(example.key)
     # One uniform draw on (-1, 1) serves the noise images of DRAW and, through the inverse error function, the normal directions.
     nth = jnp.where(state.phase == DRAW, state.tried, 0) + trial
-    starts, directions = _keys(starting, nth), _keys(jax.random.fold_in(walking, state.progress.iterations), trial)
-    keys = jnp.where(state.phase == DRAW, starts, directions)
+    key = jnp.where(state.phase == DRAW, starting, jax.random.fold_in(walking, state.progress.iterations))
+    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(nth)
     symmetric = jax.vmap(lambda key: jax.random.uniform(key, example.x.shape, example.x.dtype, -1, 1))(keys)
 
     first = (state.tried + trial == 0)[:, None, None, None]
@@ -272,10 +274,6 @@ def _search(adversarial: Bool[Array, " n"], tried: Int[Array, ""], limit: int) -
     found, first = jnp.any(hits), jnp.argmax(hits).astype(jnp.int32)
     asked = jnp.where(found, first + 1, jnp.sum(valid, dtype=jnp.int32))
     return found, first, asked, tried + TRIALS >= limit
-
-
-def _keys(key: Key[Array, ""], numbers: Int[Array, " n"]) -> Key[Array, " n"]:
-    return jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
 
 
 def _noise(symmetric: Float[Array, "*n"]) -> Float[Array, "*n"]:

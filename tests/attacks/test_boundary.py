@@ -29,21 +29,36 @@ def one(net, x, seed=0, label=0):
     return jax.tree.map(lambda leaf: leaf[0], batch(net, np.asarray(x)[None], seed, label=np.array([label])))
 
 
+@jax.jit
+def step(attack, net, example, state):
+    """One program for all tests whose images have the same size."""
+    return attack.step(net, example, state)
+
+
+@jax.jit
+def enter(attack, state):
+    return attack._enter(state)
+
+
 def step_by_step(attack, net, example, until):
     """States after each step, until `until(state)`."""
-    step = jax.jit(attack.step)
     state = attack.init(example)
     states = [state]
     while not until(state):
-        state = step(net, example, state)
+        state = step(attack, net, example, state)
         states.append(state)
     return states
+
+
+def lockstep(attack, net):
+    """Results for four black images of class 0, in one program for all tests."""
+    return drivers.attack(attack, net, batch(net, np.zeros((4, 5, 5, 1), np.float32), label=np.zeros(4)), driver="run")
 
 
 def test_start_is_the_first_misclassified_blend():
     """Protects the start: the walk begins at the smallest of the 1000 blends that is misclassified, and counts its queries."""
     net, attack = half_plane(0.3), Boundary()
-    example = one(net, np.zeros((6, 6, 1), np.float32))
+    example = one(net, np.zeros((5, 5, 1), np.float32))
     states = step_by_step(attack, net, example, lambda s: s.phase >= boundary.WALK)
     noise = np.asarray(states[1].noise)
     needed = int(np.ceil(0.3 / noise.mean() * 1000))
@@ -59,7 +74,7 @@ def test_noise_is_uniform():
 
     net = half_plane(2.0)
     state = Boundary().init(one(net, np.zeros((20, 20, 1), np.float32)))
-    points = boundary._points(one(net, np.zeros((20, 20, 1), np.float32)), state)
+    points = jax.jit(boundary._points)(one(net, np.zeros((20, 20, 1), np.float32)), state)
     assert kstest(np.asarray(points[1:]).ravel(), "uniform").pvalue > 0.001
     np.testing.assert_array_equal(points[0], 0)  # the input is looked at first
 
@@ -67,11 +82,11 @@ def test_noise_is_uniform():
 def test_no_start_costs_the_whole_budget():
     """Protects failure: nothing misclassified in 1000 draws and 1000 blends ends the attack, with every query counted."""
     net = half_plane(2.0)
-    result = drivers.run(Boundary(max_steps=77), net, one(net, np.zeros((4, 4, 1), np.float32)))
-    assert not result.success
-    assert int(result.cost) == 78
-    assert int(result.iterations) == 0
-    assert int(result.forward_queries) == 1 + 1000 + 1000
+    result = lockstep(Boundary(max_steps=77), net)
+    assert not result.success.any()
+    np.testing.assert_array_equal(result.cost, 78)
+    np.testing.assert_array_equal(result.iterations, 0)
+    np.testing.assert_array_equal(result.forward_queries, 1 + 1000 + 1000)
     np.testing.assert_array_equal(result.x_adv, 0)
 
 
@@ -115,7 +130,7 @@ def test_window_slides_and_clears():
 def test_statistics_are_gathered_every_tenth_step():
     """Protects the schedule: steps 10, 20, ... probe the sphere first; the others test candidates only."""
     net = sphere_only(0.1)
-    example = one(net, np.full((6, 6, 1), 0.5, np.float32))
+    example = one(net, np.full((5, 5, 1), 0.5, np.float32))
     states = step_by_step(Boundary(mse_threshold=0.0, max_steps=45), net, example, lambda s: bool(s.progress.done))
     probed = {int(s.progress.iterations) + 1 for s in states if int(s.phase) == boundary.PROBE and not bool(s.progress.done)}
     assert probed == {10, 20, 30, 40}
@@ -125,7 +140,7 @@ def test_statistics_are_gathered_every_tenth_step():
 def test_threshold_needs_an_improving_step():
     """Protects the cost: a start already below the threshold still costs one step; the image returned is below it."""
     net = half_plane(0.02)
-    result = drivers.attack(Boundary(mse_threshold=0.5), net, batch(net, np.zeros((4, 5, 5, 1), np.float32), label=np.zeros(4)))
+    result = lockstep(Boundary(mse_threshold=0.5), net)
     assert (result.cost >= 1).all()
     assert np.median(result.cost) == 1
     assert (result.distance**2 < 0.5).all()
@@ -135,9 +150,7 @@ def test_threshold_needs_an_improving_step():
 def test_success_without_the_threshold_is_censored():
     """Protects honesty: an adversarial point that never came close enough is a success whose cost is censored."""
     net = half_plane(0.3)
-    result = drivers.attack(
-        Boundary(mse_threshold=0.0, max_steps=9), net, batch(net, np.zeros((3, 5, 5, 1), np.float32), label=np.zeros(3))
-    )
+    result = lockstep(Boundary(mse_threshold=0.0, max_steps=9), net)
     assert result.success.all()
     assert result.censored.all()
     np.testing.assert_array_equal(result.cost, 10)
@@ -150,22 +163,22 @@ def test_convergence_resets_then_ends(fails_again):
     example = one(net, np.zeros((5, 5, 1), np.float32))
     state = step_by_step(attack, net, example, lambda s: s.phase >= boundary.WALK)[-1]
     tiny = jnp.float32(5e-8)
-    state = attack._enter(state._replace(source_step=tiny))
+    state = enter(attack, state._replace(source_step=tiny))
     assert bool(state.reset)
     assert float(state.source_step) == pytest.approx(0.01)
     assert float(state.spherical_step) == pytest.approx(0.01)
     assert int(state.phase) == boundary.PROBE, "while reset, every step gathers statistics"
     for k in range(99):
-        state = attack._enter(state._replace(source_step=tiny))
+        state = enter(attack, state._replace(source_step=tiny))
         assert int(state.patience) == 99 - k
         assert not bool(state.progress.done)
     if fails_again:
-        state = attack._enter(state._replace(source_step=tiny))
+        state = enter(attack, state._replace(source_step=tiny))
         assert bool(state.progress.done)
     else:
-        held = attack._enter(state._replace(source_step=jnp.float32(1.5e-7)))
+        held = enter(attack, state._replace(source_step=jnp.float32(1.5e-7)))
         assert bool(held.progress.done), "while the counter falls, 2e-7 counts as converged"
-        state = attack._enter(state._replace(source_step=jnp.float32(3e-7)))
+        state = enter(attack, state._replace(source_step=jnp.float32(3e-7)))
         assert int(state.patience) == 100
         assert not bool(state.reset)
         assert not bool(state.progress.done)
@@ -207,7 +220,7 @@ def test_walk_comes_close():
     net = linear(weights)
     x = np.random.default_rng(6).uniform(0.3, 0.7, (6, 6, 6, 1)).astype(np.float32)
     examples = batch(net, x)
-    result = drivers.attack(Boundary(mse_threshold=0.0, max_steps=1500), net, examples)
+    result = drivers.attack(Boundary(mse_threshold=0.0, max_steps=1500), net, examples, driver="run")
     w = weights[0] - weights[1]
     distance = np.abs(x.reshape(6, -1) @ w) / np.linalg.norm(w) / 6
     assert (result.distance > distance * 0.999).all()

@@ -86,6 +86,7 @@ def ask(path, name, *questions):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the peers' own imports, where they are installed
+@pytest.mark.slow
 def test_contestants_agree(small):
     """Protects the comparison: every contestant, asked as the benchmark asks it, finds the same costs; peers change the same images."""
     found, work = {}, works.read(small)

@@ -48,6 +48,7 @@ def test_small_demo_says_and_writes_what_it_found(tmp_path, capsys):
     assert "Z-score, JSMA" in page
 
 
+@pytest.mark.slow
 def test_same_seed_same_files(tmp_path):
     """Protects reproducibility: a seed decides the bytes of both files, and another seed changes them."""
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):

@@ -15,6 +15,8 @@ from a2d_jax.errors import BadInput
 from experiments import imagenet
 from tests import nets
 
+pytestmark = pytest.mark.xdist_group("imagenet")  # one process: its fixtures take seconds
+
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):

@@ -72,6 +72,7 @@ def test_accuracy_on_mnist(shared, mnist):
 
 
 @jax.numpy_dtype_promotion("standard")  # Optax raises floats to integer powers
+@pytest.mark.slow
 def test_digits_are_learned():
     """The small LeNet learns scikit-learn's digits to 97 % in 12 epochs, through the kernel gradients of `a2d_jax.nn`."""
     digits = load_digits()

@@ -184,6 +184,7 @@ def test_ascent_ends_where_a_linear_loss_is_largest():
     assert abs(moved.std() - 0.3 / 3**0.5) < 0.02  # the deviation of a uniform distribution
 
 
+@pytest.mark.slow
 def test_adversarial_training_makes_robust(tmp_path):
     """Protects the purpose: far more test digits withstand PGD than after plain training of the same length, and the metrics say so."""
     pgd = ["--adversarial", "pgd", "--epsilon", "0.15", "--step-size", "0.05", "--updates", "5"]
@@ -216,6 +217,7 @@ def test_weights_are_a_checkpoint_with_the_accuracy_reported(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["classifier.json", "metrics.jsonl", "training.json", "weights"]
 
 
+@pytest.mark.slow
 def test_killed_training_ends_with_the_same_weights(tmp_path):
     """Protects long training: killed by the system in the middle of an epoch, the same command ends as if nothing had happened."""
     arguments = [*SMALL[:-1], "15", "--augment", "True"]

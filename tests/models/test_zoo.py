@@ -23,17 +23,11 @@ from models import madry, magnet
 from . import drawn
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-CHECKED = (
-    "lenet_env1",
-    "convnet12",
-    "googlenet_cifar10",
-    "efficientnet_lite0",
-    "resnet18",
-    "resnet50",
-    *(
-        pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34", "resnet101", "resnet152", "cifar_resnet110")
-    ),  # half a minute to compile
-)
+QUICK = ("lenet_env1", "convnet12", "googlenet_cifar10", "efficientnet_lite0", "resnet18", "resnet50")
+SLOW = ("resnet34", "resnet101", "resnet152", "cifar_resnet110")  # half a minute to compile
+CHECKED = [
+    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.slow] if name in SLOW else [])]) for name in (*QUICK, *SLOW)
+]
 PARAMETERS = {  # as published (torchvision, the papers), else counted by hand from the paper
     "models.lenet:lenet5": 61_706,
     "models.lenet:lenet_env1": 1_218_634,

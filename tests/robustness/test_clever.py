@@ -18,6 +18,8 @@ from a2d_jax.types import Example
 from models.lenet import lenet5
 from tests.nets import batch, convnet, linear
 
+pytestmark = pytest.mark.xdist_group("clever")  # one process: its fixtures take seconds
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 QUICK = Clever(batches=12, samples=20)
 ALL = ("untargeted", "target-2", "target-5", "least-likely")
