@@ -1,0 +1,169 @@
+"""One table of all attacks beside Foolbox, torchattacks, the Adversarial Robustness Toolbox and SciPy.
+
+    python -m experiments.peers --checkpoint resnet20-12fca82f.th [--only TEXT] [--out docs/attacks.md] [--results FILE]
+
+Attacks LeNet-5 on MNIST digits and ResNet-20 on CIFAR-10 images, which `experiments.data` finds, with each of our attacks and with every
+peer that has it, with the same settings. Needs the `bench` extra and `pip install --no-deps torchattacks==3.5.1`. A row that is done lies
+in the results file (JSON, a line each) and is not run again: the same command goes on after an interruption.
+
+Run time: see the end of the table.
+"""
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from a2d_jax.errors import BadInput
+from a2d_jax.io.convert import read_arrays
+from a2d_jax.io.files import atomic
+from experiments.benchmark.works import lenet5_arrays
+from experiments.peers.rows import Row, rows
+from experiments.peers.subject import Outcome, Subject, subject
+
+OURS = "ours"
+RELEASES = {
+    "Foolbox": "foolbox",
+    "torchattacks": "torchattacks",
+    "ART": "adversarial-robustness-toolbox",
+    "SciPy": "scipy",
+    "PyTorch": "torch",
+    "JAX": "jax",
+}
+TITLES = {"mnist": "LeNet-5, MNIST test digits", "cifar10": "ResNet-20, CIFAR-10 test images"}
+
+
+@dataclass
+class Settings:
+    """Put every attack beside its peers."""
+
+    checkpoint: Path
+    """Weights of ResNet-20 for CIFAR-10."""
+    out: Path = Path("docs/attacks.md")
+    """The page with the tables."""
+    results: Path = Path("runs/peers.jsonl")
+    """Outcomes of the rows that are done; remove the file to run all of them again."""
+    digits: int = 100
+    """MNIST images."""
+    images: int = 20
+    """CIFAR-10 images."""
+    only: str = ""
+    """Run rows whose title has this text; the page shows all that are done."""
+
+
+def main(settings: Settings) -> int:
+    """Run what is missing, write the page."""
+    console = Console()
+    done = _read(settings.results)
+    for data, network, n in (("mnist", "lenet5", settings.digits), ("cifar10", "cifar_resnet20", settings.images)):
+        attacked: Subject | None = None
+        for row in rows(data):
+            if settings.only not in row.title or _key(data, n, row) in done:
+                continue
+            if attacked is None:
+                arrays = lenet5_arrays() if data == "mnist" else read_arrays(settings.checkpoint)
+                attacked = subject(network, arrays, data, n)
+            result = _run(row, row.images(attacked))
+            done[_key(data, n, row)] = result
+            settings.results.parent.mkdir(parents=True, exist_ok=True)
+            with settings.results.open("a") as file:
+                file.write(json.dumps({"key": _key(data, n, row), **result}) + "\n")
+            console.print(f"{data}: {row.title}: " + "; ".join(f"{who} {_cell(runs, row)}" for who, runs in result["runs"].items()))
+    counts = {"mnist": settings.digits, "cifar10": settings.images}
+    with atomic(settings.out) as path:
+        path.write_text(_page(done, counts))
+    console.print(f"wrote {settings.out}")
+    return 0
+
+
+def _run(row: Row, attacked: Subject) -> dict[str, Any]:
+    """Success and distance of every run of ours and of the peers, and seconds of processor time."""
+    runs: dict[str, list[Outcome]] = {}
+    seconds = {}
+    for who in (OURS, *row.peers):
+        begun = time.process_time()
+        if who == OURS:
+            runs[who] = [attacked.ours(row.attack, seed) for seed in range(row.seeds)]
+        else:
+            runs[who] = [row.peers[who](row.attack, attacked, seed) for seed in range(row.seeds)]
+        seconds[who] = round(time.process_time() - begun, 1)
+    return {
+        "n": len(attacked.label),
+        "date": datetime.now().date().isoformat(),
+        "seconds": seconds,
+        "runs": {
+            who: [{"success": o.rate, "distance": o.median if np.isfinite(o.median) else None} for o in each] for who, each in runs.items()
+        },
+    }
+
+
+def _page(done: dict[str, Any], counts: dict[str, int]) -> str:
+    versions = ", ".join(f"{title} {metadata.version(name)}" for title, name in RELEASES.items())
+    dates = sorted({result["date"] for result in done.values()})
+    lines = [
+        "# Attacks beside their peers",
+        "",
+        "Made by `python -m experiments.peers` (see there): ours and an independent implementation on the same images, weights and",
+        "settings. Success is judged by the framework that made the image. The distance is the median over all images in the norm of the",
+        "attack; failures count as infinitely far; a dash: half of them failed. `a to b` is the range over three seeds. Attacks",
+        "within a fixed radius have no distance.",
+        "",
+        f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} CPU cores, float32; {versions}." if dates else "",
+    ]
+    for data, title in TITLES.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| attack | settings | n | ours: success, distance | peer: success, distance | peer |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in rows(data):
+            if (result := done.get(_key(data, counts[data], row))) is None:
+                continue
+            ours, *peers = result["runs"]
+            for i, who in enumerate(peers):
+                first = (row.title, row.settings, str(result["n"]), _cell(result["runs"][ours], row)) if i == 0 else ("", "", "", "")
+                lines.append("| " + " | ".join((*first, _cell(result["runs"][who], row), who)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(runs: list[dict[str, float | None]], row: Row) -> str:
+    rates = [f"{100 * run['success']:.4g}" for run in runs]
+    text = f"{_range(rates)} %"
+    if row.minimal:
+        text += ", " + _range(["-" if run["distance"] is None else f"{run['distance']:.4g}" for run in runs])
+    return text
+
+
+def _range(values: list[str]) -> str:
+    ordered = sorted(set(values), key=lambda v: float("inf") if v == "-" else float(v))
+    return ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
+
+
+def _key(data: str, n: int, row: Row) -> str:
+    """What a result is of: other settings or another number of images are another result."""
+    return f"{data} {n} {row.title} ({row.settings})"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    lines = (json.loads(line) for line in path.read_text().splitlines())
+    return {line.pop("key"): line for line in lines}
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Settings)))
+    except BadInput as error:
+        sys.exit(f"error: {error}")
