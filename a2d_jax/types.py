@@ -70,18 +70,26 @@ class Progress(NamedTuple):
         return self._replace(forward=self.forward + forward, backward=self.backward + backward)
 
     def judge(
-        self, success: Array, max_steps: int | Array, *, forward: int | Array = 0, backward: int | Array = 0, give_up: Array | bool = False
+        self,
+        success: Array,
+        max_steps: int | Array,
+        *,
+        forward: int | Array = 0,
+        backward: int | Array = 0,
+        give_up: Array | bool = False,
+        goes_on: Array | bool = False,
     ) -> "Progress":
         """Judge the current point: the one place that decides `done` and counts the update that follows.
 
         Args:
-          success: the criterion holds at the current point.
+          success: the criterion holds at the current point, or at the one that is kept.
           max_steps: budget of updates; the point after the last one is still judged.
           forward: forward queries spent on this look.
           backward: backward queries spent on this look.
-          give_up: stop without success although budget is left (a dead end of the algorithm).
+          give_up: stop although budget is left (a dead end, or the end of what is to be tried).
+          goes_on: success alone does not stop (a better one is looked for).
         """
-        done = success | give_up | (self.iterations >= max_steps)
+        done = (success & jnp.logical_not(goes_on)) | give_up | (self.iterations >= max_steps)
         return Progress(
             iterations=jnp.where(done, self.iterations, self.iterations + 1),
             success=success,

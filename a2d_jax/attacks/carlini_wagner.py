@@ -145,14 +145,12 @@ class CarliniWagner:
         state = self._update(state, (2 * delta + state.constant * gradient) * slope)
         left, state = self._leave(state, loss, accepted)
 
-        iterations = state.progress.iterations
-        done = (iterations >= self.max_steps) | (left & (state.tried >= self.constants)) | (accepted & first)
-        done = done if self.minimise else done | accepted
-        progress = state.progress.query(forward=1, backward=1)
+        exhausted = left & (state.tried >= self.constants)
+        goes_on = ~first & self.minimise
         return state._replace(
             x_adv=jnp.where(nearer | ~success, point, state.x_adv),
             nearest=jnp.where(nearer, square, state.nearest),
-            progress=progress._replace(iterations=jnp.where(done, iterations, iterations + 1), success=success, reached=success, done=done),
+            progress=state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=exhausted, goes_on=goes_on),
         )
 
     def length(self) -> int:

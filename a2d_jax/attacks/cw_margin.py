@@ -85,8 +85,8 @@ class CWMargin:
 
         success = misclassifies(logits, example.label)
         rests = jnp.all(descent == 0) & jnp.all(shift == state.shift)
-        ends = jnp.where(at_input, success, rests)
-        progress = state.progress.judge(ends, self.max_steps, forward=1, backward=1)._replace(success=success, reached=success)
+        goes_on = ~at_input
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=rests & goes_on, goes_on=goes_on)
         point = jnp.clip(mean + std * jnp.tanh(normalised + shift) / 2, 0, 1)
         return CWMarginState(jnp.where(progress.done, state.x_adv, point), shift, first_moment, second_moment, progress)
 

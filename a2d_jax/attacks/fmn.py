@@ -95,8 +95,7 @@ class FMN:
         found, distance = before | hit, norms.norm(state.point - example.x, self.norm)
         nearer = hit & (distance < state.nearest)
         nearest = jnp.where(nearer, distance, state.nearest)
-        ends = nearest == 0 if self.minimise else found
-        progress = state.progress.judge(ends, self.max_steps, forward=1, backward=1)._replace(success=found, reached=found)
+        progress = state.progress.judge(found, self.max_steps, forward=1, backward=1, goes_on=(nearest > 0) & self.minimise)
 
         step_size, gamma = self._decayed(state.progress.iterations, example.x.dtype)
         slope = norms.norm(gradient, DUAL[self.norm])

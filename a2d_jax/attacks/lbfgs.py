@@ -225,8 +225,9 @@ class LBFGS:
         distance = norms.norm(delta, self.norm)
         nearer = hit & (distance < state.nearest)
         found = before | hit
-        ends = finished | (jnp.zeros((), bool) if self.minimise else found)
-        progress = state.progress.judge(ends, self.max_steps, forward=1, backward=1)._replace(success=found, reached=found & ends)
+        progress = state.progress.judge(found, self.max_steps, forward=1, backward=1, give_up=finished, goes_on=self.minimise)
+        if self.minimise:
+            progress = progress._replace(reached=found & finished)  # a search cut short is censored
         kept = jnp.where(before, state.x_adv, jnp.where(progress.done, point, constant.search.point))
         return constant._replace(
             x_adv=jnp.where(nearer, point, kept),

@@ -74,11 +74,7 @@ class PGD:
     def step(self, classifier: Classifier, example: Example, state: PGDState) -> PGDState:
         logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
         success = (predicts if self.targeted else misclassifies)(logits, example.label)
-        if self.early_stop:
-            progress = state.progress.judge(success, self.max_steps, forward=1, backward=1)
-        else:
-            progress = state.progress.judge(jnp.zeros_like(success), self.max_steps, forward=1, backward=1)
-            progress = progress._replace(success=success, reached=success)
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, goes_on=not self.early_stop)
         ascent = norms.steepest(-gradient if self.targeted else gradient, self.norm)
         moved = norms.clip_to_ball(state.x_adv + self.step_size * ascent, example.x, self.epsilon, self.norm)
         if self.restart_every is not None:
