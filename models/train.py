@@ -37,6 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from a2d_jax.classifiers import input_shape
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import CARD, WEIGHTS, import_factory, save
+from a2d_jax.io.checkpoints import load as load_checkpoint
 from a2d_jax.io.photographs import preprocessing_from
 from a2d_jax.io.source import ImageSource, Piece
 from a2d_jax.jobs.common import versions
@@ -59,6 +60,8 @@ class Args:
     """Data set by name: mnist, cifar10, digits, imagenet (tested on its validation images)."""
     out: Path
     """Folder for settings, metrics and weights."""
+    initial: Path | None = None
+    """Checkpoint whose weights are the first ones: of an earlier training, or from a2d convert; default drawn by the seed."""
     seed: int = 0
     """Of weights, order, dropout, augmentation and random starts."""
     epochs: int | None = None
@@ -93,12 +96,15 @@ def main(args: Args, console: Console) -> None:
     """Train, or go on training, and write the weights."""
     recipe, pgd = settings(args)
     wanted = {name: getattr(args, name) for name in ("classifier", "data", "seed", "adversarial")}
+    wanted |= {"initial": str(args.initial) if args.initial else None}
     wanted |= asdict(recipe) | {"decayed": list(recipe.decayed)} | (asdict(pgd) if pgd else {})
     goes_on = _goes_on(args, wanted)
     if goes_on and (args.out / CARD).is_file():
         console.out(f"{args.out} is trained already; --force trains anew", highlight=False)
         return
     module = make_module(args.classifier, args.seed)
+    if args.initial is not None:
+        nnx.update(module, load_checkpoint(args.classifier, args.initial).classifier.variables)
     shape = input_shape(module)
     sized = preprocessing_from(getattr(module, "photographs", None), shape)
     train, test = (load(args.data, split, shape=shape, preprocessing=sized) for split in SPLITS.get(args.data, ("train", "test")))

@@ -217,6 +217,19 @@ def test_weights_are_a_checkpoint_with_the_accuracy_reported(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["classifier.json", "metrics.jsonl", "training.json", "weights"]
 
 
+def test_training_begins_from_a_checkpoint(tmp_path, capsys):
+    """Protects fine-tuning: the first weights are those of the checkpoint, and what is no checkpoint is told."""
+    once = [*DIGITS, "--epochs", "1"]
+    assert train.run([*once, "--out", str(tmp_path / "first")]) == 0
+    still = [*once, "--learning-rate", "0", "--initial"]
+    assert train.run([*still, str(tmp_path / "first"), "--out", str(tmp_path / "second")]) == 0
+    first, second = (load_classifier("models.lenet:lenet_digits", tmp_path / name).classifier.variables for name in ("first", "second"))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    capsys.readouterr()
+    assert train.run([*still, str(tmp_path), "--out", str(tmp_path / "third")]) == 1
+    assert "expected an Orbax checkpoint" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_killed_training_ends_with_the_same_weights(tmp_path):
     """Protects long training: killed by the system in the middle of an epoch, the same command ends as if nothing had happened."""
