@@ -174,10 +174,10 @@ def rows(data: str) -> Iterator[Row]:
     yield Row(
         "boundary",
         Boundary(mse_threshold=0.0, max_steps=200),
-        {FOOLBOX: foolbox(lambda a, ours: a.BoundaryAttack(steps=25 * ours.max_steps, tensorboard=False))},
+        {FOOLBOX: foolbox(lambda a, ours: a.BoundaryAttack(steps=20 * ours.max_steps, tensorboard=False))},
         minimal=True,
         seeds=SEEDS,
-        note="25 directions an update; the peer: as many updates of one",
+        note="about 20 queries an update; the peer: as many updates of one",
     )
     if data == "mnist":
         yield Row(
