@@ -76,8 +76,7 @@ class Settings:
     seed: int = 0
     """Of the draw of the halves."""
     lanes: int | None = None
-    """Photographs in work at a time on each device; results do not depend on it. Default 4 on a CPU, where more would not be faster, only
-    idle at the end of each set."""
+    """Photographs in work at a time on each device; results do not depend on it."""
     classifier: str = LITE0
     """Import string of another classifier."""
     checkpoint: Path | None = None
@@ -123,7 +122,7 @@ def main(settings: Settings) -> str:
     steps = Steps(settings, Console())
     checkpoint = _converted(steps) if settings.classifier == LITE0 and settings.checkpoint is None else settings.checkpoint
     model: dict[str, Any] = {"classifier": settings.classifier, "checkpoint": checkpoint}
-    model_on = {**model, "lanes": settings.lanes or (4 if jax.default_backend() == "cpu" else None)}
+    model_on = {**model, "lanes": settings.lanes}
     predictions = steps.once("predictions.parquet", jobs.predict, **model, images=settings.photographs)
     fit, judged = halves(predictions, settings)
 

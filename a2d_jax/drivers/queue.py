@@ -68,7 +68,7 @@ def pieces_of(examples: Iterable[Example], per_device: int, mesh: Mesh) -> Itera
 def _rechunk(examples: Iterable[Example], size: int) -> Iterator[HostExamples]:
     """The same examples in pieces of `size`, the last one shorter."""
     parts: list[HostExamples] = []
-    for example in [examples] if isinstance(examples, Example) else examples:
+    for example in examples:
         parts.append(HostExamples.of(example))
         while sum(len(part.label) for part in parts) >= size:
             whole = HostExamples.concatenate(parts)

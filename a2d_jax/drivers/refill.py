@@ -10,6 +10,8 @@ Nothing an example computes depends on its lane, on its neighbours or on when it
 """
 
 import functools
+import itertools
+import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from a2d_jax.drivers.loops import MIN_WIDTH, advance, finish
 from a2d_jax.drivers.queue import AXIS, Queue, pieces_of
 from a2d_jax.types import AnyArray, Attack, AttackResult, Classifier, Example
 
-LANES = {"cpu": 32}  # per device; on a CPU a small batch keeps the working set in its caches
+LANES, FEWEST, NUMBERS = 32, 4, 1 << 19  # of a CPU device: a small batch keeps the working set in its caches, see `default_lanes`
 LANES_ELSEWHERE = 256
 QUEUE_PER_LANE = 4  # examples brought to a device at a time, per lane
 SHRINK = 4  # with nothing left to bring, the lanes shrink by this factor
@@ -103,7 +105,7 @@ def stream(
       attack: any attack.
       classifier: one image to logits; copied to every device.
       examples: pieces with a leading axis (numpy or JAX arrays; keys are typed JAX keys), consumed as lanes fall free.
-      lanes: examples in work at a time on each device, at least 2; default 32 on a CPU, 256 elsewhere.
+      lanes: examples in work at a time on each device, at least 2; default that of `default_lanes`.
       devices: default all local devices.
       keep_x_adv: hand out the attacked images too; without them a large job moves costs only.
 
@@ -114,32 +116,44 @@ def stream(
       ValueError: if `lanes` is below 2.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    lanes = LANES.get(devices[0].platform, LANES_ELSEWHERE) if lanes is None else lanes
-    if lanes < MIN_WIDTH:
+    if lanes is not None and lanes < MIN_WIDTH:
         raise ValueError(f"expected lanes >= {MIN_WIDTH}, got {lanes}; give the number of examples in work on each device")
     mesh, stats = Mesh(np.array(devices), (AXIS,)), Stats()
     return Stream(_results(attack, classifier, examples, lanes, mesh, keep_x_adv, stats), stats)
 
 
+def default_lanes(shape: Sequence[int], platform: str) -> int:
+    """Lanes of a device by the shape of an image: 256 on an accelerator, 32 on a CPU, fewer there for images of over 16,384 numbers.
+
+    A photograph of 224 x 224 gets 4: more are not faster, and a set of few photographs leaves more of them idle at its end.
+    """
+    return min(LANES, max(FEWEST, NUMBERS // math.prod(shape))) if platform == "cpu" else LANES_ELSEWHERE
+
+
 def _results(
-    attack: Attack, classifier: Classifier, examples: Iterable[Example], width: int, mesh: Mesh, keep_x_adv: bool, stats: Stats
+    attack: Attack, classifier: Classifier, examples: Iterable[Example], lanes: int | None, mesh: Mesh, keep_x_adv: bool, stats: Stats
 ) -> Iterator[Finished]:
     """The host's loop: bring pieces, call the compiled loop, hand out what finished, shrink the lanes at the end."""
-    pieces = pieces_of(examples, width * QUEUE_PER_LANE, mesh)
+    arriving = iter([examples] if isinstance(examples, Example) else examples)
+    first = next(arriving, None)
+    if first is None:
+        return
+    width = default_lanes(first.x.shape[1:], mesh.devices.flat[0].platform) if lanes is None else lanes
+    pieces = pieces_of(itertools.chain([first], arriving), width * QUEUE_PER_LANE, mesh)
     piece, following = next(pieces, None), next(pieces, None)
     if piece is None:
         return
     if following is None:  # everything is here: no more lanes than examples
         width = min(width, max(_power_of_two(int(np.max(piece.size))), MIN_WIDTH))
     classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))
-    lanes = _empty_lanes(mesh, width)(attack, piece)
+    in_work = _empty_lanes(mesh, width)(attack, piece)
     taken, advance_lanes = np.zeros(mesh.size, np.int32), _advance_lanes(mesh, keep_x_adv)
     pace = Pace((advance_lanes, jax.tree.structure((attack, classifier)), piece.example.x.shape))
     while True:
         smaller = max(width // SHRINK, MIN_WIDTH)
         floor = width - 1 if following is not None else smaller if smaller < width and not pace.waits else 0
         pace.start(width)
-        lanes, index, result, counts = advance_lanes(attack, classifier, lanes, piece, taken, np.int32(floor), np.int32(pace.trips))
+        in_work, index, result, counts = advance_lanes(attack, classifier, in_work, piece, taken, np.int32(floor), np.int32(pace.trips))
         counts = Counts(*(np.asarray(count) for count in counts))  # waits for the devices
         pace.stop(int(np.max(counts.executed)) // width)
         stats.useful_steps += int(np.sum(counts.useful))
@@ -157,7 +171,7 @@ def _results(
             return
         elif np.max(counts.active) <= smaller < width and pace.shrinking_pays(smaller):
             width = smaller
-            lanes = _shrink_lanes(mesh, width)(lanes)
+            in_work = _shrink_lanes(mesh, width)(in_work)
 
 
 class Pace:

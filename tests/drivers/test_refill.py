@@ -153,6 +153,15 @@ def test_devices_stop_on_their_own(net):
     assert not any(name in text for name in ("all-reduce", "all-gather", "collective-permute", "all-to-all"))
 
 
+@pytest.mark.parametrize(
+    ("shape", "platform", "lanes"),
+    [((28, 28, 1), "cpu", 32), ((32, 32, 3), "cpu", 32), ((224, 224, 3), "cpu", 4), ((96, 96, 3), "cpu", 18), ((224, 224, 3), "gpu", 256)],
+)
+def test_lanes_by_size(shape, platform, lanes):
+    """Protects small sets of large photographs on a CPU: few lanes, so that few are idle."""
+    assert refill.default_lanes(shape, platform) == lanes
+
+
 def test_refuses_bad_arguments(net, examples):
     """Protects early failure: too few lanes and an unknown driver are refused with what to do."""
     with pytest.raises(ValueError, match="expected lanes >= 2, got 0; give"):
