@@ -56,24 +56,30 @@ def conv_max_pool(
     n, h, w, _ = x.shape
     tiling = _Tiling(window, ((h - kh + 1) // window, (w - kw + 1) // window), (kh + window - 1, kw + window - 1))
     y: Array = _product(x, lax.optimization_barrier(_matrix(kernel, window)), tiling)
-    return _tile_max(y[..., : window * window * out].reshape(n, *tiling.tiles, window * window, out)) + bias[None, None, None]
+    return _tile_max(y.reshape(n, *tiling.tiles, window * window, out)) + bias[None, None, None]
 
 
 def _matrix(kernel: Array, window: int) -> Array:
     """The kernel at each place of a tile: rows are the pixels and channels of a patch, columns the places and output channels."""
     last = window - 1
     places = [jnp.pad(kernel, ((i, last - i), (j, last - j), (0, 0), (0, 0))) for i, j in np.ndindex(window, window)]
-    matrix = jnp.stack(places, axis=3).reshape(-1, len(places) * kernel.shape[-1])
-    return jnp.pad(matrix, ((0, 0), (0, -matrix.shape[1] % COLUMNS)))
+    return jnp.stack(places, axis=3).reshape(-1, len(places) * kernel.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product(x: Array, matrix: Array, tiling: _Tiling) -> Array:
-    return multiply(_patches(x, tiling), matrix)
+    return _filled_product(x, matrix, tiling)
 
 
 def _product_forward(x: Array, matrix: Array, tiling: _Tiling) -> tuple[Array, tuple[Array, Array]]:
-    return multiply(_patches(x, tiling), matrix), (x, matrix)
+    return _filled_product(x, matrix, tiling), (x, matrix)
+
+
+def _filled_product(x: Array, matrix: Array, tiling: _Tiling) -> Array:
+    """With the columns filled up; the backward product does without those, for its entries decide no tie."""
+    columns = matrix.shape[1]
+    filled = lax.optimization_barrier(jnp.pad(matrix, ((0, 0), (0, -columns % COLUMNS))))
+    return multiply(_patches(x, tiling), filled)[..., :columns]
 
 
 def _product_backward(tiling: _Tiling, residuals: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
