@@ -1,15 +1,16 @@
-"""What a stopwatch beside peers does not show: the limit, traces, growth and memory of `stream`.
+"""What a stopwatch beside peers does not show: the limit, traces, start, growth, processes and memory of `stream`.
 
 python -m experiments.benchmark.checks NAME WORK.npz IMAGES        prints one line of JSON, in a process of its own
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from experiments.benchmark.works import Work, read, save
 
 PIECE = 250  # images made at a time in the memory check
 SHORT = 10  # updates in the memory check: memory does not depend on the budget, time does
-BUDGET = 100  # updates in the check of growth, likewise
+BUDGET = 100  # updates in the checks of growth and of processes, likewise
+FEW = 64  # images of a quick run, in which growth is not looked at over 16,000
 
 
 def limit(work: Work, images: int) -> dict[str, Any]:
@@ -79,60 +81,133 @@ def traces(work: Work, images: int) -> dict[str, Any]:
 
 
 def growth(work: Work, images: int) -> dict[str, Any]:
-    """Seconds per step of a job and of one with four times the images, taking turns."""
-    images = min(images // 4, 512)
+    """Microseconds per step of jobs of growing size, taking turns; LeNet-5 up to 16,000 images, which arrive in pieces."""
+    sizes = [1000, 4000, 16000] if work.network == "lenet5" and images > FEW else [images // 4, images]
     classifier = flax_classifier(work.network, work.arrays)
-    jobs = {n: costs.examples(classifier, work.x[:n]) for n in (images, 4 * images)}
-    rounds: dict[int, list[float]] = {n: [] for n in jobs}
+    rounds: dict[int, list[float]] = {n: [] for n in sizes}
     for number in range(3):
-        for n, examples in jobs.items():
-            attack = replace(work.attack, max_steps=BUDGET if number else 3)
+        attack = replace(work.attack, max_steps=BUDGET if number else 1)  # the first round compiles
+        for n in sizes:
             begin = time.perf_counter()
-            stream = drivers.stream(attack, classifier, [examples], keep_x_adv=False)
+            stream = drivers.stream(attack, classifier, _pieces(classifier, work.x, n), keep_x_adv=False)
             list(stream)
             if number:
-                rounds[n].append((time.perf_counter() - begin) / stream.stats.useful_steps)
-    small, large = (float(np.median(seconds)) for seconds in rounds.values())
-    return {"images": list(jobs), "microseconds": [small * 1e6, large * 1e6], "ratio": large / small}
+                rounds[n].append((time.perf_counter() - begin) / stream.stats.useful_steps * 1e6)
+    paces = [float(np.median(each)) for each in rounds.values()]
+    return {"images": sizes, "microseconds": paces, "ratio": paces[-1] / paces[0]}
+
+
+def part(work: Work, code: int) -> None:
+    """A share of the images on a core of its own, for `processes`; `code` is ten times the number of shares, plus which one."""
+    parts, which = divmod(code, 10)
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[which]})  # before JAX starts its threads
+    classifier = flax_classifier(work.network, work.arrays)
+    examples = costs.examples(classifier, np.array_split(work.x, parts)[which])
+    for steps, told in ((3, "ready"), (BUDGET, "done")):
+        list(drivers.stream(replace(work.attack, max_steps=steps), classifier, [examples], keep_x_adv=False))
+        print(told, flush=True)
+        sys.stdin.readline()
+
+
+def first_costs(work: Work, images: int) -> None:
+    """Costs of some images and nothing else, for `start`."""
+    classifier = flax_classifier(work.network, work.arrays)
+    costs.costs(classifier, work.x[:images], {"bim": replace(work.attack, max_steps=3)})
 
 
 def peak(work: Work, images: int) -> float:
     """Peak memory in megabytes after `images` images, made piece by piece, have gone through `stream`."""
-    classifier, digits = flax_classifier(work.network, work.arrays), work.x
-
-    def pieces() -> Iterator[Example]:
-        for begin in range(0, images, PIECE):
-            x = np.roll(np.resize(digits, (min(PIECE, images - begin), *digits.shape[1:])), begin // PIECE, axis=2)
-            yield costs.examples(classifier, x, index=np.arange(begin, begin + len(x)))
-
-    finished = sum(
-        len(part.index) for part in drivers.stream(replace(work.attack, max_steps=SHORT), classifier, pieces(), keep_x_adv=False)
-    )
+    classifier = flax_classifier(work.network, work.arrays)
+    pieces = _pieces(classifier, work.x, images)
+    finished = sum(len(one.index) for one in drivers.stream(replace(work.attack, max_steps=SHORT), classifier, pieces, keep_x_adv=False))
     if finished != images:
         raise RuntimeError(f"expected {images} results, got {finished}")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-CHECKS = {"limit": limit, "traces": traces, "growth": growth, "peak": peak}
+def _pieces(classifier: Classifier, x: np.ndarray, images: int) -> Iterator[Example]:
+    """As many images as wanted, a piece at a time: the given ones, each round shifted by a column more."""
+    for begin in range(0, images, PIECE):
+        piece = np.roll(np.resize(x, (min(PIECE, images - begin), *x.shape[1:])), begin // PIECE, axis=2)
+        yield costs.examples(classifier, piece, index=np.arange(begin, begin + len(piece)))
+
+
+def start(path: Path) -> dict[str, Any]:
+    """Seconds from the start of a process to the costs of 16 images, with an empty and with a full cache of compiled programs."""
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        kept = {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+        for _ in range(2):
+            begin = time.perf_counter()
+            _ask("costs", path, 16, kept)
+            seconds.append(time.perf_counter() - begin)
+    return {"cold": seconds[0], "warm": seconds[1]}
+
+
+def processes(path: Path, images: int) -> dict[str, Any]:
+    """Images per second of one process on one core, and of two at once, each on a core of its own and half of the images."""
+    paces = []
+    for parts in (1, 2):
+        children = [
+            subprocess.Popen(_command("part", path, 10 * parts + which), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for which in range(parts)
+        ]
+        _wait(children)  # until all have compiled
+        begin = time.perf_counter()
+        _wait(children)
+        paces.append(images / (time.perf_counter() - begin))
+        for child in children:
+            child.communicate("\n")
+    return {"images_per_second": paces, "ratio": paces[1] / paces[0]}
+
+
+def memory(path: Path, images: int) -> dict[str, Any]:
+    """Peak memory of a job and of one ten times as long."""
+    sizes = [images, 10 * images]
+    peaks = [_ask("peak", path, n) for n in sizes]
+    return {"images": sizes, "megabytes": peaks, "ratio": peaks[1] / peaks[0]}
+
+
+ASKED = {"limit": limit, "traces": traces, "growth": growth, "peak": peak, "costs": first_costs, "part": part}
+"""What runs in a process of its own."""
 
 
 def check(work: Work, memory_images: int) -> dict[str, Any]:
-    """All checks, each in a process of its own; memory for the small network, whose images are quickly done."""
+    """All checks; memory for the small network, whose images are quickly done."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "work.npz"
         save(work, path)
-        found = {name: _ask(name, path, len(work.x)) for name in ("limit", "traces", "growth")}
+        found = {name: _ask(name, path, len(work.x)) for name in ("limit", "traces", "growth")} | {"start": start(path)}
+        if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
+            found["processes"] = processes(path, len(work.x))
         if work.network == "lenet5":
-            sizes = [memory_images, 10 * memory_images]
-            peaks = [_ask("peak", path, n) for n in sizes]
-            found["memory"] = {"images": sizes, "megabytes": peaks, "ratio": peaks[1] / peaks[0]}
+            found["memory"] = memory(path, memory_images)
     return found
 
 
-def _ask(name: str, path: Path, images: int) -> Any:
-    command = [sys.executable, "-m", "experiments.benchmark.checks", name, str(path), str(images)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+def _wait(children: Sequence[subprocess.Popen[str]]) -> None:
+    """Let all go on, and wait for a line from each."""
+    for child in children:
+        assert child.stdout is not None
+        child.stdout.readline()
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+
+
+def _command(name: str, path: Path, number: int) -> list[str]:
+    return [sys.executable, "-m", "experiments.benchmark.checks", name, str(path), str(number)]
+
+
+def _ask(name: str, path: Path, number: int, environment: Mapping[str, str] | None = None) -> Any:
+    """The answer of a process."""
+    done = subprocess.run(
+        _command(name, path, number), check=True, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment or {})
+    )
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":
-    print(json.dumps(CHECKS[sys.argv[1]](read(Path(sys.argv[2])), int(sys.argv[3]))))
+    answer = ASKED[sys.argv[1]](read(Path(sys.argv[2])), int(sys.argv[3]))
+    print(json.dumps(answer))

@@ -115,16 +115,21 @@ def table(title: str, lines: list[Row], images: int) -> Table:
 
 def check_lines(checks: Mapping[str, Any], lines: list[Row]) -> list[str]:
     """The checks in words."""
-    limit, traces, growth = (checks[name] for name in ("limit", "traces", "growth"))
+    limit, traces, growth, start = (checks[name] for name in ("limit", "traces", "growth", "start"))
     memory = checks.get("memory")  # measured with LeNet-5 only
     stream = next(row for row in lines if row.name == "stream")
     said = [
         f"bare jitted gradient: {limit['best']:.1f} us per image at its best batch size; a step of stream takes "
         f"{stream.microseconds / limit['best']:.2f}x that",
         f"traces: {traces['first']} for the first job, {traces['more']} more for other epsilon, step, budget and weights",
-        f"growth: {growth['images'][0]} images {growth['microseconds'][0]:.1f} us per step, {growth['images'][1]} images "
-        f"{growth['microseconds'][1]:.1f} ({growth['ratio']:.2f}x)",
+        "growth: "
+        + ", ".join(f"{n} images {us:.1f}" for n, us in zip(growth["images"], growth["microseconds"], strict=True))
+        + f" us per step ({growth['ratio']:.2f}x)",
+        f"first costs {start['cold']:.1f} s after the start of a process, {start['warm']:.1f} s if compiled programs are kept",
     ]
+    if "processes" in checks:
+        one, two = checks["processes"]["images_per_second"]
+        said.append(f"one process on one core: {one:.1f} images/s; two on two cores: {two:.1f} ({two / one:.2f}x)")
     if memory is not None:
         said.append(
             f"peak memory: {memory['images'][0]} images {memory['megabytes'][0]:.0f} MB, {memory['images'][1]} images "
