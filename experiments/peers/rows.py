@@ -173,7 +173,7 @@ def rows(data: str) -> Iterator[Row]:
             yield Row(f"APGD-{loss.upper()}, {norm}", APGD(radius, 50, norm=norm, loss=loss), {TORCHATTACKS: peer}, seeds=SEEDS)
     yield Row(
         "boundary",
-        Boundary(mse_threshold=0.0, max_steps=200),
+        Boundary(mse_threshold=0.0, max_steps=100),
         {FOOLBOX: foolbox(lambda a, ours: a.BoundaryAttack(steps=20 * ours.max_steps, tensorboard=False))},
         minimal=True,
         seeds=SEEDS,
