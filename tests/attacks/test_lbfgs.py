@@ -150,6 +150,7 @@ def test_search_cut_off_by_the_budget_is_censored():
     np.testing.assert_array_equal(cut.cost, budget + 1)
 
 
+@pytest.mark.slow
 def test_distances_and_evaluations_beside_scipy():
     """Protects the attack: on LeNet-5 as close as SciPy's search in the median, at no more evaluations."""
     net, x = lenet(), golden()["x"]
