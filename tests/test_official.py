@@ -70,14 +70,14 @@ def test_pinned_boundary_costs(net, pinned):
         assert mannwhitneyu(np.minimum(sample, 5000), pinned[f"{kind}_dba"]).pvalue > 0.01, (kind, np.median(sample))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_all_counts(net, shared):
     """Protects parity on the whole reference file: 60 benign and 260 crafted images, three defences."""
     file = dict(np.load(shared / "data" / "golden" / "lenet5_mnist_official.npz", allow_pickle=False))
     check(counts(net, file, ("benign", *CRAFTED)), file)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_boundary_costs_are_distributed_alike(net, shared):
     """Protects DBA: over 24 images and 5 keys its costs and the official ones come from one distribution (Mann-Whitney)."""
     file = dict(np.load(shared / "data" / "golden" / "lenet5_mnist_official.npz", allow_pickle=False))

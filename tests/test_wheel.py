@@ -23,7 +23,7 @@ assert cli.main(["info"]) == 0
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_wheel_holds_the_library_and_works_elsewhere(tmp_path):
     """Protects users of the package: no `models`, `tests` or `experiments` in it, templates included, and it runs from anywhere."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]

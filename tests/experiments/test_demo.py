@@ -1,4 +1,4 @@
-"""The demo: the main job end to end, small in seconds and in full where slow tests run."""
+"""The demo: the main job end to end, small in seconds and in full before a release."""
 
 import re
 
@@ -88,7 +88,7 @@ def test_too_few_images_are_refused(tmp_path):
         demo.main(demo.Settings(out=tmp_path, images=39))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_full_demo(tmp_path, capsys):
     """Protects the numbers in the header: AUROC of every defence on every crafted set, within what another machine may change."""
     demo.main(demo.Settings(out=tmp_path))

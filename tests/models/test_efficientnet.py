@@ -39,7 +39,7 @@ def test_logits_on_photographs(arrays, ours, shared):
     np.testing.assert_allclose(classifiers.predict(ours, x), expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_accuracy_on_photographs(arrays, ours, shared):
     """88.8 % of the 250 photographs are classified right, within a point of PyTorch, and the same ones but for a tie or two."""
     x, label = table.photographs(shared / "data" / "imagenet_samples")

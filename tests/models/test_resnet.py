@@ -34,14 +34,14 @@ def right(classifier, x, label):
     return int(np.sum(costs.predictions(classifier, x)[0] == label))
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet20", pytest.param("cifar_resnet56", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["cifar_resnet20", pytest.param("cifar_resnet56", marks=pytest.mark.release)])
 def test_first_images(name, shared, images):
     """The converted checkpoint is right on exactly as many of the first 500 test images as in PyTorch."""
     x, label = images
     assert right(real(shared, name), x[:500], label[:500]) == CHECKPOINTS[name][1]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_accuracy(name, shared, images):
     """The converted checkpoints reach their accuracy on the 10,000 test images, to the image: 91.73, 92.63, 93.10, 93.39 %."""
@@ -66,7 +66,7 @@ def test_first_official_counts(shared):
     np.testing.assert_array_equal(crafted, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(("attack", "share"), [("bim", 0.95), ("bim2", 0.95), ("jsma", 0.85)])
 def test_official_counts(shared, attack, share):
     """Costs of the released code on CIFAR-10: crafted images equal in the stated share, benign ones within 1 in the median."""

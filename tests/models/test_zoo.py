@@ -26,7 +26,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 QUICK = ("lenet_env1", "convnet12", "googlenet_cifar10", "efficientnet_lite0", "resnet18", "resnet50")
 SLOW = ("resnet34", "resnet101", "resnet152", "cifar_resnet110")  # half a minute to compile
 CHECKED = [
-    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.slow] if name in SLOW else [])]) for name in (*QUICK, *SLOW)
+    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.release] if name in SLOW else [])]) for name in (*QUICK, *SLOW)
 ]
 PARAMETERS = {  # as published (torchvision, the papers), else counted by hand from the paper
     "models.lenet:lenet5": 61_706,
