@@ -117,8 +117,9 @@ def _page(done: dict[str, Any], counts: dict[str, int]) -> str:
         "attack; failures count as infinitely far; a dash: half of them failed. `a to b` is the range over three seeds. Attacks",
         "within a fixed radius have no distance.",
         "",
-        "The boundary attack keeps to the schedule of Foolbox 1.8, whose costs it reproduces (README); Foolbox 3 adapts its steps otherwise",
-        "and comes nearer with as many queries. FMN in L2 is nearer here because Foolbox leaves out the projection onto the L2 ball.",
+        "The boundary attack keeps to the schedule of Foolbox 1.8, whose costs it reproduces (README); Foolbox 3 adapts its steps",
+        "otherwise and comes nearer with as many queries. FMN in L2 is nearer here because Foolbox leaves out the projection onto",
+        "the L2 ball.",
         "",
         f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} CPU cores, float32; {versions}." if dates else "",
     ]
