@@ -61,7 +61,7 @@ def watched(source: ImageSource) -> Watched:
 
 def main(args: Args) -> dict[str, float]:
     """Measure, print and return seconds and shares."""
-    classifier, source = open_both(args.classifier, args.checkpoint, args.images, None)
+    classifier, source = open_both(args.classifier, args.checkpoint, args.images, None, "float32")
 
     def seconds(source: ImageSource) -> float:
         begin = time.perf_counter()

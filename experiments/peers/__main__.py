@@ -107,7 +107,8 @@ def _run(row: Row, attacked: Subject) -> dict[str, Any]:
 
 
 def _page(done: dict[str, Any], counts: dict[str, int]) -> str:
-    versions = ", ".join(f"{title} {metadata.version(name)}" for title, name in RELEASES.items())
+    installed = {one.metadata["Name"] for one in metadata.distributions()}
+    versions = ", ".join(f"{title} {metadata.version(name)}" for title, name in RELEASES.items() if name in installed)
     dates = sorted({result["date"] for result in done.values()})
     lines = [
         "# Attacks beside their peers",
