@@ -15,7 +15,19 @@ from filelock import FileLock
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+MAPS = pathlib.Path("/proc/self/maps")
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_runtest_setup() -> None:
+    """Let compiled programs go before the process runs out of memory maps.
+
+    Linux gives a process 65,530 maps (vm.max_map_count). XLA takes about a dozen for each program on a CPU,
+    and its compiler ends the process with a segmentation fault when there are none left: the suite in two processes
+    comes that far.
+    """
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
