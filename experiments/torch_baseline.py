@@ -1,8 +1,9 @@
-"""The attack cost of BIM and BIM2 in PyTorch: the peers that our speed is measured against, written to be fast.
+"""Attack costs of BIM, BIM2 and JSMA in PyTorch: the peers that our speed is measured against, written to be fast.
 
 Two loops over the same step: one image at a time, as the released A2D code goes, and a batch of lanes in which every image
 stops by itself, hands in its cost and makes room for the next one of a queue. Weights are frozen, gradients are those of the
-input only, the box around an image is computed once, and when the queue is empty finished lanes are dropped.
+input only, the box around an image is computed once, JSMA writes one scalar per image, and when the queue is empty finished
+lanes are dropped.
 
 Counting is that of `a2d_jax`: updates at success, `max_steps + 1` for a failure, the start judged too.
 """
@@ -16,16 +17,78 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Look = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(x `n c h w`, label `n`) -> gradient of the cross entropy to x, and logits `n k`."""
+"""(x `n c h w`, class `n`) -> gradient of the cross entropy to x, and logits `n k`."""
 
 
 class BIM(NamedTuple):
-    """Settings of the attack, in pixel units."""
+    """Steps that raise the cross entropy of an image's own class; settings in pixel units."""
 
     epsilon: float
     step_size: float
     max_steps: int
     norm: str = "linf"  # or "rms", which is BIM2
+
+    def aim(self, logits: Tensor) -> Tensor:
+        """The classes `n` whose cross entropy is followed."""
+        return logits.argmax(1)
+
+    def success(self, predicted: Tensor, aim: Tensor) -> Tensor:
+        """Whether images `n` are adversarial."""
+        return predicted != aim
+
+    def memory(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Smallest and largest point of the ball that are images; for `rms` the middle of the ball."""
+        return (x,) if self.norm == "rms" else ((x - self.epsilon).clamp_(min=0), (x + self.epsilon).clamp_(max=1))
+
+    def move(self, x_adv: Tensor, gradient: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The next point, and which images `n` are stuck: none."""
+        stuck = torch.zeros(len(x_adv), dtype=torch.bool)
+        if self.norm != "rms":
+            return torch.clamp(x_adv.add(gradient.sign(), alpha=self.step_size), *memory), stuck
+        (x,) = memory
+        unit = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_(min=1e-38)  # first, so that squares do not underflow
+        change = x_adv + unit * (self.step_size / _rms(unit).clamp_(min=1e-30)) - x
+        return (x + change * (self.epsilon / _rms(change).clamp_(min=1e-30)).clamp_(max=1)).clamp_(0, 1), stuck
+
+
+class JSMA(NamedTuple):
+    """Changes of one scalar at a time that lower the cross entropy of the second best class; settings in pixel units."""
+
+    theta: float
+    max_steps: int
+    max_changes: int
+
+    def aim(self, logits: Tensor) -> Tensor:
+        """The classes `n` to reach."""
+        return logits.scatter(1, logits.argmax(1, keepdim=True), -torch.inf).argmax(1)
+
+    def success(self, predicted: Tensor, aim: Tensor) -> Tensor:
+        """Whether images `n` are where they should be."""
+        return predicted == aim
+
+    def memory(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The image, how far each scalar was moved in steps of theta, and how often."""
+        x = x.flatten(1)
+        return x, torch.zeros_like(x), torch.zeros_like(x, dtype=torch.uint8)
+
+    def move(self, x_adv: Tensor, gradient: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The next point, and which images `n` have nothing left to change.
+
+        A scalar is `x + moves * theta`, rounded as ours is (`a2d_jax.attacks.jsma.moved`): a sum would retire others.
+        """
+        (x, moves, changes), now = memory, x_adv.flatten(1)
+        unretired = (changes == 0) | (changes < self.max_changes) & (now > 0) & (now < 1)
+        saliency, best = torch.where(unretired, gradient.flatten(1), 0).max(1, keepdim=True)
+        change, coarse = -saliency.sign(), round(self.theta * 1024) / 1024
+        moves.scatter_add_(1, best, change)
+        changes.scatter_add_(1, best, (change != 0).to(torch.uint8))
+        count = moves.gather(1, best)
+        value = ((x.gather(1, best) + count * coarse) + count * (self.theta - coarse)).clamp_(0, 1)
+        stuck = change == 0
+        return now.scatter(1, best, torch.where(stuck, now.gather(1, best), value)).view_as(x_adv), stuck[:, 0]
+
+
+Attack = BIM | JSMA
 
 
 class LeNet5(nn.Module):
@@ -56,6 +119,12 @@ def predictions(module: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([module(part).argmax(1) for part in x.split(256)])
 
 
+@torch.no_grad()
+def aims(module: nn.Module, x: Tensor, attack: Attack) -> Tensor:
+    """The classes `n` whose cross entropy an attack follows."""
+    return torch.cat([attack.aim(module(part)) for part in x.split(256)])
+
+
 def look_with(module: nn.Module, *, compiled: bool = False) -> Look:
     """One forward and one backward pass through `module`, or what torch.compile makes of them."""
 
@@ -71,38 +140,41 @@ def look_with(module: nn.Module, *, compiled: bool = False) -> Look:
     return torch.compile(torch.func.grad(loss, has_aux=True), dynamic=True) if compiled else look
 
 
-def one_by_one(module: nn.Module, x: Tensor, label: Tensor, attack: BIM) -> np.ndarray:
+def one_by_one(module: nn.Module, x: Tensor, aim: Tensor, attack: Attack) -> np.ndarray:
     """Costs `n` of images `n c h w`, one after the other; the last look at an image needs no gradient and takes none."""
     costs = np.full(len(x), attack.max_steps + 1)
     for n in range(len(x)):
-        x_adv, own = x[n : n + 1], label[n : n + 1]
-        low, high = _box(x_adv, attack)
+        x_adv, own = x[n : n + 1], aim[n : n + 1]
+        memory = attack.memory(x_adv)
         for iteration in range(attack.max_steps + 1):
             x_adv = x_adv.detach().requires_grad_()
             logits = module(x_adv)
-            if logits.argmax() != own:
+            if attack.success(logits.argmax(1), own):
                 costs[n] = iteration
                 break
             if iteration < attack.max_steps:
                 (gradient,) = torch.autograd.grad(functional.cross_entropy(logits, own), x_adv)
-                x_adv = _move(x_adv.detach(), gradient, low, high, attack)
+                x_adv, stuck = attack.move(x_adv.detach(), gradient, memory)
+                if stuck:
+                    break
     return costs
 
 
-def queue(look: Look, x: Tensor, label: Tensor, attack: BIM, *, lanes: int) -> np.ndarray:
+def queue(look: Look, x: Tensor, aim: Tensor, attack: Attack, *, lanes: int) -> np.ndarray:
     """Costs `n` of images `n c h w`, `lanes` at a time: a finished one is replaced by the next, or its lane is dropped."""
     costs = torch.full((len(x),), attack.max_steps + 1)
-    low, high = _box(x, attack)
+    all_memory = attack.memory(x)
     taken = min(lanes, len(x))
     position, iterations = torch.arange(taken), torch.zeros(taken, dtype=torch.int64)
-    x_adv, own, lane_low, lane_high = x[:taken].clone(), label[:taken].clone(), low[:taken].clone(), high[:taken].clone()
+    x_adv, own = x[:taken].clone(), aim[:taken].clone()
+    memory = tuple(part[:taken].clone() for part in all_memory)
     while len(position):
         gradient, logits = look(x_adv, own)
-        success = logits.argmax(1) != own
-        done = success | (iterations >= attack.max_steps)
+        success = attack.success(logits.argmax(1), own)
+        x_adv, stuck = attack.move(x_adv, gradient, memory)  # of a lane that is done: about to be overwritten
+        done = success | stuck | (iterations >= attack.max_steps)
         if done.any():
             costs[position[success]] = iterations[success]
-        x_adv = _move(x_adv, gradient, lane_low, lane_high, attack)  # of a lane that is done: about to be overwritten
         iterations += 1
         if not done.any():
             continue
@@ -110,29 +182,14 @@ def queue(look: Look, x: Tensor, label: Tensor, attack: BIM, *, lanes: int) -> n
         following = torch.arange(taken, min(taken + len(free), len(x)))
         taken += len(following)
         refilled, dropped = free[: len(following)], free[len(following) :]
-        for lane, waiting in ((x_adv, x), (own, label), (lane_low, low), (lane_high, high)):
+        for lane, waiting in zip((x_adv, own, *memory), (x, aim, *all_memory), strict=True):
             lane[refilled] = waiting[following]
         position[refilled], iterations[refilled] = following, 0
         if len(dropped):
             keep = torch.ones_like(done).index_fill_(0, dropped, False)
-            x_adv, own, lane_low, lane_high = x_adv[keep], own[keep], lane_low[keep], lane_high[keep]
+            x_adv, own, memory = x_adv[keep], own[keep], tuple(part[keep] for part in memory)
             position, iterations = position[keep], iterations[keep]
     return costs.numpy()
-
-
-def _box(x: Tensor, attack: BIM) -> tuple[Tensor, Tensor]:
-    """Smallest and largest point of the ball that are images; for `rms` the middle of the ball, twice."""
-    if attack.norm == "rms":
-        return x, x
-    return (x - attack.epsilon).clamp_(min=0), (x + attack.epsilon).clamp_(max=1)
-
-
-def _move(x_adv: Tensor, gradient: Tensor, low: Tensor, high: Tensor, attack: BIM) -> Tensor:
-    if attack.norm == "rms":
-        unit = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_(min=1e-38)  # first, so that squares do not underflow
-        change = x_adv + unit * (attack.step_size / _rms(unit).clamp_(min=1e-30)) - low
-        return (low + change * (attack.epsilon / _rms(change).clamp_(min=1e-30)).clamp_(max=1)).clamp_(0, 1)
-    return torch.clamp(x_adv.add(gradient.sign(), alpha=attack.step_size), low, high)
 
 
 def _rms(x: Tensor) -> Tensor:

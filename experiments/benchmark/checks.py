@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from a2d_jax import costs, drivers
+from a2d_jax.attacks import JSMA
 from a2d_jax.losses import cross_entropy, look
 from a2d_jax.types import Classifier, Example
 from experiments.benchmark.networks import NETWORKS, flax_classifier
@@ -76,7 +77,8 @@ def traces(work: Work, images: int) -> dict[str, Any]:
     list(drivers.stream(attack, Classifier(classifier.variables, apply), [examples], lanes=2))
     first = count
     other = Classifier(jax.tree.map(lambda leaf: leaf * 0.9, classifier.variables), apply)
-    list(drivers.stream(replace(attack, epsilon=0.2, step_size=1e-3, max_steps=5), other, [examples], lanes=2))
+    settings = {"max_changes": 5} if isinstance(attack, JSMA) else {"epsilon": 0.2, "step_size": 1e-3}
+    list(drivers.stream(replace(attack, max_steps=5, **settings), other, [examples], lanes=2))
     return {"first": first, "more": count - first}
 
 
@@ -112,7 +114,7 @@ def part(work: Work, code: int) -> None:
 def first_costs(work: Work, images: int) -> None:
     """Costs of some images and nothing else, for `start`."""
     classifier = flax_classifier(work.network, work.arrays)
-    costs.costs(classifier, work.x[:images], {"bim": replace(work.attack, max_steps=3)})
+    costs.costs(classifier, work.x[:images], {"attack": replace(work.attack, max_steps=3)})
 
 
 def peak(work: Work, images: int) -> float:

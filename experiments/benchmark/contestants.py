@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from a2d_jax.attacks import JSMA, PGD
 from experiments.benchmark.networks import NETWORKS, flax_classifier, torch_module
 from experiments.benchmark.works import Work
 
@@ -45,7 +46,7 @@ class Contestant:
     needs: str | None = None  # a module that not everybody has installed
 
     def takes(self, work: Work) -> bool:
-        """What it needs is there, and it does the attack: peers have BIM, not BIM2 in root mean squares."""
+        """What it needs is there, and it does the attack: peers have BIM, not BIM2 in root mean squares, and not this JSMA."""
         return self.needs is None or (importlib.util.find_spec(self.needs) is not None and work.attack.norm == "linf")
 
 
@@ -57,12 +58,12 @@ def torch_one_by_one(work: Work, quick: bool) -> dict[str, Variant]:
 
     module = torch_module(work.network, work.arrays)
     x = baseline.to_torch(work.x[:ONE_BY_ONE])
-    label = baseline.predictions(module, x)
+    aim = baseline.aims(module, x, _settings(work, 0))
 
     def variant(threads: int) -> Variant:
         def run(max_steps: int) -> Counted:
             torch.set_num_threads(threads)
-            return Counted(baseline.one_by_one(module, x, label, _settings(work, max_steps)), max_steps)
+            return Counted(baseline.one_by_one(module, x, aim, _settings(work, max_steps)), max_steps)
 
         return run
 
@@ -78,12 +79,12 @@ def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
     plain, last = (torch_module(work.network, work.arrays) for _ in range(2))
     last = last.to(memory_format=torch.channels_last)
     x = baseline.to_torch(work.x)
-    label = baseline.predictions(plain, x)
+    aim = baseline.aims(plain, x, _settings(work, 0))
 
     def variant(look: Any, lanes: int, threads: int) -> Variant:
         def run(max_steps: int) -> Counted:
             torch.set_num_threads(threads)
-            return _all_useful(baseline.queue(look, x, label, _settings(work, max_steps), lanes=lanes), max_steps)
+            return _all_useful(baseline.queue(look, x, aim, _settings(work, max_steps), lanes=lanes), max_steps)
 
         return run
 
@@ -187,10 +188,10 @@ def jax_stream_bounded(work: Work, quick: bool) -> dict[str, Variant]:
     """The same, stopped where a Z-score detector, fitted to the costs of other benign images, has its verdict."""
     from a2d_jax import costs, detectors
 
-    costs_of_others = costs.costs(flax_classifier(work.network, work.arrays), work.fitted, {"bim": work.attack})[0]
+    costs_of_others = costs.costs(flax_classifier(work.network, work.arrays), work.fitted, {"attack": work.attack})[0]
     fitted = detectors.ZScore().fit(costs_of_others)
     (bound,) = detectors.bounds(fitted, [int(work.attack.max_steps) + 1])
-    return _stream(work, quick, costs.bounded({"bim": work.attack}, [bound])["bim"].max_steps)
+    return _stream(work, quick, costs.bounded({"attack": work.attack}, [bound])["attack"].max_steps)
 
 
 CONTESTANTS: dict[str, Contestant] = {
@@ -229,9 +230,14 @@ def _stream(work: Work, quick: bool, most: int | None) -> dict[str, Variant]:
 
 
 def _settings(work: Work, max_steps: int) -> Any:
-    from experiments.torch_baseline import BIM
+    """The attack of a work in PyTorch."""
+    from experiments import torch_baseline as baseline
 
-    return BIM(float(work.attack.epsilon), float(work.attack.step_size), max_steps, work.attack.norm)
+    match work.attack:
+        case PGD(epsilon=epsilon, step_size=step_size, norm=norm):
+            return baseline.BIM(float(epsilon), float(step_size), max_steps, norm)
+        case JSMA(theta=theta, max_changes=max_changes):
+            return baseline.JSMA(theta, max_steps, int(max_changes))
 
 
 def _all_useful(costs: np.ndarray, max_steps: int) -> Counted:

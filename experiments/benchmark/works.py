@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from a2d_jax import costs, drivers, presets
-from a2d_jax.attacks import PGD
+from a2d_jax.attacks import JSMA, PGD
 from a2d_jax.errors import BadInput
 from a2d_jax.io.convert import read_arrays
 from a2d_jax.io.images import ImageSource, open_images
@@ -30,7 +30,7 @@ class Work(NamedTuple):
     arrays: Mapping[str, np.ndarray]  # weights, in the names and layouts of PyTorch
     x: np.ndarray  # `n h w c`, float32 in [0, 1]
     fitted: np.ndarray  # likewise: benign images for a detector
-    attack: PGD
+    attack: PGD | JSMA
 
 
 class Sources(NamedTuple):
@@ -44,14 +44,15 @@ def save(work: Work, path: Path) -> None:
     """Write a work to an `.npz` file."""
     arrays = {f"weight {name}": array for name, array in work.arrays.items()}
     settings = json.dumps(asdict(work.attack))
-    np.savez(path, title=work.title, network=work.network, attack=settings, x=work.x, fitted=work.fitted, allow_pickle=False, **arrays)
+    kind = type(work.attack).__name__
+    np.savez(path, title=work.title, network=work.network, kind=kind, attack=settings, x=work.x, fitted=work.fitted, allow_pickle=False, **arrays)
 
 
 def read(path: Path) -> Work:
     """Inverse of `save`."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name.removeprefix("weight "): file[name] for name in file.files if name.startswith("weight ")}
-        attack = PGD(**json.loads(str(file["attack"])))
+        attack = {"PGD": PGD, "JSMA": JSMA}[str(file["kind"])](**json.loads(str(file["attack"])))
         return Work(str(file["title"]), str(file["network"]), arrays, file["x"], file["fitted"], attack)
 
 
@@ -65,6 +66,11 @@ def lenet5_mnist_bim2(images: int, sources: Sources) -> Work:
     return _lenet5("bim2", images)
 
 
+def lenet5_mnist_jsma(images: int, sources: Sources) -> Work:
+    """The same for JSMA."""
+    return _lenet5("jsma", images)
+
+
 def lenet5_mnist_mixed(images: int, sources: Sources) -> Work:
     """BIM costs of benign digits and of digits crafted by FGSM, in turn."""
     work = _lenet5("bim", images)
@@ -76,7 +82,7 @@ def resnet20_cifar10_mixed(images: int, sources: Sources) -> Work:
     if sources.checkpoint is None:
         raise BadInput("expected --checkpoint with the weights of ResNet-20, got none; give the file resnet20-12fca82f.th")
     x = _first(load("cifar10", "test"), images + FITTED)
-    work = Work("", "cifar_resnet20", read_arrays(sources.checkpoint), x[:images], x[images:], _pgd("cifar10", "bim"))
+    work = Work("", "cifar_resnet20", read_arrays(sources.checkpoint), x[:images], x[images:], _attack("cifar10", "bim"))
     return work._replace(title="BIM costs of benign and FGSM images of CIFAR-10, half each, ResNet-20", x=_mixed(work, "cifar10"))
 
 
@@ -91,7 +97,7 @@ def efficientnet_photographs_mixed(images: int, sources: Sources) -> Work:
     shape = EfficientNetLite0.input_shape
     source = open_images(sources.photographs, shape, preprocessing=preprocessing_from(EfficientNetLite0.photographs, shape))
     x = _first(source, images + FEW_FITTED)
-    attack = replace(_pgd("imagenet", "bim"), max_steps=50)
+    attack = replace(_attack("imagenet", "bim"), max_steps=50)
     work = Work("", "efficientnet_lite0", read_arrays(checkpoint), x[:images], x[images:], attack)
     return work._replace(
         title="BIM costs (50 updates) of benign and FGSM photographs, half each, EfficientNet-Lite0", x=_mixed(work, "imagenet")
@@ -101,6 +107,7 @@ def efficientnet_photographs_mixed(images: int, sources: Sources) -> Work:
 WORKS: dict[str, Callable[[int, Sources], Work]] = {
     "lenet5-mnist-bim": lenet5_mnist_bim,
     "lenet5-mnist-bim2": lenet5_mnist_bim2,
+    "lenet5-mnist-jsma": lenet5_mnist_jsma,
     "lenet5-mnist-mixed": lenet5_mnist_mixed,
     "resnet20-cifar10-mixed": resnet20_cifar10_mixed,
     "efficientnet-photographs-mixed": efficientnet_photographs_mixed,
@@ -117,12 +124,12 @@ def lenet5_arrays() -> dict[str, np.ndarray]:
 def _lenet5(attack: str, images: int) -> Work:
     x = mnist(images + FITTED)
     title = f"{attack.upper()} costs of benign MNIST test digits, LeNet-5"
-    return Work(title, "lenet5", lenet5_arrays(), x[:images], x[images:], _pgd("mnist", attack))
+    return Work(title, "lenet5", lenet5_arrays(), x[:images], x[images:], _attack("mnist", attack))
 
 
-def _pgd(preset: str, attack: str) -> PGD:
+def _attack(preset: str, attack: str) -> PGD | JSMA:
     made = presets.make(preset, "defence", attack)
-    assert isinstance(made, PGD)
+    assert isinstance(made, PGD | JSMA)
     return made
 
 
