@@ -45,7 +45,9 @@ def save(work: Work, path: Path) -> None:
     arrays = {f"weight {name}": array for name, array in work.arrays.items()}
     settings = json.dumps(asdict(work.attack))
     kind = type(work.attack).__name__
-    np.savez(path, title=work.title, network=work.network, kind=kind, attack=settings, x=work.x, fitted=work.fitted, allow_pickle=False, **arrays)
+    np.savez(
+        path, title=work.title, network=work.network, kind=kind, attack=settings, x=work.x, fitted=work.fitted, allow_pickle=False, **arrays
+    )
 
 
 def read(path: Path) -> Work:

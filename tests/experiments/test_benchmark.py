@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from a2d_jax import drivers
-from a2d_jax.attacks import bim, bim2
+from a2d_jax.attacks import JSMA, bim, bim2
 from a2d_jax.costs import examples
 from a2d_jax.errors import BadInput
 from experiments import torch_baseline as baseline
@@ -54,18 +54,20 @@ def small(digits, tmp_path):
     return tmp_path / "work.npz"
 
 
-def test_baselines_count_as_the_released_code(module):
-    """Protects the peer: both loops give crafted images the counts of the released code, which counts from 0."""
+@pytest.mark.parametrize(("column", "attack", "first"), [("bim", ATTACK, 1), ("jsma", baseline.JSMA(0.1, 1999, 7), 0)])
+def test_baselines_count_as_the_released_code(column, attack, first, module):
+    """Protects the peer: both loops give crafted images the counts of the released code, which counts BIM's updates from 0."""
     with np.load(OFFICIAL, allow_pickle=False) as file:
         kinds = ("fgsm", "bim", "jsma", "deepfool", "cw")
         x = baseline.to_torch(np.concatenate([file[kind] for kind in kinds]))
-        official = np.concatenate([file[f"{kind}_bim"] for kind in kinds])
-    label = baseline.predictions(module, x)
+        official = np.concatenate([file[f"{kind}_{column}"] for kind in kinds])
+    aim = baseline.aims(module, x, attack)
     for costs in (
-        baseline.one_by_one(module, x, label, ATTACK),
-        baseline.queue(baseline.look_with(module), x, label, ATTACK, lanes=7),
+        baseline.one_by_one(module, x, aim, attack),
+        baseline.queue(baseline.look_with(module), x, aim, attack, lanes=7),
     ):
-        assert np.mean(np.maximum(costs - 1, 0) == official) >= 0.98
+        equal = np.maximum(costs - first, 0) == official
+        assert np.mean(equal) >= (0.98 if column == "bim" else 0.85)
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 16, 50])
@@ -190,11 +192,13 @@ def test_one_trace(small):
     assert checks.traces(works.read(small), 16) == {"first": 1, "more": 0}
 
 
-def test_works_travel_whole(small, digits):
+@pytest.mark.parametrize("attack", [bim(0.1, 0.01, 30), bim2(0.1, 0.01, 30), JSMA(0.2, 30, 3)])
+def test_works_travel_whole(attack, small, digits, tmp_path):
     """Protects equal conditions: what a process reads is what was meant, to the last bit, settings included."""
-    work = works.read(small)
+    works.save(works.read(small)._replace(attack=attack), tmp_path / "other.npz")
+    work = works.read(tmp_path / "other.npz")
     np.testing.assert_array_equal(work.x, digits)
-    assert work.attack == bim(0.1, 0.01, 30)
+    assert work.attack == attack
     assert work.arrays.keys() == works.lenet5_arrays().keys()
 
 
@@ -220,3 +224,31 @@ def test_bim2_is_counted_like_ours(lanes, module, digits):
     assert np.sum(theirs <= 30) > 0
     assert np.mean(theirs == ours) >= 0.9
     assert np.abs(theirs - ours).max() <= 1
+
+
+@pytest.mark.parametrize("lanes", [3, 16])
+def test_jsma_is_counted_like_ours(lanes, module, digits):
+    """Protects the peer of JSMA: it changes the scalars that ours changes, gives up where ours does, and counts alike."""
+    x, attack = baseline.to_torch(digits), baseline.JSMA(0.1, 100, 7)
+    theirs = baseline.queue(baseline.look_with(module), x, baseline.aims(module, x, attack), attack, lanes=lanes)
+    classifier = flax_classifier("lenet5", works.lenet5_arrays())
+    ours = drivers.attack(JSMA(0.1, 100, 7), classifier, examples(classifier, digits)).cost
+    assert np.sum(theirs <= 100) > 0
+    assert np.mean(theirs == ours) >= 0.9
+    assert np.abs(theirs - ours).max() <= 2
+
+
+def test_a_scalar_is_moved_and_retired():
+    """Protects JSMA's step by hand: the largest unretired gradient, down the slope, retired at a bound; a dead end is told."""
+    attack = baseline.JSMA(0.5, 10, 2)
+    x = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
+    memory = attack.memory(x)
+    slope = torch.tensor([-1.0, 3.0, 2.0]).view(1, 1, 1, 3)
+    x, stuck = attack.move(x, slope, memory)
+    assert (x.flatten().tolist(), stuck.tolist()) == ([0.0, 0.0, 1.0], [False])
+    x, _ = attack.move(x, slope, memory)
+    assert x.flatten().tolist() == [0.0, 0.0, 0.5]
+    x, _ = attack.move(x, slope, memory)
+    assert x.flatten().tolist() == [0.0, 0.0, 0.0]
+    x, stuck = attack.move(x, slope.clamp(min=0), memory)
+    assert (x.flatten().tolist(), stuck.tolist()) == ([0.0, 0.0, 0.0], [True])
