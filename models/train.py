@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
+from filelock import FileLock, Timeout
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 from rich.console import Console
@@ -93,7 +94,22 @@ class Args:
 
 
 def main(args: Args, console: Console) -> None:
-    """Train, or go on training, and write the weights."""
+    """Train, or go on training, and write the weights, alone in the folder.
+
+    Raises:
+      BadInput: arguments that cannot be, or another training that writes to the same folder.
+    """
+    out = args.out.absolute()
+    if not out.parent.is_dir():
+        raise BadInput(f"expected an existing folder for the output {args.out}, got {out.parent}; create it")
+    try:
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):  # beside it: --force puts another folder in its place
+            _train(args, console)
+    except Timeout as error:
+        raise BadInput(f"expected {args.out} for this training alone, got another one that writes to it; wait or choose another") from error
+
+
+def _train(args: Args, console: Console) -> None:
     recipe, pgd = settings(args)
     wanted = {name: getattr(args, name) for name in ("classifier", "data", "seed", "adversarial")}
     wanted |= {"initial": str(args.initial) if args.initial else None}
@@ -253,11 +269,9 @@ def _goes_on(args: Args, wanted: dict[str, Any]) -> bool:
     """Whether a training with these settings is there to go on from.
 
     Raises:
-      BadInput: something else is there, or there is no place for the output.
+      BadInput: something else is there.
     """
     file = args.out / SETTINGS
-    if not args.out.absolute().parent.is_dir():
-        raise BadInput(f"expected an existing folder for the output {args.out}, got {args.out.absolute().parent}; create it")
     if args.out.exists() and not file.is_file():
         raise BadInput(f"expected a new output or that of a training, got {args.out}, which has no {SETTINGS}; choose another name")
     if args.force or not args.out.exists():

@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import sys
 
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")  # before JAX starts: sharding is tested on virtual devices
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")  # before JAX starts: sharding is tested on virtual devices
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # tests compile for themselves, commands that they run too
 
 import jax

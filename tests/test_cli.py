@@ -650,7 +650,9 @@ def test_interrupt(here):
     """Ctrl-C ends a running attack with 130, one line on stderr, and no file beside the inputs."""
     np.savez("x.npz", x=near_boundary(64, 1, 0))
     before = {*os.listdir(), "started", "__pycache__"}
-    command = [sys.executable, "-m", "a2d_jax.cli", "attack", "--classifier", "tiny_net:slow", "--images", "x.npz", "--out", "adv.npz"]
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a suite in the background hands on a deaf ear
+    command = [sys.executable, "-c", f"{listening}\nimport sys, a2d_jax.cli\nsys.exit(a2d_jax.cli.main())", "attack"]
+    command += ["--classifier", "tiny_net:slow", "--images", "x.npz", "--out", "adv.npz"]
     command += ["--attack", "bim", "--step-size", "0", "--max-steps", "2000000000"]  # never ends by itself
     deadline = time.monotonic() + 60
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
@@ -658,7 +660,10 @@ def test_interrupt(here):
             time.sleep(0.1)
         time.sleep(3)
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=60)
+        try:
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert running.returncode == 130
     assert out == ""
     assert re.fullmatch(r"a2d: interrupted[^\n]*\n", err)

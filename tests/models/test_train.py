@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from flax import nnx
 from torch.nn import functional
 
@@ -321,6 +322,15 @@ def test_strange_folders_are_left_alone(tmp_path, capsys):
     assert train.run([*DIGITS, "--out", str(tmp_path), "--force"]) == 1
     assert "choose another name" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path, capsys):
+    """Protects a training from a second one with the same command: both would write states and metrics into each other."""
+    with FileLock(tmp_path / ".out.lock"):
+        assert train.run([*SMALL, "--out", str(tmp_path / "out")]) == 1
+    assert "another one that writes to it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert train.run([*SMALL, "--out", str(tmp_path / "out")]) == 0
 
 
 def test_every_epoch_has_every_image_in_an_order_of_its_own(monkeypatch):
