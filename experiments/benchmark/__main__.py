@@ -1,6 +1,6 @@
 """Speed of attack costs against PyTorch, as ratios within one run.
 
-    make bench        or        python -m experiments.benchmark [--work NAME] [--images N] [--repeats N] [--quick] [--out DIR]
+    make bench        or        python -m experiments.benchmark [--work NAME] [--images N] [--repeats N] [--quick] [--brief] [--out DIR]
 
 Every contestant (`contestants.py`) does the same work (`works.py`) in a process of its own: first all its variants once on a short
 budget, then the best one in turn with the others. Costs must agree before time is compared. Prints a table and the checks of
@@ -37,6 +37,8 @@ class Settings:
     """Timed runs of each contestant's best variant."""
     quick: bool = False
     """Fewer variants, 64 images, one run: does it work?"""
+    brief: bool = False
+    """Of the checks only the distance to the limit and the traces: growth, start, processes and memory are left out."""
     work: str = "lenet5-mnist-bim"
     """Which work, by name (`works.py`)."""
     checkpoint: Path | None = None
@@ -60,8 +62,8 @@ def main(settings: Settings) -> int:
 
     measured = measure([name for name, one in CONTESTANTS.items() if one.takes(work)], work, repeats, settings.quick, console.print)
     lines = report.rows(measured)
-    checked = checks.check(work, memory_images=100 if settings.quick else 1000)
-    report.show(report.table(work.title, lines, images), report.check_lines(checked, lines), console)
+    checked = checks.check(work, memory_images=100 if settings.quick else 1000, brief=settings.brief)
+    report.show(report.table(work.title, lines, images), report.check_lines(checked), console)
 
     settings.out.mkdir(parents=True, exist_ok=True)
     plot, record = (settings.out / f"{settings.work}.{ending}" for ending in ("png", "json"))

@@ -29,34 +29,49 @@ from experiments.benchmark.works import Work, read, save
 PIECE = 250  # images made at a time in the memory check
 SHORT = 10  # updates in the memory check: memory does not depend on the budget, time does
 BUDGET = 100  # updates in the checks of growth and of processes, likewise
+LIMIT_STEPS = 30  # updates beside the bare gradient, likewise
 FEW = 64  # images of a quick run, in which growth is not looked at over 16,000
 
 
 def limit(work: Work, images: int) -> dict[str, Any]:
-    """Microseconds per image of the bare jitted gradient, by batch size: no attack on this machine takes less per step."""
+    """Microseconds per image of the bare jitted gradient by batch size, and per step of `stream` by lanes, taking turns on one device.
+
+    No attack on this machine takes less per step than the bare gradient at its best batch size.
+    """
     classifier = flax_classifier(work.network, work.arrays)
     label, _ = costs.predictions(classifier, work.x)
+    lanes = [n for n in NETWORKS[work.network].lanes if 2 * n <= images] or [2]
+    sizes = [n for n in sorted({2 * max(lanes), 4 * max(lanes), *lanes}) if n <= images]
+    attack = replace(work.attack, max_steps=LIMIT_STEPS)
+    examples = costs.examples(classifier, work.x[: 4 * max(lanes)])
 
     @jax.jit
     def bare(classifier: Classifier, x: Any, label: Any) -> Any:
         return jax.vmap(lambda x, label: look(classifier, lambda logits: cross_entropy(logits, label), x))(x, label)
 
-    found: dict[str, float] = {}
-    for size in sorted({2 * max(NETWORKS[work.network].lanes), 4 * max(NETWORKS[work.network].lanes), *NETWORKS[work.network].lanes}):
-        if size > len(label):
-            break
+    def gradients(size: int) -> int:
         x, own = jnp.asarray(work.x[:size]), jnp.asarray(label[:size])
-        jax.block_until_ready(bare(classifier, x, own))
-        calls = max(8 * max(NETWORKS[work.network].lanes) // size, 4)
-        rounds = []
-        for _ in range(5):
+        calls = max(8 * max(lanes) // size, 4)
+        out = [bare(classifier, x, own) for _ in range(calls)]
+        jax.block_until_ready(out[-1])
+        return calls * size
+
+    def steps(lanes: int) -> int:
+        stream = drivers.stream(attack, classifier, [examples], lanes=lanes, devices=jax.local_devices()[:1], keep_x_adv=False)
+        list(stream)
+        return stream.stats.useful_steps
+
+    runs = [(kind, function, n) for kind, function, ns in (("gradient", gradients, sizes), ("step", steps, lanes)) for n in ns]
+    found: dict[str, dict[str, list[float]]] = {"gradient": {}, "step": {}}
+    for number in range(6):  # the first compiles
+        for kind, function, n in runs:
             begin = time.perf_counter()
-            for _ in range(calls):
-                out = bare(classifier, x, own)
-            jax.block_until_ready(out)
-            rounds.append((time.perf_counter() - begin) / calls / size)
-        found[str(size)] = float(np.median(rounds)) * 1e6
-    return {"microseconds": found, "best": min(found.values())}
+            done = function(n)
+            if number:
+                found[kind].setdefault(str(n), []).append((time.perf_counter() - begin) / done * 1e6)
+    medians = {kind: {n: float(np.median(each)) for n, each in rounds.items()} for kind, rounds in found.items()}
+    best, step = (min(medians[kind].values()) for kind in ("gradient", "step"))
+    return {"microseconds": medians["gradient"], "best": best, "steps": medians["step"], "step": step, "ratio": step / best}
 
 
 def traces(work: Work, images: int) -> dict[str, Any]:
@@ -174,12 +189,15 @@ ASKED = {"limit": limit, "traces": traces, "growth": growth, "peak": peak, "cost
 """What runs in a process of its own."""
 
 
-def check(work: Work, memory_images: int) -> dict[str, Any]:
-    """All checks; memory for the small network, whose images are quickly done."""
+def check(work: Work, memory_images: int, brief: bool) -> dict[str, Any]:
+    """All checks, memory for the small network, whose images are quickly done; or the limit and the traces alone."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "work.npz"
         save(work, path)
-        found = {name: _ask(name, path, len(work.x)) for name in ("limit", "traces", "growth")} | {"start": start(path)}
+        found = {name: _ask(name, path, len(work.x)) for name in ("limit", "traces")}
+        if brief:
+            return found
+        found |= {"growth": _ask("growth", path, len(work.x)), "start": start(path)}
         if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
             found["processes"] = processes(path, len(work.x))
         if work.network == "lenet5":

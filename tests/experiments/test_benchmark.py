@@ -151,18 +151,19 @@ def test_table_and_plot(contest, tmp_path):
     rows = report.rows(contest)
     console = Console(width=200, record=True, file=io.StringIO())
     found = {
-        "limit": {"best": 10.0},
+        "limit": {"best": 10.0, "step": 11.0, "ratio": 1.1},
         "traces": {"first": 1, "more": 0},
         "growth": {"images": [1, 4], "microseconds": [1.0, 1.1], "ratio": 1.1},
         "start": {"cold": 9.0, "warm": 4.5},
         "processes": {"images_per_second": [20.0, 39.0], "ratio": 1.95},
         "memory": {"images": [1, 10], "megabytes": [400.0, 404.0], "ratio": 1.01},
     }
-    report.show(report.table("Title", rows, 20), report.check_lines(found, rows), console)
+    report.show(report.table("Title", rows, 20), report.check_lines(found), console)
     told = " ".join(console.export_text(clear=False).split())
     assert "1 images 1.0, 4 images 1.1 us per step (1.10x)" in told
     assert "9.0 s after the start of a process, 4.5 s if compiled programs are kept" in told
     assert "20.0 images/s; two on two cores: 39.0 (1.95x)" in told
+    assert len(report.check_lines({name: found[name] for name in ("limit", "traces")})) == 2
     lines = {line.strip("│ ").split("  ")[0]: line for line in console.export_text().splitlines() if "│" in line}
     assert lines["ours, stream, 2 host devices"].count("differs") == 3
     assert "2.00" in lines["ours, stream"]
