@@ -15,6 +15,7 @@ from experiments.benchmark.networks import NETWORKS, flax_classifier, torch_modu
 from experiments.benchmark.works import Work
 
 ONE_BY_ONE = 16  # images for the loop over single images, which is scaled to the others by its number of steps
+BATCHES = 2  # of the largest size for peers that make every step, whose time is scaled to the others by the number of images
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def _peer(work: Work, quick: bool, attack: Callable[[Any, Any, Any, int], Any]) 
     from experiments import torch_baseline as baseline
 
     module = torch_module(work.network, work.arrays).to(memory_format=torch.channels_last)
-    x = baseline.to_torch(work.x)
+    sizes = NETWORKS[work.network].torch_lanes[: 1 if quick else 2]
+    x = baseline.to_torch(work.x[: BATCHES * max(sizes)])
     label = baseline.predictions(module, x)
 
     def variant(size: int) -> Variant:
@@ -156,7 +158,7 @@ def _peer(work: Work, quick: bool, attack: Callable[[Any, Any, Any, int], Any]) 
 
         return run
 
-    return {f"batches of {n}": variant(n) for n in NETWORKS[work.network].torch_lanes[: 1 if quick else 2]}
+    return {f"batches of {n}": variant(n) for n in sizes}
 
 
 def jax_run(work: Work, quick: bool) -> dict[str, Variant]:

@@ -62,7 +62,8 @@ def _row(name: str, measured: Measured, reference: np.ndarray) -> Row:
     here = expected[: len(first.costs)]
     gap = np.abs(first.costs - here) if first.counts else (first.costs > first.max_steps) != (here > first.max_steps)
     steps = Counted(expected, first.max_steps).steps
-    share = Counted(here, first.max_steps).steps / steps
+    useful = Counted(here, first.max_steps).steps
+    share = useful / steps if first.counts else len(here) / len(expected)  # of the work that was done
     seconds = np.array([run.seconds for run in measured.runs]) / share
     return Row(
         name=name,
@@ -75,7 +76,7 @@ def _row(name: str, measured: Measured, reference: np.ndarray) -> Row:
         fastest=float(seconds.min()),
         slowest=float(seconds.max()),
         steps=steps,
-        lane_fraction=None if first.lane_steps is None else steps * share / first.lane_steps,
+        lane_fraction=None if first.lane_steps is None else useful / first.lane_steps,
         cpu_seconds=float(np.median([run.cpu_seconds for run in measured.runs])) / share,
         warm_up=measured.warm_up,
     )
@@ -89,7 +90,8 @@ def table(title: str, lines: list[Row], images: int) -> Table:
         f"no ratio unless at least {EQUAL:.0%} are equal and the largest gap "
         f"is at most {FARTHEST}. us/step: per step of an image that is not done; cpu: processor time of all threads. useful: share of the "
         f"executed steps. x one, x torch: times as fast as the first and the second row; cpu x torch: that in processor time. The first "
-        f"row ran on {by_name[ONE].images} images and is scaled by the number of steps. One process each, in turn; medians."
+        f"row ran on {by_name[ONE].images} images and is scaled by the number of steps, peers that make every step on some batches, scaled by "
+        f"the number of images. One process each, in turn; medians."
     )
     out = Table(title=f"{title}, {images} images", caption=note, caption_justify="left")
     columns = ["equal", "gap", "images/s", "us/step", "cpu us/step", "useful", "warm-up s", "x one", "x torch", "cpu x torch"]

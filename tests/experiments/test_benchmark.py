@@ -204,12 +204,15 @@ def test_works_travel_whole(attack, small, digits, tmp_path):
 
 
 def test_peers_that_count_nothing_are_judged_by_success(contest):
-    """Protects fairness: a peer that does every step is scaled by none, and differs only where its success does."""
+    """Protects fairness: a peer that does every step is scaled by images alone, and differs only where its success does."""
     costs = np.array([0] * 19 + [11])
     run = Run("batches of 8", 4.0, 4.0, Counted(costs, 10, 200, counts=False))
     rows = {row.name: row for row in report.rows(contest | {"foolbox": Measured(1.0, [run], [run])})}
     assert (rows["foolbox"].equal, rows["foolbox"].seconds) == (1, 4.0)
     assert rows["foolbox"].lane_fraction == pytest.approx((19 * 5 + 11) / 200)
+    half = run._replace(counted=Counted(costs[:10], 10, 100, counts=False))
+    on_half = report.rows(contest | {"foolbox": Measured(1.0, [half], [half])})[-1]
+    assert (on_half.seconds, on_half.lane_fraction) == (8.0, pytest.approx(10 * 5 / 100))
     wrong = run._replace(counted=Counted(np.zeros(20, int), 10, 200, counts=False))
     assert report.rows(contest | {"foolbox": Measured(1.0, [wrong], [wrong])})[-1].equal == 0.95
 
