@@ -90,8 +90,8 @@ def table(title: str, lines: list[Row], images: int) -> Table:
         f"no ratio unless at least {EQUAL:.0%} are equal and the largest gap "
         f"is at most {FARTHEST}. us/step: per step of an image that is not done; cpu: processor time of all threads. useful: share of the "
         f"executed steps. x one, x torch: times as fast as the first and the second row; cpu x torch: that in processor time. The first "
-        f"row ran on {by_name[ONE].images} images and is scaled by the number of steps, peers that make every step on some batches, scaled by "
-        f"the number of images. One process each, in turn; medians."
+        f"row ran on {by_name[ONE].images} images and is scaled by the number of steps; peers that make every step ran on some batches and "
+        f"are scaled by the number of images. One process each, in turn; medians."
     )
     out = Table(title=f"{title}, {images} images", caption=note, caption_justify="left")
     columns = ["equal", "gap", "images/s", "us/step", "cpu us/step", "useful", "warm-up s", "x one", "x torch", "cpu x torch"]
