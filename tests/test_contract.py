@@ -209,9 +209,9 @@ def test_independent_of_neighbours(name, net, examples, results):
 
 
 @every_attack
-def test_one_device_or_four(name, net, examples, results):
-    """Protects sharding: one device gives what four give (`stream` on one device: the test above)."""
-    assert jax.local_device_count() == 4
+def test_one_device_or_eight(name, net, examples, results):
+    """Protects sharding: one device gives what eight give (`stream` on one device: the test above)."""
+    assert jax.local_device_count() == 8
     result = drivers.attack(ATTACKS[name], net, examples, driver="run", devices=jax.local_devices()[:1])
     assert_same(name, result, results[name])
 
