@@ -44,20 +44,21 @@ def limit(work: Work, images: int) -> dict[str, Any]:
     sizes = [n for n in sorted({2 * max(lanes), 4 * max(lanes), *lanes}) if n <= images]
     attack = replace(work.attack, max_steps=LIMIT_STEPS)
     examples = costs.examples(classifier, work.x[: 2 * max(lanes)])
+    batches = {n: (jnp.asarray(work.x[:n]), jnp.asarray(label[:n])) for n in sizes}
 
     @jax.jit
     def bare(classifier: Classifier, x: Any, label: Any) -> Any:
         return jax.vmap(lambda x, label: look(classifier, lambda logits: cross_entropy(logits, label), x))(x, label)
 
     def gradients(size: int) -> int:
-        x, own = jnp.asarray(work.x[:size]), jnp.asarray(label[:size])
         calls = max(8 * max(lanes) // size, 4)
-        out = [bare(classifier, x, own) for _ in range(calls)]
-        jax.block_until_ready(out[-1])
+        for _ in range(calls):
+            out = bare(classifier, *batches[size])
+        jax.block_until_ready(out)
         return calls * size
 
-    def steps(lanes: int) -> int:
-        stream = drivers.stream(attack, classifier, [examples], lanes=lanes, devices=jax.local_devices()[:1], keep_x_adv=False)
+    def steps(width: int) -> int:
+        stream = drivers.stream(attack, classifier, [examples], lanes=width, devices=jax.local_devices()[:1], keep_x_adv=False)
         list(stream)
         return stream.stats.useful_steps
 
