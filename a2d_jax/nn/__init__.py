@@ -1,8 +1,8 @@
 """Layers whose values and gradients are PyTorch's and whose input gradients stay fast inside compiled loops."""
 
 from a2d_jax.nn.convolution import conv_general_dilated
-from a2d_jax.nn.pooled import conv_max_pool
+from a2d_jax.nn.planes import conv_pool_relu
 from a2d_jax.nn.pooling import max_pool, sliding_max_pool
 from a2d_jax.nn.routines import FEW_CHANNELS
 
-__all__ = ["FEW_CHANNELS", "conv_general_dilated", "conv_max_pool", "max_pool", "sliding_max_pool"]
+__all__ = ["FEW_CHANNELS", "conv_general_dilated", "conv_pool_relu", "max_pool", "sliding_max_pool"]

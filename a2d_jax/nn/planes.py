@@ -1,0 +1,334 @@
+"""Convolution, max pool and ReLU, layer after layer, on planes of pixels: for the small networks that convolution routines do badly.
+
+A layer is one matrix product. A column is the patch of image under a whole tile of the pool, a row an output channel at one place of the
+tile, so that pooling is a maximum over rows. The zeros in the kernel's matrix cost (1 + (window - 1) / kernel)^2 times the multiplications,
+which such layers win back. What is left is moving pixels, and that is fast on a CPU only where long runs of memory move as they are:
+
+- Images of a batch lie side by side: the batch is the last axis.
+- Pixels that a stride visits together lie together. An image is kept as planes of every `stride`-th row and column, `stride` being the
+  product of the windows still to come, and a layer reads planes of one stride and writes planes of the next. No slice has a step.
+- Between two products XLA joins all it can into one loop, computes anew what several of them read, and runs the loop on the shape of the
+  product; a concatenation of many pieces is where it stops. Hence the pieces that are put together here.
+
+A batch is seen as one, under `vmap` too (`custom_vmap`). The input gradient computes the value again, which XLA finds to be the same. Equal
+pixels give equal entries, on which the pool's gradient depends wherever an image is flat: each row adds the same terms in the same order,
+as zeros change no sum (`_product` says what that takes). Accelerators run the layers one after the other. docs/performance.md has the gain.
+"""
+
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.custom_batching import custom_vmap
+from jaxtyping import Float
+
+from a2d_jax.nn.pooling import sliding_max_pool
+
+PIECES = 32
+"""Into about as many a gradient is cut: less than 16 would be joined with what reads them into one loop, more take longer to compile."""
+
+
+class Weights(NamedTuple):
+    """Of one layer."""
+
+    kernel: Array  # `kh kw c o`
+    bias: Array  # `o`
+    matrix: Array  # the kernel's, see `_matrix`: value and gradient share it, for XLA to see that they compute the same
+
+
+Layers = tuple[Weights, ...]
+
+
+def conv_pool_relu(
+    x: Float[Array, "n h w c"], layers: Sequence[tuple[Array, Array]], *, window: int, paddings: Sequence[int]
+) -> Float[Array, "n th tw o"]:
+    """For each layer a convolution with unit stride, bias, max pooling of `window` x `window` tiles, and ReLU.
+
+    A tile's first maximum takes the gradient, as in PyTorch; rows and columns of a convolution left over at the end are not pooled.
+    First derivatives are by reverse mode; those of the input gradient by either mode.
+
+    Args:
+      x: images.
+      layers: kernel `kh kw c o`, as `flax.nnx.Conv` has it, and bias `o` of each.
+      window: height and width of a tile in every layer.
+      paddings: rows and columns of zeros around the image, for each layer.
+    """
+    if len(layers) != len(paddings):
+        raise ValueError(f"expected a padding for each of {len(layers)} layers, got {len(paddings)}; give 0 where there is none")
+    weights = tuple(Weights(kernel, bias, lax.stop_gradient(_matrix(kernel, window))) for kernel, bias in layers)
+    return _stack(x, weights, window, tuple(paddings))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _stack(x: Array, weights: Layers, window: int, paddings: tuple[int, ...]) -> Array:
+    return _output(x, weights, window, paddings)
+
+
+def _stack_forward(x: Array, weights: Layers, window: int, paddings: tuple[int, ...]) -> tuple[Array, tuple[Array, Layers]]:
+    return _output(x, weights, window, paddings), (x, weights)
+
+
+def _stack_backward(window: int, paddings: tuple[int, ...], residuals: tuple[Array, Layers], grad: Array) -> tuple[Array, Layers]:
+    x, weights = residuals
+    (to_weights,) = jax.vjp(lambda weights: one_by_one(x, weights, window, paddings), weights)[1](grad)
+    return _input_gradients(x, weights, grad[None], window, paddings)[0], to_weights
+
+
+_stack.defvjp(_stack_forward, _stack_backward)
+
+
+def one_by_one(x: Array, weights: Layers, window: int, paddings: Sequence[int]) -> Array:
+    """The same layers one after the other: what accelerators run, and what derivatives but the first to the input are taken of."""
+    for (kernel, bias, _), padding in zip(weights, paddings, strict=True):
+        y = lax.conv_general_dilated(x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jax.nn.relu(sliding_max_pool(y + bias[None, None, None], window, stride=window, padding=0))
+    return x
+
+
+def _gradients_one_by_one(x: Array, weights: Layers, grads: Array, window: int, paddings: tuple[int, ...]) -> Array:
+    _, back = jax.vjp(lambda x: one_by_one(x, weights, window, paddings), x)
+    return jax.vmap(lambda grad: back(grad)[0])(grads)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _output(x: Array, weights: Layers, window: int, paddings: tuple[int, ...]) -> Array:
+    """The value, with derivatives for whoever differentiates the rules above."""
+    return _batched_value(window, paddings)(x, weights)
+
+
+@_output.defjvp
+def _output_jvp(window: int, paddings: tuple[int, ...], primals: Any, tangents: Any) -> tuple[Array, Array]:
+    value = _output(*primals, window, paddings)
+    return value, jax.jvp(partial(one_by_one, window=window, paddings=paddings), primals, tangents)[1]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _input_gradients(x: Array, weights: Layers, grads: Float[Array, "k n th tw o"], window: int, paddings: tuple[int, ...]) -> Array:
+    """Gradients `k n h w c` to the input, from several to the output."""
+    return _batched_gradients(window, paddings)(x, weights, grads)
+
+
+@_input_gradients.defjvp
+def _input_gradients_jvp(window: int, paddings: tuple[int, ...], primals: Any, tangents: Any) -> tuple[Array, Array]:
+    value = _input_gradients(*primals, window, paddings)
+    return value, jax.jvp(partial(_gradients_one_by_one, window=window, paddings=paddings), primals, tangents)[1]
+
+
+def _batched_value(window: int, paddings: tuple[int, ...]) -> Any:
+    settings: dict[str, Any] = {"window": window, "paddings": paddings}
+
+    @custom_vmap
+    def value(x: Array, weights: Layers) -> Array:
+        return lax.platform_dependent(x, weights, cpu=partial(_value, **settings), default=partial(one_by_one, **settings))
+
+    @value.def_vmap
+    def _(size: int, batched: Any, x: Array, weights: Layers) -> tuple[Array, bool]:
+        if not batched[0] or any(jax.tree.leaves(batched[1])):
+            return jax.vmap(partial(one_by_one, **settings), _axes(batched))(x, weights), True
+        y = value(x.reshape(-1, *x.shape[2:]), weights)
+        return y.reshape(size, -1, *y.shape[1:]), True
+
+    return value
+
+
+def _batched_gradients(window: int, paddings: tuple[int, ...]) -> Any:
+    settings: dict[str, Any] = {"window": window, "paddings": paddings}
+
+    @custom_vmap
+    def gradients(x: Array, weights: Layers, grads: Array) -> Array:
+        ours, theirs = partial(_gradients, **settings), partial(_gradients_one_by_one, **settings)
+        return lax.platform_dependent(x, weights, grads, cpu=ours, default=theirs)
+
+    @gradients.def_vmap
+    def _(size: int, batched: Any, x: Array, weights: Layers, grads: Array) -> tuple[Array, bool]:
+        if any(jax.tree.leaves(batched[1])) or not batched[2]:
+            return jax.vmap(partial(_gradients_one_by_one, **settings), _axes(batched))(x, weights, grads), True
+        if not batched[0]:  # more gradients of the same images
+            out = gradients(x, weights, grads.reshape(-1, *grads.shape[2:]))
+            return out.reshape(size, -1, *out.shape[1:]), True
+        count = grads.shape[1]
+        together = jnp.swapaxes(grads, 0, 1).reshape(count, -1, *grads.shape[3:])
+        out = gradients(x.reshape(-1, *x.shape[2:]), weights, together)
+        return jnp.swapaxes(out.reshape(count, size, -1, *out.shape[2:]), 0, 1), True
+
+    return gradients
+
+
+def _axes(batched: Any) -> Any:
+    return jax.tree.map(lambda flag: 0 if flag else None, tuple(batched))
+
+
+class _Layer(NamedTuple):
+    """How the tiles of a layer lie over the planes that it reads and writes: what of it is not data."""
+
+    window: int
+    reads: int  # stride of the planes that it reads; those that it writes have a `window`-th of that
+    padding: int
+    patch: tuple[int, int]  # rows and columns of pixels under a tile
+    size: tuple[int, int]  # rows and columns of the planes that it reads
+    tiles: tuple[int, int]  # rows and columns of tiles
+    channels: int
+
+    @property
+    def writes(self) -> int:
+        """Stride of the planes that it writes."""
+        return self.reads // self.window
+
+    @property
+    def tiles_of_plane(self) -> tuple[int, int]:
+        """Rows and columns of tiles of a plane that it writes; some planes have one row or column less, and hold rubbish there."""
+        return -(-self.tiles[0] // self.writes), -(-self.tiles[1] // self.writes)
+
+    def pixels(self) -> list[tuple[int, int]]:
+        """Pixels under a tile, in row-major order."""
+        return list(np.ndindex(*self.patch))
+
+    def place(self, plane: tuple[int, int], pixel: tuple[int, int]) -> tuple[int, int, int]:
+        """Where the pixels at one place of all tiles of a plane are: the plane that is read, and the row and column of the first tile's."""
+        (row, down), (column, across) = (
+            divmod(self.window * a + offset - self.padding, self.reads)[::-1] for a, offset in zip(plane, pixel, strict=True)
+        )
+        return row * self.reads + column, down, across
+
+
+def _layers(shape: Sequence[int], weights: Layers, window: int, paddings: Sequence[int]) -> list[_Layer]:
+    _, h, w, c = shape
+    found, stride = [], window ** len(weights)
+    for (kernel, bias, _), padding in zip(weights, paddings, strict=True):
+        kh, kw = kernel.shape[:2]
+        tiles = (h + 2 * padding - kh + 1) // window, (w + 2 * padding - kw + 1) // window
+        found.append(_Layer(window, stride, padding, (kh + window - 1, kw + window - 1), (-(-h // stride), -(-w // stride)), tiles, c))
+        (h, w), c, stride = tiles, len(bias), stride // window
+    return found
+
+
+class _Seen(NamedTuple):
+    """What the gradient of a layer needs of its value."""
+
+    winner: Array  # `o *columns`: the place of the tile's first maximum
+    positive: Array  # `o *columns`: whether it passes the ReLU
+
+
+@partial(jax.jit, static_argnames=("window", "paddings"))
+def _value(x: Array, weights: Layers, window: int, paddings: Sequence[int]) -> Array:
+    return _run(x, weights, _layers(x.shape, weights, window, paddings))[0]
+
+
+def _run(x: Array, weights: Layers, layers: Sequence[_Layer]) -> tuple[Array, list[_Seen]]:
+    planes, seen = _split(x, layers[0]), []
+    for (_, bias, matrix), layer in zip(weights, layers, strict=True):
+        places = layer.window**2
+        y = _product(matrix, _patches(planes, layer)).reshape(places, len(bias), -1)
+        best = y[0]
+        for place in range(1, places):
+            best = jnp.maximum(best, y[place])
+        winner = jnp.full(best.shape, places - 1, jnp.int32)
+        for place in reversed(range(places - 1)):
+            winner = jnp.where(y[place] == best, place, winner)
+        out = best + bias[:, None]
+        seen.append(_Seen(winner, out > 0))
+        planes = _without_rubbish(jax.nn.relu(out).reshape(len(bias), layer.writes**2, *layer.tiles_of_plane, len(x)), layer)
+    return planes[:, 0].transpose(3, 1, 2, 0), seen
+
+
+@partial(jax.jit, static_argnames=("window", "paddings"))
+def _gradients(x: Array, weights: Layers, grads: Array, window: int, paddings: Sequence[int]) -> Array:
+    layers = _layers(x.shape, weights, window, paddings)
+    _, seen = _run(x, weights, layers)
+
+    def back(grad: Array) -> Array:
+        grad = grad.transpose(3, 1, 2, 0)[:, None]
+        for (_, bias, matrix), layer, (winner, positive) in reversed(list(zip(weights, layers, seen, strict=True))):
+            places = layer.window**2
+            grad = jnp.where(positive, _without_rubbish(grad, layer).reshape(len(bias), -1), 0)
+            # Spread over the places by a product with zeros and ones, which XLA computes once: a broadcast would be joined with all
+            # that made the gradient, and that computed anew for each place.
+            spread = _product(jnp.tile(jnp.eye(len(bias), dtype=grad.dtype), (1, places)), grad).reshape(places, len(bias), -1)
+            wins = winner[None] == jnp.arange(places, dtype=jnp.int32)[:, None, None]
+            columns = jnp.where(wins, spread, 0).reshape(places * len(bias), -1)
+            grad = _put_back(_product(matrix.T, columns), layer, len(x))
+        return _join(grad, layers[0], x.shape)
+
+    return back(grads[0])[None] if len(grads) == 1 else jax.vmap(back)(grads)
+
+
+def _product(matrix: Array, columns: Array) -> Array:
+    """`matrix.T @ columns`. A matrix that lies transposed makes routines add up a product's terms one after the other."""
+    return lax.dot_general(matrix, columns, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+
+
+def _matrix(kernel: Array, window: int) -> Array:
+    """The kernel at each place of a tile: rows are the pixels and channels of a patch, columns the places and output channels."""
+    last = window - 1
+    places = [jnp.pad(kernel, ((i, last - i), (j, last - j), (0, 0), (0, 0))) for i, j in np.ndindex(window, window)]
+    return jnp.stack(places, axis=3).reshape(-1, len(places) * kernel.shape[-1])
+
+
+def _split(x: Array, layer: _Layer) -> Array:
+    """Images `n h w c` as planes `c stride*stride rows columns n`, with zeros at the end."""
+    n, h, w, c = x.shape
+    (rows, columns), stride = layer.size, layer.reads
+    x = jnp.pad(x, ((0, 0), (0, rows * stride - h), (0, columns * stride - w), (0, 0)))
+    return x.reshape(n, rows, stride, columns, stride, c).transpose(5, 2, 4, 1, 3, 0).reshape(c, stride * stride, rows, columns, n)
+
+
+def _join(planes: Array, layer: _Layer, shape: Sequence[int]) -> Array:
+    """Inverse of `_split`."""
+    n, h, w, c = shape
+    (rows, columns), stride = layer.size, layer.reads
+    x = planes.reshape(c, stride, stride, rows, columns, n).transpose(5, 3, 1, 4, 2, 0)
+    return x.reshape(n, rows * stride, columns * stride, c)[:, :h, :w]
+
+
+def _without_rubbish(planes: Array, layer: _Layer) -> Array:
+    """Zeros where a plane that the layer writes has no tile."""
+    rows, columns = (
+        np.arange(layer.writes)[:, None] + layer.writes * np.arange(count) < tiles
+        for count, tiles in zip(layer.tiles_of_plane, layer.tiles, strict=True)
+    )
+    real = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(1, layer.writes**2, *layer.tiles_of_plane, 1)
+    return planes if real.all() else jnp.where(real, planes, 0)
+
+
+def _patches(planes: Array, layer: _Layer) -> Array:
+    """The pixels under each tile: `rows*columns*c`, by all tiles of all planes and images."""
+    down, across = layer.tiles_of_plane
+
+    def under(plane: tuple[int, int], pixel: tuple[int, int]) -> Array:
+        source, i, j = layer.place(plane, pixel)
+        (rows, columns) = layer.size
+        if i >= 0 and j >= 0 and i + down <= rows and j + across <= columns:
+            return planes[:, source, i : i + down, j : j + across]
+        around = [(0, 0, 0), (-i, i + down - rows, 0), (-j, j + across - columns, 0), (0, 0, 0)]
+        return lax.pad(planes[:, source], jnp.zeros((), planes.dtype), around)
+
+    written = list(np.ndindex(layer.writes, layer.writes))
+    if layer.channels == 1:  # one concatenation instead of two
+        return jnp.concatenate([under(plane, pixel) for pixel in layer.pixels() for plane in written]).reshape(len(layer.pixels()), -1)
+    each = [jnp.stack([under(plane, pixel) for plane in written], axis=1) for pixel in layer.pixels()]
+    return jnp.concatenate(each).reshape(len(layer.pixels()) * layer.channels, -1)
+
+
+def _put_back(patches: Array, layer: _Layer, n: int) -> Array:
+    """Transpose of `_patches`: patches are added up where they overlap, in pieces of some rows of pixels."""
+    (rows, columns), (down, across), c = layer.size, layer.tiles_of_plane, layer.channels
+    patches = patches.reshape(*layer.patch, c, layer.writes**2, down, across, n)
+    terms: list[list[tuple[Array, int, int]]] = [[] for _ in range(layer.reads**2)]
+    for (number, plane), pixel in itertools.product(enumerate(np.ndindex(layer.writes, layer.writes)), layer.pixels()):
+        source, i, j = layer.place(plane, pixel)
+        terms[source].append((patches[(*pixel, slice(None), number)], i, j))
+    zero, pieces = jnp.zeros((), patches.dtype), []
+    tall = max(layer.reads**2 * rows // PIECES, 1)
+    for source, first in itertools.product(range(layer.reads**2), range(0, rows, tall)):
+        high = min(tall, rows - first)
+        total = jnp.zeros((c, high, columns, n), patches.dtype)
+        for patch, i, j in terms[source]:
+            if i < first + high and i + down > first:
+                total += lax.pad(patch, zero, [(0, 0, 0), (i - first, first + high - i - down, 0), (j, columns - across - j, 0), (0, 0, 0)])
+        pieces.append(total)
+    return jnp.concatenate(pieces, axis=1).reshape(c, layer.reads**2, rows, columns, n)
