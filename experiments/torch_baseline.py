@@ -42,7 +42,7 @@ class BIM(NamedTuple):
 
     def move(self, x_adv: Tensor, gradient: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """The next point, and which images `n` are stuck: none."""
-        stuck = torch.zeros(len(x_adv), dtype=torch.bool)
+        stuck = torch.zeros(len(x_adv), dtype=torch.bool, device=x_adv.device)
         if self.norm != "rms":
             return torch.clamp(x_adv.add(gradient.sign(), alpha=self.step_size), *memory), stuck
         (x,) = memory
@@ -108,9 +108,14 @@ class LeNet5(nn.Module):
         return self.fc3(functional.relu(self.fc2(x)))
 
 
+def device() -> torch.device:
+    """The accelerator that PyTorch sees, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def to_torch(x: np.ndarray) -> Tensor:
-    """Images `n h w c` as `n c h w`."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    """Images `n h w c` as `n c h w`, on `device()`."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(device())
 
 
 @torch.no_grad()
@@ -162,10 +167,10 @@ def one_by_one(module: nn.Module, x: Tensor, aim: Tensor, attack: Attack) -> np.
 
 def queue(look: Look, x: Tensor, aim: Tensor, attack: Attack, *, lanes: int) -> np.ndarray:
     """Costs `n` of images `n c h w`, `lanes` at a time: a finished one is replaced by the next, or its lane is dropped."""
-    costs = torch.full((len(x),), attack.max_steps + 1)
+    costs = torch.full((len(x),), attack.max_steps + 1, device=x.device)
     all_memory = attack.memory(x)
     taken = min(lanes, len(x))
-    position, iterations = torch.arange(taken), torch.zeros(taken, dtype=torch.int64)
+    position, iterations = torch.arange(taken, device=x.device), torch.zeros(taken, dtype=torch.int64, device=x.device)
     x_adv, own = x[:taken].clone(), aim[:taken].clone()
     memory = tuple(part[:taken].clone() for part in all_memory)
     while len(position):
@@ -179,7 +184,7 @@ def queue(look: Look, x: Tensor, aim: Tensor, attack: Attack, *, lanes: int) -> 
         if not done.any():
             continue
         free = done.nonzero()[:, 0]
-        following = torch.arange(taken, min(taken + len(free), len(x)))
+        following = torch.arange(taken, min(taken + len(free), len(x)), device=x.device)
         taken += len(following)
         refilled, dropped = free[: len(following)], free[len(following) :]
         for lane, waiting in zip((x_adv, own, *memory), (x, aim, *all_memory), strict=True):
@@ -189,7 +194,7 @@ def queue(look: Look, x: Tensor, aim: Tensor, attack: Attack, *, lanes: int) -> 
             keep = torch.ones_like(done).index_fill_(0, dropped, False)
             x_adv, own, memory = x_adv[keep], own[keep], tuple(part[keep] for part in memory)
             position, iterations = position[keep], iterations[keep]
-    return costs.numpy()
+    return costs.cpu().numpy()
 
 
 def _rms(x: Tensor) -> Tensor:

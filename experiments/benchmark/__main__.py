@@ -6,6 +6,7 @@ Every contestant (`contestants.py`) does the same work (`works.py`) in a process
 budget, then the best one in turn with the others. Costs must agree before time is compared. Prints a table and the checks of
 `checks.py`, and writes `WORK.png` and `WORK.json` to DIR. Needs the `bench` extra and the data sets where `experiments.data` finds them.
 Peers that are not installed are left out. torchattacks asks for old versions of others' packages: `pip install --no-deps torchattacks`.
+On an accelerator that both frameworks see, all contestants use it, in turn, in float32 as it stands.
 
 Run time: about 11 minutes on 2 cores shared with little else. On a busy machine PyTorch's two threads wait for one another and every
 ratio flatters us: look at the load average that `benchmark.json` holds. Numbers that came out: docs/performance.md.
@@ -76,6 +77,7 @@ def main(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process makes the images, and others want the card too
     try:
         sys.exit(main(tyro.cli(Settings, description=__doc__)))
     except BadInput as error:

@@ -23,7 +23,8 @@ from a2d_jax import costs, drivers
 from a2d_jax.attacks import JSMA
 from a2d_jax.losses import cross_entropy, look
 from a2d_jax.types import Classifier, Example
-from experiments.benchmark.networks import NETWORKS, flax_classifier
+from experiments.benchmark.networks import ACCELERATOR_LANES, NETWORKS, flax_classifier
+from experiments.benchmark.processes import on_this_device
 from experiments.benchmark.works import Work, read, save
 
 PIECE = 250  # images made at a time in the memory check
@@ -40,7 +41,8 @@ def limit(work: Work, images: int) -> dict[str, Any]:
     """
     classifier = flax_classifier(work.network, work.arrays)
     label, _ = costs.predictions(classifier, work.x)
-    lanes = [n for n in NETWORKS[work.network].lanes[:2] if 2 * n <= images] or [2]
+    tried = NETWORKS[work.network].lanes if jax.default_backend() == "cpu" else ACCELERATOR_LANES
+    lanes = [n for n in tried[:2] if 2 * n <= images] or [2]
     sizes = [n for n in sorted({2 * max(lanes), 4 * max(lanes), *lanes}) if n <= images]
     attack = replace(work.attack, max_steps=LIMIT_STEPS)
     examples = costs.examples(classifier, work.x[: 2 * max(lanes)])
@@ -199,7 +201,7 @@ def check(work: Work, memory_images: int, brief: bool) -> dict[str, Any]:
         if brief:
             return found
         found |= {"growth": _ask("growth", path, len(work.x)), "start": start(path)}
-        if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
+        if jax.default_backend() == "cpu" and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
             found["processes"] = processes(path, len(work.x))
         if work.network == "lenet5":
             found["memory"] = memory(path, memory_images)
@@ -224,7 +226,11 @@ def _command(name: str, path: Path, number: int) -> list[str]:
 def _ask(name: str, path: Path, number: int, environment: Mapping[str, str] | None = None) -> Any:
     """The answer of a process."""
     done = subprocess.run(
-        _command(name, path, number), check=True, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment or {})
+        _command(name, path, number),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | on_this_device() | dict(environment or {}),
     )
     return json.loads(done.stdout)
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from a2d_jax.attacks import JSMA, PGD
-from experiments.benchmark.networks import NETWORKS, flax_classifier, torch_module
+from experiments.benchmark.networks import ACCELERATOR_LANES, NETWORKS, flax_classifier, torch_module
 from experiments.benchmark.works import Work
 
 ONE_BY_ONE = 16  # images for the loop over single images, which is scaled to the others by its number of steps
@@ -45,30 +46,30 @@ class Contestant:
     prepare: Callable[[Work, bool], Mapping[str, Variant]]  # (work, quick: fewer variants) -> variants by name
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: str | None = None  # a module that not everybody has installed
+    for_cpu: bool = False  # says nothing on an accelerator
 
     def takes(self, work: Work) -> bool:
         """What it needs is there, and it does the attack: peers have BIM, not BIM2 in root mean squares, and not this JSMA."""
-        return self.needs is None or (importlib.util.find_spec(self.needs) is not None and work.attack.norm == "linf")
+        here = not self.for_cpu or jax.default_backend() == "cpu"
+        return here and (self.needs is None or (importlib.util.find_spec(self.needs) is not None and work.attack.norm == "linf"))
 
 
 def torch_one_by_one(work: Work, quick: bool) -> dict[str, Variant]:
     """The released code's way: on one thread and on two, for one image is little to share."""
-    import torch
-
     from experiments import torch_baseline as baseline
 
-    module = torch_module(work.network, work.arrays)
+    module = torch_module(work.network, work.arrays).to(baseline.device())
     x = baseline.to_torch(work.x[:ONE_BY_ONE])
     aim = baseline.aims(module, x, _settings(work, 0))
 
-    def variant(threads: int) -> Variant:
+    def variant(way: str) -> Variant:
         def run(max_steps: int) -> Counted:
-            torch.set_num_threads(threads)
+            _take(way)
             return Counted(baseline.one_by_one(module, x, aim, _settings(work, max_steps)), max_steps)
 
         return run
 
-    return {f"threads {threads}": variant(threads) for threads in ((1,) if quick else (1, 2))}
+    return {way: variant(way) for way in _ways()[: 1 if quick else None]}
 
 
 def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
@@ -77,24 +78,25 @@ def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
 
     from experiments import torch_baseline as baseline
 
-    plain, last = (torch_module(work.network, work.arrays) for _ in range(2))
+    plain, last = (torch_module(work.network, work.arrays).to(baseline.device()) for _ in range(2))
     last = last.to(memory_format=torch.channels_last)
     x = baseline.to_torch(work.x)
     aim = baseline.aims(plain, x, _settings(work, 0))
 
-    def variant(look: Any, lanes: int, threads: int) -> Variant:
+    def variant(look: Any, lanes: int, way: str) -> Variant:
         def run(max_steps: int) -> Counted:
-            torch.set_num_threads(threads)
+            _take(way)
             return _all_useful(baseline.queue(look, x, aim, _settings(work, max_steps), lanes=lanes), max_steps)
 
         return run
 
-    best, *others = NETWORKS[work.network].torch_lanes
-    settings = [(best, 1), (best, 2)] if quick else [(best, 1), (best, 2), *((n, 2) for n in others)]
-    variants = {f"channels last, {n} lanes, threads {threads}": variant(baseline.look_with(last), n, threads) for n, threads in settings}
+    best, *others = _torch_lanes(work)
+    *fewer, all_of_it = _ways()
+    settings = [*((best, way) for way in fewer), (best, all_of_it), *((n, all_of_it) for n in others if not quick)]
+    variants = {f"channels last, {n} lanes, {way}": variant(baseline.look_with(last), n, way) for n, way in settings}
     if not quick:
-        variants[f"channels first, {best} lanes, threads 2"] = variant(baseline.look_with(plain), best, 2)
-        variants[f"torch.compile, {best} lanes, threads 2"] = variant(baseline.look_with(plain, compiled=True), best, 2)
+        variants[f"channels first, {best} lanes, {all_of_it}"] = variant(baseline.look_with(plain), best, all_of_it)
+        variants[f"torch.compile, {best} lanes, {all_of_it}"] = variant(baseline.look_with(plain, compiled=True), best, all_of_it)
     return variants
 
 
@@ -103,7 +105,7 @@ def foolbox(work: Work, quick: bool) -> dict[str, Variant]:
     import foolbox
 
     def attack(module: Any, x: Any, label: Any, max_steps: int) -> Any:
-        classifier = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
+        classifier = foolbox.PyTorchModel(module, bounds=(0, 1), device=x.device)
         step = float(work.attack.step_size)
         made = foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=step, steps=max_steps, random_start=False)
         return made(classifier, x, label, epsilons=float(work.attack.epsilon))[1]
@@ -129,11 +131,16 @@ def art(work: Work, quick: bool) -> dict[str, Variant]:
 
     def attack(module: Any, x: Any, label: Any, max_steps: int) -> Any:
         classifier = PyTorchClassifier(
-            module, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), NETWORKS[work.network].classes, clip_values=(0, 1), device_type="cpu"
+            module,
+            torch.nn.CrossEntropyLoss(),
+            tuple(x.shape[1:]),
+            NETWORKS[work.network].classes,
+            clip_values=(0, 1),
+            device_type="gpu" if x.is_cuda else "cpu",
         )
         epsilon, step = float(work.attack.epsilon), float(work.attack.step_size)
         made = BasicIterativeMethod(classifier, epsilon, step, max_steps, batch_size=len(x), verbose=False)
-        return torch.from_numpy(made.generate(x.numpy(), label.numpy()))
+        return torch.from_numpy(made.generate(x.cpu().numpy(), label.cpu().numpy())).to(x.device)
 
     return _peer(work, quick, attack)
 
@@ -144,16 +151,16 @@ def _peer(work: Work, quick: bool, attack: Callable[[Any, Any, Any, int], Any]) 
 
     from experiments import torch_baseline as baseline
 
-    module = torch_module(work.network, work.arrays).to(memory_format=torch.channels_last)
-    sizes = NETWORKS[work.network].torch_lanes[: 1 if quick else 2]
+    module = torch_module(work.network, work.arrays).to(baseline.device(), memory_format=torch.channels_last)
+    sizes = _torch_lanes(work)[: 1 if quick else 2]
     x = baseline.to_torch(work.x[: BATCHES * max(sizes)])
     label = baseline.predictions(module, x)
 
     def variant(size: int) -> Variant:
         def run(max_steps: int) -> Counted:
-            torch.set_num_threads(2)
+            _take(_ways()[-1])
             parts = [attack(module, *part, max_steps) for part in zip(x.split(size), label.split(size), strict=True)]
-            changed = (baseline.predictions(module, torch.cat(parts)) != label).numpy()
+            changed = (baseline.predictions(module, torch.cat(parts)) != label).cpu().numpy()
             return Counted(np.where(changed, 0, max_steps + 1), max_steps, len(x) * max_steps, counts=False)
 
         return run
@@ -178,7 +185,7 @@ def jax_run(work: Work, quick: bool) -> dict[str, Variant]:
 
         return run
 
-    return {f"{n} at a time": variant(n) for n in NETWORKS[work.network].lanes[: 1 if quick else 2]}
+    return {f"{n} at a time": variant(n) for n in _lanes(work)[: 1 if quick else 2]}
 
 
 def jax_stream(work: Work, quick: bool) -> dict[str, Variant]:
@@ -204,10 +211,36 @@ CONTESTANTS: dict[str, Contestant] = {
     "art": Contestant("ART, batched, every step", art, needs="art"),
     "run": Contestant("ours, run (lock-step)", jax_run),
     "stream": Contestant("ours, stream", jax_stream),
-    "stream-2": Contestant("ours, stream, 2 host devices", jax_stream, {"JAX_NUM_CPU_DEVICES": "2"}),
+    "stream-2": Contestant("ours, stream, 2 host devices", jax_stream, {"JAX_NUM_CPU_DEVICES": "2"}, for_cpu=True),
     "stream-bound": Contestant("ours, stream with the Z-score's bound", jax_stream_bounded),
 }
 """Contestants by name. A new one (another library, another network) is a row here and a function above."""
+
+
+def _lanes(work: Work) -> tuple[int, ...]:
+    return NETWORKS[work.network].lanes if jax.default_backend() == "cpu" else ACCELERATOR_LANES
+
+
+def _torch_lanes(work: Work) -> tuple[int, ...]:
+    from experiments import torch_baseline as baseline
+
+    return NETWORKS[work.network].torch_lanes if baseline.device().type == "cpu" else ACCELERATOR_LANES
+
+
+def _ways() -> list[str]:
+    """Where PyTorch computes, the fullest use of it last."""
+    from experiments import torch_baseline as baseline
+
+    return ["threads 1", "threads 2"] if baseline.device().type == "cpu" else [baseline.device().type]
+
+
+def _take(way: str) -> None:
+    """Compute there, in float32 as it stands: convolutions too would otherwise use fewer bits on a GPU."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    if way.startswith("threads "):
+        torch.set_num_threads(int(way.removeprefix("threads ")))
 
 
 def _stream(work: Work, quick: bool, most: int | None) -> dict[str, Variant]:
@@ -228,7 +261,7 @@ def _stream(work: Work, quick: bool, most: int | None) -> dict[str, Variant]:
 
         return run
 
-    return {f"{n} lanes": variant(n) for n in NETWORKS[work.network].lanes[: 2 if quick else None]}
+    return {f"{n} lanes": variant(n) for n in _lanes(work)[: 2 if quick else None]}
 
 
 def _settings(work: Work, max_steps: int) -> Any:

@@ -41,10 +41,14 @@ def _efficientnet() -> "nn.Module":
 
 
 NETWORKS: dict[str, Network] = {
-    "lenet5": Network("models.lenet:lenet5", _lenet5, (32, 64, 16), (128, 64, 256, 32), 1, 10),
+    "lenet5": Network("models.lenet:lenet5", _lenet5, (64, 128, 32), (128, 64, 256, 32), 1, 10),
     "cifar_resnet20": Network("models.resnet:cifar_resnet20", _resnet20, (8, 16, 32), (32, 16, 64), 3, 10),
     "efficientnet_lite0": Network("models.efficientnet:efficientnet_lite0", _efficientnet, (4, 2, 8), (8, 4, 16), 3, 1000),
 }
+
+
+ACCELERATOR_LANES = (256, 1024, 64, 4096)
+"""Of all networks and both frameworks: a card is full at a few hundred images, or is not."""
 
 
 def flax_classifier(network: str, arrays: Mapping[str, np.ndarray]) -> "Classifier":

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+import jax
 import numpy as np
 
 from experiments.benchmark.contestants import CONTESTANTS, Counted, Variant
@@ -72,6 +73,13 @@ def measure(names: Sequence[str], work: Work, repeats: int, quick: bool, say: An
     return {name: Measured(warm_up[name], tried[name], runs[name]) for name in names}
 
 
+def on_this_device() -> dict[str, str]:
+    """What a process needs in its environment to share an accelerator, and to multiply float32 there as it stands."""
+    if jax.default_backend() == "cpu":
+        return {}
+    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+
+
 class Process:
     """A contestant behind a pair of pipes. It starts when told, so that no two prepare at once."""
 
@@ -89,7 +97,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | dict(CONTESTANTS[self._name].environment),
+            env=os.environ | on_this_device() | dict(CONTESTANTS[self._name].environment),
         )
 
     def ask(self, *question: str) -> dict[str, Any]:

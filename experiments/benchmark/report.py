@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -197,7 +198,7 @@ def machine() -> dict[str, Any]:
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        "device": "cpu",
+        "device": jax.devices()[0].device_kind,  # PyTorch's is in the names of its variants
         "cores": os.cpu_count(),
         "threads": "PyTorch: as the variant says, peers 2; JAX: all cores",
         "precision": "float32",
