@@ -3,8 +3,8 @@
     python make_cw_margin.py MNIST_TEST_IMAGES
 
 Needs torch and numpy; none of a2d_jax. The loss has the terms of the original, with what is a plain number there detached here. Stored
-per digit: which of 400 candidates is the first that is misclassified (-1 for none), and the twentieth candidate, as pixels. Later ones
-drift apart in float32: the ranking of rivals decides between near ties.
+per digit: which of 400 candidates is the first that is misclassified (-1 for none), and the twentieth candidate, as pixels. All in float64:
+in float32 the ranking of rivals decides between near ties, and Adam makes much of small gradients' rounding.
 """
 
 import pathlib
@@ -44,9 +44,10 @@ def craft(network, x):
 def main(images):
     """Write the golden file."""
     weights = np.load(HERE / "lenet5_mnist.npz", allow_pickle=False)
-    network = LeNet5({name: weights[name] for name in weights.files if name.startswith(("conv", "fc"))}).eval()
+    arrays = {name: weights[name] for name in weights.files if name.startswith(("conv", "fc"))}
+    network = LeNet5(arrays, torch.float64).eval()
     digits = np.frombuffer(pathlib.Path(images).read_bytes(), np.uint8, offset=16).reshape(-1, 1, 28, 28)[:COUNT]
-    first, early = zip(*(craft(network, torch.tensor(digit.astype(np.float32) / 255)) for digit in digits), strict=True)
+    first, early = zip(*(craft(network, torch.tensor(digit / 255)) for digit in digits), strict=True)
     early = np.stack(early).transpose(0, 2, 3, 1)
     np.savez_compressed(HERE / "cw_margin.npz", first=np.array(first), early=early, torch_version=str(torch.__version__))
 
