@@ -14,6 +14,7 @@ from a2d_jax.nn import planes
 
 STACKS = [  # height, width, channels in, channels out, kernel, window, paddings: LeNet-5, then odd sizes, leftovers, other windows
     (28, 28, 1, (6, 16), (5, 5), 2, (2, 0)),
+    (14, 14, 6, (16,), (5, 5), 2, (0,)),
     (9, 12, 3, (4,), (3, 3), 2, (0,)),
     (8, 7, 2, (5,), (2, 3), 2, (1,)),
     (11, 10, 2, (3,), (3, 3), 3, (0,)),
@@ -60,11 +61,11 @@ def test_equals_pytorch(h, w, c, outs, kernel, window, paddings, whole):
         if whole:
             np.testing.assert_array_equal(mine, yours)
         else:
-            np.testing.assert_allclose(mine, yours, rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(mine, yours, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 7, 16, 32, 33])
-@pytest.mark.parametrize(SHAPES, STACKS[:6])
+@pytest.mark.parametrize(SHAPES, STACKS[:7])
 def test_flat_images_give_ties(h, w, c, outs, kernel, window, paddings, lanes):
     """Where an image is flat, the entries of a tile are equal to the last bit, in a loop too: the first takes the whole gradient.
 
@@ -105,13 +106,14 @@ def test_other_types(dtype):
     with jax.enable_x64(dtype == jnp.float64):
         x, layers, (ours, theirs) = stack(dtype=dtype)
         (mine, back), (yours, their_back) = jax.vjp(ours, x, layers), jax.vjp(theirs, x, layers)
-        pairs = [(mine, yours), (back(yours)[0], their_back(yours)[0])]
+        found, expected = (jax.tree.leaves(pull(yours)) for pull in (back, their_back))
+        pairs = [(mine, yours), *zip(found, expected, strict=True)]
         assert {a.dtype for pair in pairs for a in pair} == {jnp.dtype(dtype)}
-        for a, b in pairs:
+        for a, b in pairs[:2] if dtype == jnp.bfloat16 else pairs:  # sums over an image are noise in bfloat16
             close = np.isclose(
                 np.asarray(a, np.float64), np.asarray(b, np.float64), *([0.1, 0.1] if dtype == jnp.bfloat16 else [1e-12] * 2)
             )
-            assert close.mean() > (0.9 if dtype == jnp.bfloat16 else 0.9999)  # a rounded tie may move a gradient in bfloat16
+            assert close.mean() > (0.95 if dtype == jnp.bfloat16 else 0.9999)  # a rounded tie may move a gradient in bfloat16
 
 
 def test_maps_over_everything():
