@@ -23,7 +23,7 @@ from a2d_jax import costs, drivers
 from a2d_jax.attacks import JSMA
 from a2d_jax.losses import cross_entropy, look
 from a2d_jax.types import Classifier, Example
-from experiments.benchmark.networks import ACCELERATOR_LANES, NETWORKS, flax_classifier
+from experiments.benchmark.networks import flax_classifier, our_lanes
 from experiments.benchmark.processes import on_this_device
 from experiments.benchmark.works import Work, read, save
 
@@ -41,8 +41,7 @@ def limit(work: Work, images: int) -> dict[str, Any]:
     """
     classifier = flax_classifier(work.network, work.arrays)
     label, _ = costs.predictions(classifier, work.x)
-    tried = NETWORKS[work.network].lanes if jax.default_backend() == "cpu" else ACCELERATOR_LANES
-    lanes = [n for n in tried[:2] if 2 * n <= images] or [2]
+    lanes = [n for n in our_lanes(work.network)[:2] if 2 * n <= images] or [2]
     sizes = [n for n in sorted({2 * max(lanes), 4 * max(lanes), *lanes}) if n <= images]
     attack = replace(work.attack, max_steps=LIMIT_STEPS)
     examples = costs.examples(classifier, work.x[: 2 * max(lanes)])

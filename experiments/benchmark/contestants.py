@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from a2d_jax.attacks import JSMA, PGD
-from experiments.benchmark.networks import ACCELERATOR_LANES, NETWORKS, flax_classifier, torch_module
+from experiments.benchmark.networks import ACCELERATOR_LANES, NETWORKS, flax_classifier, our_lanes, torch_module
 from experiments.benchmark.works import Work
 
 ONE_BY_ONE = 16  # images for the loop over single images, which is scaled to the others by its number of steps
@@ -185,7 +185,7 @@ def jax_run(work: Work, quick: bool) -> dict[str, Variant]:
 
         return run
 
-    return {f"{n} at a time": variant(n) for n in _lanes(work)[: 1 if quick else 2]}
+    return {f"{n} at a time": variant(n) for n in our_lanes(work.network)[: 1 if quick else 2]}
 
 
 def jax_stream(work: Work, quick: bool) -> dict[str, Variant]:
@@ -215,10 +215,6 @@ CONTESTANTS: dict[str, Contestant] = {
     "stream-bound": Contestant("ours, stream with the Z-score's bound", jax_stream_bounded),
 }
 """Contestants by name. A new one (another library, another network) is a row here and a function above."""
-
-
-def _lanes(work: Work) -> tuple[int, ...]:
-    return NETWORKS[work.network].lanes if jax.default_backend() == "cpu" else ACCELERATOR_LANES
 
 
 def _torch_lanes(work: Work) -> tuple[int, ...]:
@@ -261,7 +257,7 @@ def _stream(work: Work, quick: bool, most: int | None) -> dict[str, Variant]:
 
         return run
 
-    return {f"{n} lanes": variant(n) for n in _lanes(work)[: 2 if quick else None]}
+    return {f"{n} lanes": variant(n) for n in our_lanes(work.network)[: 2 if quick else None]}
 
 
 def _settings(work: Work, max_steps: int) -> Any:
