@@ -7,8 +7,10 @@ which such layers win back. What is left is moving pixels, and that is fast on a
 - Images of a batch lie side by side: the batch is the last axis.
 - Pixels that a stride visits together lie together. An image is kept as planes of every `stride`-th row and column, `stride` being the
   product of the windows still to come, and a layer reads planes of one stride and writes planes of the next. No slice has a step.
-- Between two products XLA joins all it can into one loop, computes anew what several of them read, and runs the loop on the shape of the
-  product; a concatenation of many pieces is where it stops. Hence the pieces that are put together here.
+- What tiles see overlaps, so rows of pixels are moved once for all of them and columns after that, whole planes at a time: a few loops,
+  quick to compile. The way back adds up columns, then rows.
+- Between two products XLA joins all it can into one loop and runs it on the shape of the product, slowly; a concatenation of many pieces is
+  where it stops. Hence the pieces in which rows are added up.
 
 A batch is seen as one, under `vmap` too (`custom_vmap`). The input gradient computes the value again, which XLA finds to be the same. Equal
 pixels give equal entries, on which the pool's gradient depends wherever an image is flat: each row adds the same terms in the same order,
@@ -16,7 +18,7 @@ as zeros change no sum (`_product` says what that takes). Accelerators run the l
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,8 +31,8 @@ from jaxtyping import Float
 
 from a2d_jax.nn.pooling import sliding_max_pool
 
-PIECES = 32
-"""Into about as many a gradient is cut: less than 16 would be joined with what reads them into one loop, more take longer to compile."""
+PIECES = 16
+"""Into so many at least a gradient is cut: fewer would be joined with what reads them into one loop."""
 
 
 class Weights(NamedTuple):
@@ -184,16 +186,15 @@ class _Layer(NamedTuple):
         """Rows and columns of tiles of a plane that it writes; some planes have one row or column less, and hold rubbish there."""
         return -(-self.tiles[0] // self.writes), -(-self.tiles[1] // self.writes)
 
-    def pixels(self) -> list[tuple[int, int]]:
-        """Pixels under a tile, in row-major order."""
-        return list(np.ndindex(*self.patch))
+    def runs(self, axis: int) -> list[tuple[int, slice]]:
+        """Along rows (axis 0) or columns (1), where the pixels are that all tiles see at one place of their planes, in order.
 
-    def place(self, plane: tuple[int, int], pixel: tuple[int, int]) -> tuple[int, int, int]:
-        """Where the pixels at one place of all tiles of a plane are: the plane that is read, and the row and column of the first tile's."""
-        (row, down), (column, across) = (
-            divmod(self.window * a + offset - self.padding, self.reads)[::-1] for a, offset in zip(plane, pixel, strict=True)
-        )
-        return row * self.reads + column, down, across
+        Runs of neighbouring planes, each with the row or column of the first tile's pixel there.
+        """
+        begin = -self.padding
+        end = begin + self.window * (self.writes - 1) + self.patch[axis]
+        firsts = range(begin // self.reads, -(-end // self.reads))
+        return [(first, slice(max(begin - first * self.reads, 0), min(end - first * self.reads, self.reads))) for first in firsts]
 
 
 def _layers(shape: Sequence[int], weights: Layers, window: int, paddings: Sequence[int]) -> list[_Layer]:
@@ -232,8 +233,8 @@ def _run(x: Array, weights: Layers, layers: Sequence[_Layer]) -> tuple[Array, li
             winner = jnp.where(y[place] == best, place, winner)
         out = best + bias[:, None]
         seen.append(_Seen(winner, out > 0))
-        planes = _without_rubbish(jax.nn.relu(out).reshape(len(bias), layer.writes**2, *layer.tiles_of_plane, len(x)), layer)
-    return planes[:, 0].transpose(3, 1, 2, 0), seen
+        planes = _without_rubbish(jax.nn.relu(out).reshape(len(bias), layer.writes, layer.writes, *layer.tiles_of_plane, len(x)), layer)
+    return planes[:, 0, 0].transpose(3, 1, 2, 0), seen
 
 
 @partial(jax.jit, static_argnames=("window", "paddings"))
@@ -242,7 +243,7 @@ def _gradients(x: Array, weights: Layers, grads: Array, window: int, paddings: S
     _, seen = _run(x, weights, layers)
 
     def back(grad: Array) -> Array:
-        grad = grad.transpose(3, 1, 2, 0)[:, None]
+        grad = grad.transpose(3, 1, 2, 0)[:, None, None]
         for (_, bias, matrix), layer, (winner, positive) in reversed(list(zip(weights, layers, seen, strict=True))):
             places = layer.window**2
             grad = jnp.where(positive, _without_rubbish(grad, layer).reshape(len(bias), -1), 0)
@@ -263,25 +264,25 @@ def _product(matrix: Array, columns: Array) -> Array:
 
 
 def _matrix(kernel: Array, window: int) -> Array:
-    """The kernel at each place of a tile: rows are the pixels and channels of a patch, columns the places and output channels."""
+    """The kernel at each place of a tile: rows are the channels and pixels of a patch, columns the places and output channels."""
     last = window - 1
     places = [jnp.pad(kernel, ((i, last - i), (j, last - j), (0, 0), (0, 0))) for i, j in np.ndindex(window, window)]
-    return jnp.stack(places, axis=3).reshape(-1, len(places) * kernel.shape[-1])
+    return jnp.stack(places, axis=3).transpose(2, 0, 1, 3, 4).reshape(-1, len(places) * kernel.shape[-1])
 
 
 def _split(x: Array, layer: _Layer) -> Array:
-    """Images `n h w c` as planes `c stride*stride rows columns n`, with zeros at the end."""
+    """Images `n h w c` as planes `c stride stride rows columns n`, with zeros at the end."""
     n, h, w, c = x.shape
     (rows, columns), stride = layer.size, layer.reads
     x = jnp.pad(x, ((0, 0), (0, rows * stride - h), (0, columns * stride - w), (0, 0)))
-    return x.reshape(n, rows, stride, columns, stride, c).transpose(5, 2, 4, 1, 3, 0).reshape(c, stride * stride, rows, columns, n)
+    return x.reshape(n, rows, stride, columns, stride, c).transpose(5, 2, 4, 1, 3, 0)
 
 
 def _join(planes: Array, layer: _Layer, shape: Sequence[int]) -> Array:
     """Inverse of `_split`."""
     n, h, w, c = shape
     (rows, columns), stride = layer.size, layer.reads
-    x = planes.reshape(c, stride, stride, rows, columns, n).transpose(5, 3, 1, 4, 2, 0)
+    x = planes.transpose(5, 3, 1, 4, 2, 0)
     return x.reshape(n, rows * stride, columns * stride, c)[:, :h, :w]
 
 
@@ -291,44 +292,66 @@ def _without_rubbish(planes: Array, layer: _Layer) -> Array:
         np.arange(layer.writes)[:, None] + layer.writes * np.arange(count) < tiles
         for count, tiles in zip(layer.tiles_of_plane, layer.tiles, strict=True)
     )
-    real = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(1, layer.writes**2, *layer.tiles_of_plane, 1)
+    real = (rows[:, None, :, None] & columns[None, :, None, :])[None, ..., None]
     return planes if real.all() else jnp.where(real, planes, 0)
 
 
 def _patches(planes: Array, layer: _Layer) -> Array:
-    """The pixels under each tile: `rows*columns*c`, by all tiles of all planes and images."""
-    down, across = layer.tiles_of_plane
-
-    def under(plane: tuple[int, int], pixel: tuple[int, int]) -> Array:
-        source, i, j = layer.place(plane, pixel)
-        (rows, columns) = layer.size
-        if i >= 0 and j >= 0 and i + down <= rows and j + across <= columns:
-            return planes[:, source, i : i + down, j : j + across]
-        around = [(0, 0, 0), (-i, i + down - rows, 0), (-j, j + across - columns, 0), (0, 0, 0)]
-        return lax.pad(planes[:, source], jnp.zeros((), planes.dtype), around)
-
-    written = list(np.ndindex(layer.writes, layer.writes))
-    if layer.channels == 1:  # one concatenation instead of two
-        return jnp.concatenate([under(plane, pixel) for pixel in layer.pixels() for plane in written]).reshape(len(layer.pixels()), -1)
-    each = [jnp.stack([under(plane, pixel) for plane in written], axis=1) for pixel in layer.pixels()]
-    return jnp.concatenate(each).reshape(len(layer.pixels()) * layer.channels, -1)
+    """The pixels under each tile: `c*rows*columns` of a patch, by all tiles of all planes and images."""
+    for axis in (0, 1):
+        before = (slice(None),) * (1 + axis)
+        parts = [_move(planes[(*before, run)], -first, layer.tiles_of_plane[axis], axis) for first, run in layer.runs(axis)]
+        planes = jnp.concatenate(parts, axis=1 + axis)
+    (height, width), step = layer.patch, layer.window
+    under = [planes[:, step * i : step * i + height, step * j : step * j + width] for i, j in np.ndindex(layer.writes, layer.writes)]
+    return jnp.stack(under, axis=3).reshape(layer.channels * height * width, -1)
 
 
 def _put_back(patches: Array, layer: _Layer, n: int) -> Array:
-    """Transpose of `_patches`: patches are added up where they overlap, in pieces of some rows of pixels."""
-    (rows, columns), (down, across), c = layer.size, layer.tiles_of_plane, layer.channels
-    patches = patches.reshape(*layer.patch, c, layer.writes**2, down, across, n)
-    terms: list[list[tuple[Array, int, int]]] = [[] for _ in range(layer.reads**2)]
-    for (number, plane), pixel in itertools.product(enumerate(np.ndindex(layer.writes, layer.writes)), layer.pixels()):
-        source, i, j = layer.place(plane, pixel)
-        terms[source].append((patches[(*pixel, slice(None), number)], i, j))
-    zero, pieces = jnp.zeros((), patches.dtype), []
-    tall = max(layer.reads**2 * rows // PIECES, 1)
-    for source, first in itertools.product(range(layer.reads**2), range(0, rows, tall)):
-        high = min(tall, rows - first)
-        total = jnp.zeros((c, high, columns, n), patches.dtype)
-        for patch, i, j in terms[source]:
-            if i < first + high and i + down > first:
-                total += lax.pad(patch, zero, [(0, 0, 0), (i - first, first + high - i - down, 0), (j, columns - across - j, 0), (0, 0, 0)])
-        pieces.append(total)
-    return jnp.concatenate(pieces, axis=1).reshape(c, layer.reads**2, rows, columns, n)
+    """Transpose of `_patches`: patches are added up where they overlap, columns first, then rows, in pieces."""
+    (rows, columns), (down, _), c, reads = layer.size, layer.tiles_of_plane, layer.channels, layer.reads
+    under = patches.reshape(c, *layer.patch, layer.writes, layer.writes, *layer.tiles_of_plane, n)
+    starts = range(0, layer.window * layer.writes, layer.window)
+    grads = [_add_up([(start, under[:, :, :, i, j]) for i, start in enumerate(starts)], 1) for j in range(layer.writes)]
+    grad = _add_up(list(zip(starts, grads, strict=True)), 2)
+    grad = _add_up([(run.start, _move(part, first, columns, 1)) for first, run, part in _runs(grad, layer, 1)], 2)
+
+    def row_of(plane: int, beside: int, row: int) -> Array:
+        total = jnp.zeros((c, together, columns, n), grad.dtype)
+        for first, run, part in runs:
+            if run.start <= plane < run.stop and 0 <= row - first < down:
+                total += part[:, plane - run.start, beside : beside + together, row - first]
+        return total
+
+    runs = list(_runs(grad, layer, 0))
+    together = reads if reads * rows >= PIECES else 1  # planes beside one another in a piece
+    pieces = [row_of(*piece) for piece in itertools.product(range(reads), range(0, reads, together), range(rows))]
+    grad = jnp.stack(pieces, axis=1).reshape(c, reads, -1, rows, together, columns, n)
+    return grad.swapaxes(3, 4).reshape(c, reads, reads, rows, columns, n)
+
+
+def _runs(grad: Array, layer: _Layer, axis: int) -> Iterator[tuple[int, slice, Array]]:
+    """The runs of a layer, each with its part of what `_patches` makes of them."""
+    begin = 0
+    for first, run in layer.runs(axis):
+        end = begin + run.stop - run.start
+        yield first, run, lax.slice_in_dim(grad, begin, end, axis=1 + axis)
+        begin = end
+
+
+def _move(planes: Array, by: int, size: int, axis: int) -> Array:
+    """All planes moved down (axis 0) or to the right (1), cut to a size, with zeros where nothing comes from."""
+    around = [(0, 0, 0)] * planes.ndim
+    around[3 + axis] = (by, size - planes.shape[3 + axis] - by, 0)
+    return lax.pad(planes, jnp.zeros((), planes.dtype), around)
+
+
+def _add_up(parts: Sequence[tuple[int, Array]], axis: int) -> Array:
+    """The sum of parts that begin at different places of an axis: one piece for each stretch that the same parts cover."""
+    ends = [start + part.shape[axis] for start, part in parts]
+    cuts = sorted({start for start, _ in parts} | set(ends))
+    pieces = []
+    for begin, end in itertools.pairwise(cuts):
+        cover = [(start, part) for (start, part), stop in zip(parts, ends, strict=True) if start <= begin and end <= stop]
+        pieces.append(sum(lax.slice_in_dim(part, begin - start, end - start, axis=axis) for start, part in cover))
+    return jnp.concatenate(pieces, axis=axis)
