@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.files import cache_folder
 
 if TYPE_CHECKING:
     from a2d_jax.jobs import Report
@@ -81,8 +82,9 @@ class Settings(Images):
     square change for bim2, pixels being in [0, 1]."""
     step_size: float | None = None
     """Length of one update, instead of the preset's, for one attack and in its units: those of epsilon for bim, tanh space for cw."""
-    lanes: int | None = None
-    """Images in work at a time on each device; more need more memory. Results do not depend on it."""
+    lanes: int | Literal["auto"] | None = None
+    """Images in work at a time on each device; more need more memory. Results do not depend on it. auto tries some numbers before the first
+    job of its kind, which takes seconds to minutes, and remembers the fastest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +207,8 @@ class Detect(Output):
     """Take the first images only."""
     no_bound: bool = False
     """Do not stop an attack at the cost from which the verdict is benign whatever follows; verdicts are the same."""
-    lanes: int | None = None
-    """Images in work at a time on each device; results do not depend on it."""
+    lanes: int | Literal["auto"] | None = None
+    """Images in work at a time on each device, or auto, as for `a2d cost`; results do not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,8 +261,7 @@ def _run(command: Any) -> int:
         "JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     )
     # Compiled programs are kept for the next command: most of a short one would be spent compiling. An empty value turns this off.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "a2d-jax" / "compiled"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     for library in ("absl", "jax"):
         logging.getLogger(library).setLevel(logging.ERROR)

@@ -295,6 +295,21 @@ def test_clever_rows_with_errors(here, capsys):
     refused(capsys, "finite logits", code=run(*clever, *few, factory="tiny_net:broken"))
 
 
+def test_lanes_auto(here, capsys, monkeypatch):
+    """Lanes are tried before the first job and remembered for the second; costs do not depend on them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here))
+    np.savez("x.npz", x=near_boundary(6, 0.2, 3))
+    few = ("--attacks", "bim", "--max-steps", 20)
+    for name, lanes in {"a": (), "b": ("--lanes", "auto"), "c": ("--lanes", "auto")}.items():
+        assert run("cost", "--out", f"{name}.parquet", "--json", *few, *lanes) == 0
+    _, first, second = (json.loads(line)["costs"][0]["lanes"] for line in capsys.readouterr().out.splitlines())
+    (remembered,) = json.loads((here / "a2d-jax" / "lanes.json").read_text()).values()
+    assert first == second == min(remembered["lanes"], 2)  # six images on eight devices: no more lanes than images
+    assert table("a.parquet") == table("b.parquet") == table("c.parquet")
+    (here / "a2d-jax" / "lanes.json").write_text("{")
+    refused(capsys, "lanes.json", "delete it", code=run("cost", "--out", "out.parquet", *few, "--lanes", "auto"))
+
+
 def test_attack_takes_the_prediction_where_there_are_no_labels(here):
     """Without labels the predicted class is attacked; with a wrong label, the label, which costs nothing."""
     x = near_boundary(6, 0.2, 3)

@@ -1,11 +1,13 @@
 """Drivers: the loops that run an attack's `step` until it is done.
 
 `run` and `unroll` are pure functions of one example, to be mapped, differentiated and composed; `stream` and `attack` are
-the jitted, sharded entries for batches and for data that does not fit into memory.
+the jitted, sharded entries for batches and for data that does not fit into memory; `calibrate` finds the fastest number of
+lanes for `stream`.
 """
 
 from a2d_jax.drivers.batch import attack
+from a2d_jax.drivers.calibration import Calibration, calibrate
 from a2d_jax.drivers.loops import run, unroll
 from a2d_jax.drivers.refill import Stats, Stream, stream
 
-__all__ = ["Stats", "Stream", "attack", "run", "stream", "unroll"]
+__all__ = ["Calibration", "Stats", "Stream", "attack", "calibrate", "run", "stream", "unroll"]

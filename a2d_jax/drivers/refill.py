@@ -28,7 +28,7 @@ from a2d_jax.drivers.loops import MIN_WIDTH, advance, finish
 from a2d_jax.drivers.queue import AXIS, Queue, pieces_of
 from a2d_jax.types import AnyArray, Attack, AttackResult, Classifier, Example
 
-LANES, FEWEST, NUMBERS = 32, 4, 1 << 19  # of a CPU device: a small batch keeps the working set in its caches, see `default_lanes`
+LANES, FEWEST, NUMBERS = 32, 4, 1 << 15  # of a CPU device: a small batch keeps the working set in its caches, see `default_lanes`
 LANES_ELSEWHERE = 256
 QUEUE_PER_LANE = 4  # examples brought to a device at a time, per lane
 SHRINK = 4  # with nothing left to bring, the lanes shrink by this factor
@@ -69,6 +69,7 @@ class Finished:
 class Stats:
     """What a stream has done so far."""
 
+    lanes: int = 0  # of each device at the start, known with the first result
     finished: int = 0  # examples
     useful_steps: int = 0  # steps of examples that were not done
     lane_steps: int = 0  # steps executed, free and finished lanes included
@@ -123,11 +124,15 @@ def stream(
 
 
 def default_lanes(shape: Sequence[int], platform: str) -> int:
-    """Lanes of a device by the shape of an image: 256 on an accelerator, 32 on a CPU, fewer there for images of over 16,384 numbers.
+    """Lanes of a device by the shape of an image: 256 on an accelerator; on a CPU 32 for digits, 8 for 32 x 32 x 3, 4 for photographs.
 
-    A photograph of 224 x 224 gets 4: more are not faster, and a set of few photographs leaves more of them idle at its end.
+    There more are not faster for networks of such images, as far as tried (`calibrate` tries yours), and few images leave more of them idle
+    at the end.
     """
-    return min(LANES, max(FEWEST, NUMBERS // math.prod(shape))) if platform == "cpu" else LANES_ELSEWHERE
+    if platform != "cpu":
+        return LANES_ELSEWHERE
+    fit = max(NUMBERS // math.prod(shape), 1)
+    return min(LANES, max(FEWEST, 1 << (fit.bit_length() - 1)))
 
 
 def _results(
@@ -145,6 +150,7 @@ def _results(
         return
     if following is None:  # everything is here: no more lanes than examples
         width = min(width, max(_power_of_two(int(np.max(piece.size))), MIN_WIDTH))
+    stats.lanes = width
     classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))
     in_work = _empty_lanes(mesh, width)(attack, piece)
     taken, advance_lanes = np.zeros(mesh.size, np.int32), _advance_lanes(mesh, keep_x_adv)

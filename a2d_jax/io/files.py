@@ -8,6 +8,11 @@ from pathlib import Path
 from a2d_jax.errors import BadInput
 
 
+def cache_folder() -> Path:
+    """Where things are kept for the next command; nothing in it is needed. It may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "a2d-jax"
+
+
 def refuse_existing(path: str | Path, force: bool) -> None:
     """Refuse an output that cannot or must not be written. Call it before the work, which may take hours.
 

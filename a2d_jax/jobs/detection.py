@@ -16,6 +16,7 @@ from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.tables import CostTable, read_costs, table_writer, verdicts_schema
 from a2d_jax.jobs.common import Done, Report, attacks_from, names_of, record, same_settings, silent, versions
 from a2d_jax.jobs.images import open_both
+from a2d_jax.jobs.lanes import Lanes
 from a2d_jax.jobs.measure import measure
 from a2d_jax.metrics import detection_report
 
@@ -76,7 +77,7 @@ def detect(
     checkpoint: Path | None = None,
     images: Path | None = None,
     no_bound: bool = False,
-    lanes: int | None = None,
+    lanes: Lanes = None,
     limit: int | None = None,
     seed: int = 0,
     force: bool = False,

@@ -16,6 +16,7 @@ from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.images import ImageSource, open_images
 from a2d_jax.io.tables import COSTS, PREDICTIONS, npz_writer, stretched, table_writer
 from a2d_jax.jobs.common import Done, Report, preset_attacks, record, settings_of, silent
+from a2d_jax.jobs.lanes import Lanes
 from a2d_jax.jobs.measure import Measured, class_count, measure, predicted
 from a2d_jax.types import Classifier
 
@@ -60,7 +61,7 @@ def cost(
     max_steps: int | None = None,
     epsilon: float | None = None,
     step_size: float | None = None,
-    lanes: int | None = None,
+    lanes: Lanes = None,
     limit: int | None = None,
     precision: str = "float32",
     seed: int = 0,
@@ -83,6 +84,7 @@ def cost(
             "censored": float(np.mean(result.censored[measured.good])),
             "forward queries": int(np.sum(result.forward_queries)),
             "backward queries": int(np.sum(result.backward_queries)),
+            "lanes": measured.stats[name].lanes,
             "useful lane fraction": measured.stats[name].useful_fraction,
         }
         for name, result in measured.results.items()
@@ -101,7 +103,7 @@ def attack(
     max_steps: int | None = None,
     epsilon: float | None = None,
     step_size: float | None = None,
-    lanes: int | None = None,
+    lanes: Lanes = None,
     limit: int | None = None,
     precision: str = "float32",
     stretch: bool = False,

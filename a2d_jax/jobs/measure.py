@@ -14,6 +14,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.images import ImageSource
 from a2d_jax.io.source import Shape, text
 from a2d_jax.jobs.common import Report
+from a2d_jax.jobs.lanes import Lanes, fastest_lanes
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
 
@@ -85,7 +86,7 @@ def measure(
     source: ImageSource,
     attacks: Mapping[str, Attack],
     seed: int,
-    lanes: int | None,
+    lanes: Lanes,
     report: Report,
     *,
     own_label: bool = False,
@@ -101,7 +102,7 @@ def measure(
       source: the images.
       attacks: by name.
       seed: each image's key is that of its place in the set under this seed.
-      lanes: images in work at a time on each device.
+      lanes: images in work at a time on each device; `auto` tries some numbers first.
       report: told of progress.
       own_label: attack the label of the set rather than the predicted class.
       keep_x_adv: takes the places in the set of some images and their attacked versions, as they finish.
@@ -133,7 +134,12 @@ def measure(
             for field in AttackResult._fields
             if field != "x_adv"
         }
-        stream = drivers.stream(attack, classifier, feed(), lanes=lanes, keep_x_adv=keep_x_adv is not None)
+        keep, width = keep_x_adv is not None, lanes
+        if width == "auto":
+            report(f"{name}, trying lanes", 0, 1)
+            width = fastest_lanes(attack, classifier, next(feed()), keep)
+            report(f"{name}, trying lanes", 1, 1)
+        stream = drivers.stream(attack, classifier, feed(), lanes=width, keep_x_adv=keep)
         for finished in stream:
             rows = places[finished.index]
             for field, column in columns.items():

@@ -155,7 +155,7 @@ def test_devices_stop_on_their_own(net):
 
 @pytest.mark.parametrize(
     ("shape", "platform", "lanes"),
-    [((28, 28, 1), "cpu", 32), ((32, 32, 3), "cpu", 32), ((224, 224, 3), "cpu", 4), ((96, 96, 3), "cpu", 18), ((224, 224, 3), "gpu", 256)],
+    [((28, 28, 1), "cpu", 32), ((32, 32, 3), "cpu", 8), ((64, 64, 1), "cpu", 8), ((224, 224, 3), "cpu", 4), ((224, 224, 3), "gpu", 256)],
 )
 def test_lanes_by_size(shape, platform, lanes):
     """Protects small sets of large photographs on a CPU: few lanes, so that few are idle."""

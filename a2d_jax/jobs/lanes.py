@@ -1,0 +1,68 @@
+"""`--lanes auto`: the fastest number of lanes, tried once and remembered for the next command.
+
+Remembered for an attack, a network, an image shape, devices and a version of JAX, in a JSON file of the user's cache folder. To
+have it tried again, delete the file.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any, Literal
+
+import jax
+
+from a2d_jax import drivers
+from a2d_jax.errors import BadInput
+from a2d_jax.io.files import atomic, cache_folder
+from a2d_jax.io.source import text
+from a2d_jax.types import Attack, Classifier, Example
+
+Lanes = int | Literal["auto"] | None
+"""Images in work at a time on each device: a number, the fastest one, or the default of `stream`."""
+
+
+def fastest_lanes(attack: Attack, classifier: Classifier, examples: Example, keep_x_adv: bool) -> int:
+    """The remembered number, or the one that trying shows now.
+
+    Args:
+      attack: as it will run.
+      classifier: one image to logits.
+      examples: some of those to come.
+      keep_x_adv: as for `stream`.
+
+    Raises:
+      BadInput: the file of remembered numbers is broken.
+    """
+    path, key = cache_folder() / "lanes.json", _key(attack, classifier, examples)
+    remembered = _read(path)
+    if key not in remembered:
+        found = drivers.calibrate(attack, classifier, examples, keep_x_adv=keep_x_adv)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:  # read again: another command may have written meanwhile
+            temporary.write_text(json.dumps(_read(path) | {key: asdict(found)}, indent=1))
+        return found.lanes
+    return remembered[key]["lanes"]
+
+
+def _read(path: Any) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        remembered = json.loads(path.read_text())
+        if any(type(one["lanes"]) is not int for one in remembered.values()):
+            raise ValueError
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"expected the numbers of lanes that earlier commands remembered in {path}, got something else; delete it"
+        ) from error
+    return remembered
+
+
+def _key(attack: Attack, classifier: Classifier, examples: Example) -> str:
+    """All that the time of a step depends on, readable: numbers of an attack and values of weights are not among it."""
+    leaves = jax.tree_util.tree_leaves_with_path(classifier.variables)
+    weights = [f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}" for path, leaf in leaves]
+    network = f"{len(weights)} arrays {hashlib.sha256(' '.join(weights).encode()).hexdigest()[:16]}"
+    devices = jax.local_devices()
+    machine = f"{len(devices)} x {devices[0].platform} {devices[0].device_kind}, JAX {jax.__version__}"
+    return f"{jax.tree.structure(attack)}; {network}; {text(examples.x.shape[1:])}; {machine}"
