@@ -306,6 +306,7 @@ def test_lanes_auto(here, capsys, monkeypatch):
     (remembered,) = json.loads((here / "a2d-jax" / "lanes.json").read_text()).values()
     assert first == second == min(remembered["lanes"], 2)  # six images on eight devices: no more lanes than images
     assert table("a.parquet") == table("b.parquet") == table("c.parquet")
+    refused(capsys, "at least 2 lanes, got 1", code=run("cost", "--out", "out.parquet", *few, "--lanes", 1))
     (here / "a2d-jax" / "lanes.json").write_text("{")
     refused(capsys, "lanes.json", "delete it", code=run("cost", "--out", "out.parquet", *few, "--lanes", "auto"))
 

@@ -58,7 +58,7 @@ def test_forgotten_with_the_file(tried, tmp_path):
     assert ask() == 4
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": 3}', '{"a": {}}', '{"a": {"lanes": "8"}}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 3}', '{"a": {}}', '{"a": {"lanes": "8"}}', '{"a": {"lanes": 1}}'])
 def test_a_broken_file_is_said(tried, tmp_path, text):
     """Protects against half of a file: the line names it and says what to do."""
     (tmp_path / "a2d-jax").mkdir()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 
 from a2d_jax import drivers
+from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic, cache_folder
 from a2d_jax.io.source import text
@@ -49,12 +50,10 @@ def _read(path: Any) -> dict[str, Any]:
         return {}
     try:
         remembered = json.loads(path.read_text())
-        if any(type(one["lanes"]) is not int for one in remembered.values()):
+        if any(type(one["lanes"]) is not int or one["lanes"] < MIN_WIDTH for one in remembered.values()):
             raise ValueError
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise BadInput(
-            f"expected the numbers of lanes that earlier commands remembered in {path}, got something else; delete it"
-        ) from error
+        raise BadInput(f"expected numbers of lanes, remembered by earlier commands, in {path}, got something else; delete it") from error
     return remembered
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from a2d_jax import drivers
 from a2d_jax.costs import examples, predictions
+from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.errors import BadInput
 from a2d_jax.io.images import ImageSource
 from a2d_jax.io.source import Shape, text
@@ -107,6 +108,8 @@ def measure(
       own_label: attack the label of the set rather than the predicted class.
       keep_x_adv: takes the places in the set of some images and their attacked versions, as they finish.
     """
+    if isinstance(lanes, int) and lanes < MIN_WIDTH:
+        raise BadInput(f"expected at least {MIN_WIDTH} lanes, got {lanes}; leave it out to take the default")
     parts = list(predicted(classifier, source, report))
     index = np.concatenate([part.index for part in parts])
     label = np.concatenate([part.label if not own_label or part.truth is None else part.truth for part in parts])
