@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from a2d_jax.cli import main
+from a2d_jax.drivers import calibration
 from a2d_jax.io.tables import read_costs
 
 FACTORY = """
@@ -298,6 +299,7 @@ def test_clever_rows_with_errors(here, capsys):
 def test_lanes_auto(here, capsys, monkeypatch):
     """Lanes are tried before the first job and remembered for the second; costs do not depend on them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(here))
+    monkeypatch.setitem(calibration.MOST, "cpu", 16)  # two numbers
     np.savez("x.npz", x=near_boundary(6, 0.2, 3))
     few = ("--attacks", "bim", "--max-steps", 20)
     for name, lanes in {"a": (), "b": ("--lanes", "auto"), "c": ("--lanes", "auto")}.items():

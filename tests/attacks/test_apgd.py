@@ -73,6 +73,7 @@ def test_dlr_does_not_change_with_the_scale_of_logits():
         apgd.dlr(jnp.zeros(2), jnp.int32(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_successes_beside_torchattacks(norm, loss):

@@ -127,6 +127,7 @@ def compare(inputs, tau, steps):
     return total, result
 
 
+@pytest.mark.slow
 def test_walks_to_the_letter_until_convergence():
     """Protects every rule of a long walk: queries, points, both windows, resets, the end after 100 converged steps."""
     seen, result = compare([(0, 0.0), (1, 0.0), (2, 0.0)], 0.0, 1500)
@@ -135,6 +136,7 @@ def test_walks_to_the_letter_until_convergence():
     assert all(seen.values()), seen
 
 
+@pytest.mark.slow
 def test_costs_to_the_letter():
     """Protects the cost: the step at which the threshold is met, below a threshold from the start too."""
     for tau in (0.02, 0.001):

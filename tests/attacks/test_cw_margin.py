@@ -61,6 +61,7 @@ def pinned():
         return dict(file)
 
 
+@pytest.mark.slow
 def test_points_are_those_of_a_literal_loop(pinned):
     """Protects the update: the twentieth point on LeNet-5 is PyTorch's but where a near tie parted them, successes come within 10 of it.
 

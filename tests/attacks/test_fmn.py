@@ -86,6 +86,7 @@ def test_input_on_the_boundary_moves():
     assert result.distance.max() < 2e-4
 
 
+@pytest.mark.slow
 def test_distances_beside_foolbox_and_the_paper():
     """Protects the yardstick: on LeNet-5 every digit succeeds, no farther in the median than Foolbox (Linf) or the paper's loop (L2)."""
     found = np.load(GOLDEN / "yardsticks.npz", allow_pickle=False)

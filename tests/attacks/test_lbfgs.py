@@ -88,6 +88,7 @@ def test_minimiser_survives_a_wall():
     np.testing.assert_allclose(search.x, 0.65, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_objective_of_the_attack_on_lenet():
     """Protects the minimiser on its own problem: the attack's objective on LeNet-5, no worse than SciPy's minima in the median."""
     net, x = lenet(), golden()["x"]

@@ -253,6 +253,7 @@ def test_killed_training_ends_with_the_same_weights(tmp_path):
     assert [line["epoch"] for line in killed] == list(range(1, 16))
 
 
+@pytest.mark.slow
 def test_interrupted_in_an_epoch_goes_on_in_it(tmp_path, monkeypatch):
     """Protects states between epochs: Ctrl-C exits with 130, and what was trained on before is neither lost nor repeated."""
     assert train.run([*SMALL, "--out", str(tmp_path / "whole")]) == 0

@@ -4,9 +4,11 @@ Gradients are compared in float64, on the same float32 weights: of a million rec
 the rounding of float32 decides them, and a gradient jumps there, in PyTorch as here. Logits do not jump; they are compared in both.
 """
 
+import functools
 import importlib
 import json
 import pathlib
+import tempfile
 from functools import partial
 
 import jax
@@ -23,11 +25,18 @@ from models import madry, magnet
 from . import drawn
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-QUICK = ("lenet_env1", "convnet12", "googlenet_cifar10", "efficientnet_lite0", "resnet18", "resnet50")
-SLOW = ("resnet34", "resnet101", "resnet152", "cifar_resnet110")  # half a minute to compile
-CHECKED = [
-    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.release] if name in SLOW else [])]) for name in (*QUICK, *SLOW)
-]
+CHECKED = {  # by what they take, nearly all of it compilation
+    "lenet_env1": (),
+    "convnet12": (),
+    "resnet18": (),
+    "efficientnet_lite0": (),
+    "googlenet_cifar10": (pytest.mark.slow,),
+    "resnet50": (pytest.mark.slow,),
+    "resnet34": (pytest.mark.release,),
+    "resnet101": (pytest.mark.release,),
+    "resnet152": (pytest.mark.release,),
+    "cifar_resnet110": (pytest.mark.release,),
+}
 PARAMETERS = {  # as published (torchvision, the papers), else counted by hand from the paper
     "models.lenet:lenet5": 61_706,
     "models.lenet:lenet_env1": 1_218_634,
@@ -76,15 +85,21 @@ def read(name):
         return dict(file)
 
 
-@pytest.fixture(scope="module", params=CHECKED)
-def case(request, tmp_path_factory):
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.xdist_group(name), *marks]) for name, marks in CHECKED.items()])
+def case(request):
     """What is pinned of a network, its drawn weights, and what our network gives."""
-    golden = read(request.param)
+    return computed(request.param)
+
+
+@functools.cache
+def computed(name):
+    golden = read(name)
     arrays = drawn.weights(json.loads(str(golden["shapes"])), float(golden["gain"]))
-    module = abstract(f"models.{golden['module']}:{request.param}")
+    module = abstract(f"models.{golden['module']}:{name}")
     ready = arrays
     if hasattr(module, "keras_layers"):
-        ready = convert.read_arrays(drawn.keras_file(arrays, tmp_path_factory.mktemp("keras") / "net.h5"))
+        with tempfile.TemporaryDirectory() as folder:
+            ready = convert.read_arrays(drawn.keras_file(arrays, pathlib.Path(folder) / "net.h5"))
     network = classifiers.from_nnx(convert.to_module(ready, module))
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiled in half the time, run once
@@ -95,7 +110,7 @@ def case(request, tmp_path_factory):
     with jax.enable_x64(True):
         network, x = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), (network, golden["x"]))
         logits, gradient = ours(network, x, golden["second"])
-    return request.param, golden, arrays, {"logits": logits, "gradient": gradient, "single": single}
+    return name, golden, arrays, {"logits": logits, "gradient": gradient, "single": single}
 
 
 def assert_equal(ours, theirs):

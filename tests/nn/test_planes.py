@@ -100,6 +100,7 @@ def stack(seed=0, dtype=jnp.float32, images=3):
     return x, layers, ways
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
 def test_other_types(dtype):
     """bfloat16 and float64 stay what they are and agree with the layers one by one to their own precision."""
@@ -116,6 +117,7 @@ def test_other_types(dtype):
             assert close.mean() > (0.95 if dtype == jnp.bfloat16 else 0.9999)  # a rounded tie may move a gradient in bfloat16
 
 
+@pytest.mark.slow
 def test_maps_over_everything():
     """Under `vmap`, over images, gradients and weights, each alone and together and twice, the gradients are those of single calls."""
     x, layers, (ours, _) = stack(images=4)
