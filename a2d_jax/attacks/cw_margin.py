@@ -9,10 +9,10 @@ is the result, success or not. T(0) is already another image, of little contrast
 range of 8-bit images (`a2d attack --stretch`), as their authors did.
 
 Source: Wang et al., arXiv:1812.05793, whose code rebuilds the terms of Carlini and Wagner's loss (`carlini_wagner.py`) from plain
-numbers: the squared distance and the label's own logit have no gradient, and the constant c is a mere scale, which Adam ignores. So
-no distance is made small, and neither c nor kappa is a setting here. Differs: the input itself is judged first, and ends the attack if
-it is misclassified; points stay in [0, 1]; an attack ends where Adam's momentum has died away and nothing would move any more, at the
-same point as after all updates of the budget. Its count of updates says nothing, since it goes on after the success.
+numbers: the squared distance and the label's own logit have no gradient, and the constant c is a mere scale, which Adam ignores but for its
+epsilon. So no distance is made small, and neither c nor kappa is a setting here. Differs: the input itself is judged first, and ends the
+attack if it is misclassified; points stay in [0, 1]; an attack ends where Adam's momentum has died away and nothing would move any more,
+at the same point as after all updates of the budget. Its count of updates says nothing, since it goes on after the success.
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from jaxtyping import Float
 from a2d_jax.attacks.carlini_wagner import adam
 from a2d_jax.losses import look, margin, misclassifies
 from a2d_jax.types import Classifier, Example, Norm, Progress, require
+
+CONSTANT = 0.6  # c of the original
 
 
 class CWMarginState(NamedTuple):
@@ -78,7 +80,7 @@ class CWMargin:
         at_input = state.progress.iterations == 0
 
         slope = std * (1 - jnp.tanh(normalised + state.shift) ** 2) / 2  # dT/dw
-        descent = jnp.where(at_input | (margin(logits, example.label) < 0), 0, -gradient * slope)
+        descent = jnp.where(at_input | (margin(logits, example.label) < 0), 0, -CONSTANT * gradient * slope)
         t = jnp.maximum(state.progress.iterations, 1)
         move, first_moment, second_moment = adam(descent, state.first_moment, state.second_moment, t, self.step_size, 1e-8)
         shift = state.shift - move

@@ -63,7 +63,7 @@ def pinned():
 
 @pytest.mark.slow
 def test_points_are_those_of_a_literal_loop(pinned):
-    """Protects the update: the twentieth point on LeNet-5 is PyTorch's but where a near tie parted them, successes come within 10 of it.
+    """Protects the update: the twentieth point on LeNet-5 is PyTorch's, in float64; successes in float32 come within 10 of it.
 
     Points in float64, for Adam divides by the size of a gradient, and so makes much of the rounding of small ones.
     """
@@ -73,8 +73,7 @@ def test_points_are_those_of_a_literal_loop(pinned):
         exact = batch(network, golden()["digits"][: len(first)].astype(np.float64) / 255)
         early = drivers.attack(CWMargin(max_steps=20), network, exact, driver="run")
     apart = np.abs(early.x_adv - pinned["early"]).max((1, 2, 3))
-    assert np.median(apart) < 1e-5
-    assert apart.max() < 5e-3
+    assert apart.max() < 1e-12
     examples = batch(lenet(), golden()["x"][: len(first)])
     for budget in (250, 400):
         clear = (first < 0) | (abs(first - budget) > 10)
