@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,11 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from a2d_jax import drivers
 from a2d_jax.cli import main
 from a2d_jax.drivers import calibration
 from a2d_jax.io.tables import read_costs
+from a2d_jax.jobs import measure
 
 FACTORY = """
 import numpy as np
@@ -311,6 +314,28 @@ def test_lanes_auto(here, capsys, monkeypatch):
     refused(capsys, "at least 2 lanes, got 1", code=run("cost", "--out", "out.parquet", *few, "--lanes", 1))
     (here / "a2d-jax" / "lanes.json").write_text("{")
     refused(capsys, "lanes.json", "delete it", code=run("cost", "--out", "out.parquet", *few, "--lanes", "auto"))
+
+
+def test_surest_images_are_fed_first(here, monkeypatch):
+    """Images reach the lanes in order of falling margin, those with an error not at all; rows keep the order of the set."""
+    x = near_boundary(12, 0.3, 7)
+    x[5] = np.nan
+    np.savez("x.npz", x=x)
+    fed = []
+
+    def stream(attack, classifier, pieces, **settings):
+        return drivers.stream(attack, classifier, (fed.append(piece.x) or piece for piece in pieces), **settings)
+
+    monkeypatch.setattr(measure, "drivers", SimpleNamespace(stream=stream))
+    assert run("cost", "--out", "c.parquet", "--attacks", "bim", "--max-steps", 400) == 3
+    margin = np.abs(x.reshape(-1, 16).astype(np.float64) @ DIRECTION)
+    clean = np.delete(np.arange(12), 5)
+    np.testing.assert_array_equal(np.concatenate(fed), x[clean][np.argsort(-margin[clean])])
+    rows = table("c.parquet")
+    assert rows["index"] == list(range(12))
+    costs = np.array(rows["cost"])[clean].astype(int)[np.argsort(margin[clean])]
+    assert (np.diff(costs) >= 0).all()
+    assert costs[-1] > costs[0]
 
 
 def test_attack_takes_the_prediction_where_there_are_no_labels(here):
