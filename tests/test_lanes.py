@@ -15,7 +15,7 @@ from a2d_jax.jobs import lanes
 from tests.nets import batch, convnet
 from tests.test_contract import ATTACKS
 
-NET = convnet()
+BIM, NET = bim(), convnet()
 
 
 @pytest.fixture
@@ -30,9 +30,6 @@ def tried(monkeypatch, tmp_path):
 
     monkeypatch.setattr(drivers, "calibrate", calibrate)
     return found
-
-
-BIM = bim()
 
 
 def ask(attack=BIM, net=NET, size=8):

@@ -4,12 +4,11 @@ Gradients are compared in float64, on the same float32 weights: of a million rec
 the rounding of float32 decides them, and a gradient jumps there, in PyTorch as here. Logits do not jump; they are compared in both.
 """
 
-import functools
 import importlib
 import json
 import pathlib
 import tempfile
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +90,7 @@ def case(request):
     return computed(request.param)
 
 
-@functools.cache
+@cache
 def computed(name):
     golden = read(name)
     arrays = drawn.weights(json.loads(str(golden["shapes"])), float(golden["gain"]))
