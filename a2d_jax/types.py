@@ -138,13 +138,3 @@ class AttackResult(NamedTuple):
     forward_queries: Int[Array, "*n"]  # what the algorithm asked for, not what masked lanes burned
     backward_queries: Int[Array, "*n"]  # likewise; a K-class Jacobian is 1 forward, K backward
     distance: Float[Array, "*n"]  # of x_adv from x, in the attack's own norm, computed by the driver
-
-
-def require(holds: bool, what: str, got: object, remedy: str) -> None:
-    """Refuse a bad setting in the project's words: what was expected, what came, what to do.
-
-    Values that are not plain Python numbers or strings (tracers, arrays, pytree placeholders) reach dataclasses whenever JAX
-    rebuilds them; callers check only plain values.
-    """
-    if not holds:
-        raise ValueError(f"expected {what}, got {got!r}; {remedy}")

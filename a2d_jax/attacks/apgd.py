@@ -25,8 +25,9 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from a2d_jax import norms
+from a2d_jax.errors import require
 from a2d_jax.losses import cross_entropy, look, margin, misclassifies
-from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 Loss = Literal["ce", "dlr"]
 FORWARD = 0.75  # share of the new step in an update; the rest is the last movement

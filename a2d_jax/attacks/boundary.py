@@ -29,8 +29,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from a2d_jax.errors import require
 from a2d_jax.losses import misclassifies
-from a2d_jax.types import Classifier, Example, Norm, Progress, require
+from a2d_jax.types import Classifier, Example, Norm, Progress
 
 DRAW, BLEND, WALK, PROBE, MOVE = range(5)
 TRIALS = 25  # directions per step; start points are tested in the same batches

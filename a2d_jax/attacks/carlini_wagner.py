@@ -34,8 +34,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from a2d_jax.errors import require
 from a2d_jax.losses import look, margin, misclassifies, predicts
-from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 SHRINK = 0.999999  # keeps artanh finite at pixels 0 and 1
 BETA1, BETA2 = 0.9, 0.999

@@ -24,8 +24,9 @@ from jax import Array
 from jaxtyping import Float
 
 from a2d_jax.attacks.carlini_wagner import adam
+from a2d_jax.errors import require
 from a2d_jax.losses import look, margin, misclassifies
-from a2d_jax.types import Classifier, Example, Norm, Progress, require
+from a2d_jax.types import Classifier, Example, Norm, Progress
 
 CONSTANT = 0.6  # c of the original
 

@@ -32,8 +32,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from a2d_jax import norms
+from a2d_jax.errors import require
 from a2d_jax.losses import misclassifies
-from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 TINY = 1e-8  # added to lengths that are divided by
 EXTRA = 1e-4  # added by `original` to the distance of every step, pixel units

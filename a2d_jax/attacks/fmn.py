@@ -31,8 +31,9 @@ from jax import Array
 from jaxtyping import Float
 
 from a2d_jax import norms
+from a2d_jax.errors import require
 from a2d_jax.losses import look, margin, misclassifies
-from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 LAST_STEP = 0.01  # of the first step size
 LAST_GAMMA = 0.001

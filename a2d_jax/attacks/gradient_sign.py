@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from a2d_jax.errors import require
 from a2d_jax.losses import cross_entropy, look, misclassifies
-from a2d_jax.types import Classifier, Example, Norm, Progress, require
+from a2d_jax.types import Classifier, Example, Norm, Progress
 
 REFINEMENT = 20  # lengths of the second pass; a hit after so many lengths of the first one is fine enough
 

@@ -26,8 +26,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from a2d_jax.errors import require
 from a2d_jax.losses import cross_entropy, look, predicts, second_best
-from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
 class JSMAState(NamedTuple):

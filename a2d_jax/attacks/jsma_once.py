@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from a2d_jax.errors import require
 from a2d_jax.losses import predicts
-from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 Rule = Literal["pair", "single"]
 

@@ -22,8 +22,9 @@ from jaxtyping import Float, Int
 from a2d_jax import norms
 from a2d_jax.attacks.gradient_sign import LineSearch
 from a2d_jax.attacks.jsma import choose, moved
+from a2d_jax.errors import require
 from a2d_jax.losses import cross_entropy, look, misclassifies, prediction
-from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
 class JSMAUntargetedState(NamedTuple):

@@ -29,8 +29,9 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from a2d_jax import norms
+from a2d_jax.errors import require
 from a2d_jax.losses import cross_entropy, look, predicts, second_best
-from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 MEMORY = 15  # pairs of moves and changes of the gradient
 ITERATIONS = 150  # of one minimisation

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
+from a2d_jax.errors import require
 from a2d_jax.losses import misclassifies
-from a2d_jax.types import Classifier, Example, Norm, Progress, require
+from a2d_jax.types import Classifier, Example, Norm, Progress
 
 PROBES = 128  # candidates probed per round at most
 START = 0.1  # share of all pixels that are candidates in the first round

@@ -23,8 +23,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from a2d_jax import norms
+from a2d_jax.errors import require
 from a2d_jax.losses import cross_entropy, look, misclassifies, predicts
-from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress, require
+from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
 class PGDState(NamedTuple):

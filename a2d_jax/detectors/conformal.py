@@ -26,8 +26,8 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from a2d_jax.detectors.base import Scores, Verdicts, read_costs, rowwise
-from a2d_jax.errors import BadInput
-from a2d_jax.types import STATIC, require
+from a2d_jax.errors import BadInput, require
+from a2d_jax.types import STATIC
 
 
 @jax.tree_util.register_dataclass

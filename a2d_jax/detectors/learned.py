@@ -20,7 +20,8 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from a2d_jax.detectors.base import Scores, Verdicts, read_both, read_costs, rowwise
-from a2d_jax.types import STATIC, require
+from a2d_jax.errors import require
+from a2d_jax.types import STATIC
 
 
 @jax.tree_util.register_dataclass

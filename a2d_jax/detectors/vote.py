@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from a2d_jax.detectors.base import Scores, Verdicts, read_costs
 from a2d_jax.detectors.zscore import FittedReleased, FittedZScore, ZScore
-from a2d_jax.errors import BadInput
-from a2d_jax.types import STATIC, require
+from a2d_jax.errors import BadInput, require
+from a2d_jax.types import STATIC
 
 
 @jax.tree_util.register_dataclass

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from a2d_jax.detectors.base import Costs, Scores, Verdicts, in_float64, read_costs, rowwise
-from a2d_jax.errors import BadInput
-from a2d_jax.types import STATIC, require
+from a2d_jax.errors import BadInput, require
+from a2d_jax.types import STATIC
 
 LEAST = 20
 """Fewest benign images: the kurtosis half of the K^2 test is an approximation that its authors and SciPy trust from 20 on."""

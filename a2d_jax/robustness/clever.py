@@ -29,9 +29,9 @@ from jaxtyping import Bool, Float, Int, Key
 
 from a2d_jax import norms
 from a2d_jax.classifiers import predict
-from a2d_jax.errors import BadInput
+from a2d_jax.errors import BadInput, require
 from a2d_jax.robustness import weibull
-from a2d_jax.types import Classifier, Example, require
+from a2d_jax.types import Classifier, Example
 
 BallNorm = Literal["l2", "linf"]
 TARGETS = ("untargeted", "target-2", "target-5", "least-likely")
