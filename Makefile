@@ -17,7 +17,7 @@ lint: $(VENV)/.test  ## format, lint and types
 	$(BIN)/pre-commit run --all-files
 
 bench: $(VENV)/.bench  ## speed against PyTorch and its libraries, as ratios within one run
-	$(BIN)/python -m experiments.benchmark
+	$(BIN)/python -m experiments.speed
 
 clean:
 	rm -rf $(VENV) build dist demo-output bench-output .pytest_cache .ruff_cache

@@ -53,13 +53,13 @@ from a2d_jax.classifiers import input_shape
 from a2d_jax.costs import examples, predictions
 from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
+from a2d_jax.io.datasets import SPLITS, load
 from a2d_jax.io.files import atomic
 from a2d_jax.io.source import ImageSource
 from a2d_jax.io.tables import npz_writer, stretched
 from a2d_jax.jobs.common import versions
 from a2d_jax.losses import look
 from a2d_jax.types import Classifier, Example
-from experiments.data import SPLITS, load
 from models.train import make_module
 from models.training import RECIPES, Recipe, fit, prepare, shuffled, trained
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 from flax import nnx
 from jax import Array
 
+from a2d_jax.io.class_names import CIFAR10_CLASSES
 from a2d_jax.nn import conv_general_dilated, max_pool
-from models.layers import CIFAR10_CLASSES
 
 GLOROT = nnx.initializers.glorot_uniform()
 

@@ -15,8 +15,8 @@ from typing import ClassVar
 from flax import nnx
 from jax import Array
 
+from a2d_jax.io.class_names import IMAGENET_CLASSES
 from a2d_jax.nn import conv_general_dilated
-from models.layers import IMAGENET_CLASSES
 
 STAGES = (  # blocks, kernel size, stride of the first block, expansion, outputs
     (1, 3, 1, 1, 16),

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from a2d_jax.io.class_names import CIFAR10_CLASSES
 from a2d_jax.nn import sliding_max_pool
-from models.layers import CIFAR10_CLASSES, convolution, normalise
+from models.layers import convolution, normalise
 
 MEAN = (0.4914, 0.4822, 0.4465)
 SD = (0.247, 0.243, 0.261)

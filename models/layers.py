@@ -1,7 +1,6 @@
 """Pieces that several families share."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,9 +10,6 @@ from a2d_jax.nn import conv_general_dilated
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SD = (0.229, 0.224, 0.225)
-IMAGENET_CLASSES = tuple(Path(__file__).with_name("imagenet_classes.txt").read_text().split())
-"""The 1000 classes by their numbers in WordNet, as the folders of ImageNet are called."""
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def normalise(x: Array, mean: Sequence[float], sd: Sequence[float]) -> Array:

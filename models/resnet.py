@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from a2d_jax.io.class_names import CIFAR10_CLASSES, IMAGENET_CLASSES
 from a2d_jax.nn import sliding_max_pool
-from models.layers import CIFAR10_CLASSES, IMAGENET_CLASSES, IMAGENET_MEAN, IMAGENET_SD, convolution, normalise
+from models.layers import IMAGENET_MEAN, IMAGENET_SD, convolution, normalise
 
 
 class BasicBlock(nnx.Module):

@@ -39,10 +39,10 @@ from a2d_jax.classifiers import input_shape
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import CARD, WEIGHTS, import_factory, save
 from a2d_jax.io.checkpoints import load as load_checkpoint
+from a2d_jax.io.datasets import SPLITS, load
 from a2d_jax.io.photographs import preprocessing_from
 from a2d_jax.io.source import ImageSource, Piece
 from a2d_jax.jobs.common import versions
-from experiments.data import SPLITS, load
 from models.training import PGD, RECIPES, Batch, Pgd, Recipe, State, Trainer, fit, prepare, shuffled, trained
 
 SETTINGS, METRICS, STATE, FINAL = "training.json", "metrics.jsonl", "state", "final"

@@ -2,7 +2,7 @@
 
     python -m experiments.peers --checkpoint resnet20-12fca82f.th [--only TEXT] [--out docs/attacks.md] [--results FILE]
 
-Attacks LeNet-5 on MNIST digits and ResNet-20 on CIFAR-10 images, which `experiments.data` finds, with each of our attacks and with every
+Attacks LeNet-5 on MNIST digits and ResNet-20 on CIFAR-10 images, which `a2d_jax.io.datasets` finds, with each of our attacks and with every
 peer that has it, with the same settings. Needs the `bench` extra and `pip install --no-deps torchattacks==3.5.1`. A row that is done lies
 in the results file (JSON, a line each) and is not run again: the same command goes on after an interruption.
 
@@ -26,9 +26,9 @@ from rich.console import Console
 from a2d_jax.errors import BadInput
 from a2d_jax.io.convert import read_arrays
 from a2d_jax.io.files import atomic
-from experiments.benchmark.works import lenet5_arrays
 from experiments.peers.rows import Row, rows
 from experiments.peers.subject import Outcome, Subject, subject
+from experiments.speed.works import lenet5_arrays
 
 OURS = "ours"
 RELEASES = {

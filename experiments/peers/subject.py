@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from a2d_jax import costs, drivers
+from a2d_jax.io.datasets import load
 from a2d_jax.types import Attack, Classifier
-from experiments.benchmark.networks import flax_classifier, torch_module
-from experiments.data import load
+from experiments.speed.networks import flax_classifier, torch_module
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ def subject(network: str, arrays: Any, data: str, n: int) -> Subject:
     """The first `n` test images that a network classifies right.
 
     Args:
-      network: of `experiments.benchmark.networks.NETWORKS`.
+      network: of `experiments.speed.networks.NETWORKS`.
       arrays: its weights, in the names and layouts of PyTorch.
       data: a data set by name.
       n: how many images.

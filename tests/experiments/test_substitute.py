@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
+from a2d_jax.io.datasets import load
 from experiments import substitute
-from experiments.data import load
 from models.training import RECIPES, Recipe
 from tests import nets
 

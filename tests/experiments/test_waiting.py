@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from a2d_jax.io.source import in_memory
-from experiments import waiting
+from experiments.speed import waiting
 
 SOURCE = in_memory("grey", np.full((6, 8, 8, 1), 0.5, np.float32), np.zeros(6, np.int64))
 

@@ -7,7 +7,7 @@ from flax import nnx
 
 from a2d_jax import classifiers, costs
 from a2d_jax.io import convert
-from experiments.torch_networks import EfficientNetLite0
+from experiments.speed.torch_networks import EfficientNetLite0
 from models import efficientnet, table
 
 

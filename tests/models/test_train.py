@@ -21,8 +21,8 @@ from a2d_jax.costs import predictions
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import import_factory
 from a2d_jax.io.checkpoints import load as load_classifier
+from a2d_jax.io.datasets import load
 from a2d_jax.io.source import in_memory
-from experiments.data import load
 from models import train, training
 from models.lenet import lenet_digits
 from models.training import RECIPES, Pgd, Recipe

@@ -1,4 +1,4 @@
-"""Values of the networks of the zoo in PyTorch (`experiments/torch_networks.py`), and the maker of the golden files that pin them.
+"""Values of the networks of the zoo in PyTorch (`experiments/speed/torch_networks.py`), and the maker of the golden files that pin them.
 
     python -m tests.models.zoo_torch
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from experiments.torch_networks import Basic, Bottleneck, CifarResNet, ConvNet12, EfficientNetLite0, GoogLeNet, LeNetEnv1, ResNet
+from experiments.speed.torch_networks import Basic, Bottleneck, CifarResNet, ConvNet12, EfficientNetLite0, GoogLeNet, LeNetEnv1, ResNet
 
 from . import drawn
 

@@ -21,11 +21,11 @@ from sklearn.datasets import load_digits
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import open_idx
 from a2d_jax.io.cifar import open_cifar, open_cifar_python
+from a2d_jax.io.class_names import IMAGENET_CLASSES
 from a2d_jax.io.folder import open_folder
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.prepared import open_prepared, prepared_folder
 from a2d_jax.io.source import ImageSource, Shape, check_shape, in_memory, joined, readable
-from models.layers import IMAGENET_CLASSES
 
 DIGITS_TRAIN = 1152  # of 1797; the other 645 are test images
 

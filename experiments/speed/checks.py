@@ -1,6 +1,6 @@
 """What a stopwatch beside peers does not show: the limit, traces, start, growth, processes and memory of `stream`.
 
-python -m experiments.benchmark.checks NAME WORK.npz IMAGES        prints one line of JSON, in a process of its own
+python -m experiments.speed.checks NAME WORK.npz IMAGES        prints one line of JSON, in a process of its own
 """
 
 import json
@@ -23,9 +23,9 @@ from a2d_jax import costs, drivers
 from a2d_jax.attacks import JSMA
 from a2d_jax.losses import cross_entropy, look
 from a2d_jax.types import Classifier, Example
-from experiments.benchmark.networks import flax_classifier, our_lanes
-from experiments.benchmark.processes import on_this_device
-from experiments.benchmark.works import Work, read, save
+from experiments.speed.networks import flax_classifier, our_lanes
+from experiments.speed.processes import on_this_device
+from experiments.speed.works import Work, read, save
 
 PIECE = 250  # images made at a time in the memory check
 SHORT = 10  # updates in the memory check: memory does not depend on the budget, time does
@@ -219,7 +219,7 @@ def _wait(children: Sequence[subprocess.Popen[str]]) -> None:
 
 
 def _command(name: str, path: Path, number: int) -> list[str]:
-    return [sys.executable, "-m", "experiments.benchmark.checks", name, str(path), str(number)]
+    return [sys.executable, "-m", "experiments.speed.checks", name, str(path), str(number)]
 
 
 def _ask(name: str, path: Path, number: int, environment: Mapping[str, str] | None = None) -> Any:

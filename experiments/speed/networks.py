@@ -24,19 +24,19 @@ class Network(NamedTuple):
 
 
 def _lenet5() -> "nn.Module":
-    from experiments.torch_baseline import LeNet5
+    from experiments.speed.torch_baseline import LeNet5
 
     return LeNet5()
 
 
 def _resnet20() -> "nn.Module":
-    from experiments.torch_networks import CifarResNet
+    from experiments.speed.torch_networks import CifarResNet
 
     return CifarResNet(3)
 
 
 def _efficientnet() -> "nn.Module":
-    from experiments.torch_networks import EfficientNetLite0
+    from experiments.speed.torch_networks import EfficientNetLite0
 
     return EfficientNetLite0()
 

@@ -9,9 +9,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.class_names import IMAGENET_CLASSES
+from a2d_jax.io.datasets import load
 from a2d_jax.io.photographs import Preprocessing
-from experiments.data import load
-from models.layers import IMAGENET_CLASSES
 from tests.io.photographs_torchvision import photograph
 from tests.io.test_cifar import IMAGES, LABELS, write_binary, write_python
 from tests.io.test_images import write_idx

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from a2d_jax.attacks import JSMA, PGD
-from experiments.benchmark.networks import ACCELERATOR_LANES, NETWORKS, flax_classifier, our_lanes, torch_module
-from experiments.benchmark.works import Work
+from experiments.speed.networks import ACCELERATOR_LANES, NETWORKS, flax_classifier, our_lanes, torch_module
+from experiments.speed.works import Work
 
 ONE_BY_ONE = 16  # images for the loop over single images, which is scaled to the others by its number of steps
 NOT_COMPILED = {"efficientnet_lite0"}  # `torch.compile` had not finished after 13 minutes of two cores; on the others it is slower anyway
@@ -57,7 +57,7 @@ class Contestant:
 
 def torch_one_by_one(work: Work, quick: bool) -> dict[str, Variant]:
     """The released code's way: on one thread and on two, for one image is little to share."""
-    from experiments import torch_baseline as baseline
+    from experiments.speed import torch_baseline as baseline
 
     module = torch_module(work.network, work.arrays).to(baseline.device())
     x = baseline.to_torch(work.x[:ONE_BY_ONE])
@@ -77,7 +77,7 @@ def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
     """The strongest PyTorch baseline: several lane counts, threads and layouts, and torch.compile."""
     import torch
 
-    from experiments import torch_baseline as baseline
+    from experiments.speed import torch_baseline as baseline
 
     plain, last = (torch_module(work.network, work.arrays).to(baseline.device()) for _ in range(2))
     last = last.to(memory_format=torch.channels_last)
@@ -151,7 +151,7 @@ def _peer(work: Work, quick: bool, attack: Callable[[Any, Any, Any, int], Any]) 
     """Batches through an attack `(module, x, label, max_steps) -> x_adv`, in PyTorch's fast layout."""
     import torch
 
-    from experiments import torch_baseline as baseline
+    from experiments.speed import torch_baseline as baseline
 
     module = torch_module(work.network, work.arrays).to(baseline.device(), memory_format=torch.channels_last)
     sizes = _torch_lanes(work)[: 1 if quick else 2]
@@ -220,14 +220,14 @@ CONTESTANTS: dict[str, Contestant] = {
 
 
 def _torch_lanes(work: Work) -> tuple[int, ...]:
-    from experiments import torch_baseline as baseline
+    from experiments.speed import torch_baseline as baseline
 
     return NETWORKS[work.network].torch_lanes if baseline.device().type == "cpu" else ACCELERATOR_LANES
 
 
 def _ways() -> list[str]:
     """Where PyTorch computes, the fullest use of it last."""
-    from experiments import torch_baseline as baseline
+    from experiments.speed import torch_baseline as baseline
 
     return ["threads 1", "threads 2"] if baseline.device().type == "cpu" else [baseline.device().type]
 
@@ -264,7 +264,7 @@ def _stream(work: Work, quick: bool, most: int | None) -> dict[str, Variant]:
 
 def _settings(work: Work, max_steps: int) -> Any:
     """The attack of a work in PyTorch."""
-    from experiments import torch_baseline as baseline
+    from experiments.speed import torch_baseline as baseline
 
     match work.attack:
         case PGD(epsilon=epsilon, step_size=step_size, norm=norm):

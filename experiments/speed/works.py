@@ -12,10 +12,10 @@ from a2d_jax import costs, drivers, presets
 from a2d_jax.attacks import JSMA, PGD
 from a2d_jax.errors import BadInput
 from a2d_jax.io.convert import read_arrays
+from a2d_jax.io.datasets import load
 from a2d_jax.io.images import ImageSource, open_images
 from a2d_jax.io.photographs import preprocessing_from
-from experiments.benchmark.networks import flax_classifier
-from experiments.data import load
+from experiments.speed.networks import flax_classifier
 
 LENET5 = Path(__file__).parents[2] / "tests" / "golden" / "lenet5_mnist.npz"
 FITTED = 128  # benign images that the detector of the bounded contestant is fitted to; they come after the images of the work

@@ -14,8 +14,8 @@ from typing import IO, Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from experiments.benchmark.contestants import CONTESTANTS, Counted, Variant
-from experiments.benchmark.works import Work, read, save
+from experiments.speed.contestants import CONTESTANTS, Counted, Variant
+from experiments.speed.works import Work, read, save
 
 WARM_UP = 3  # updates: enough to compile everything
 HOPELESS = 3  # a variant that warms up so many times slower than the best so far is not tried
@@ -93,7 +93,7 @@ class Process:
     def start(self) -> None:
         """Start it."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.benchmark.processes", *self._arguments],
+            [sys.executable, "-m", "experiments.speed.processes", *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

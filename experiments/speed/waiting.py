@@ -1,6 +1,6 @@
 """How long the device waits for images.
 
-    python -m experiments.waiting --classifier models.efficientnet:efficientnet_lite0 --checkpoint lite0 --images photographs/
+    python -m experiments.speed.waiting --classifier models.efficientnet:efficientnet_lite0 --checkpoint lite0 --images photographs/
 
 Predicts the classes of all images, as every command does first, and times each wait for the next piece. A first pass compiles and is
 not counted. Predicting is the worst case: an attack spends hundreds of times as long on an image that is read once.

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmark.contestants import CONTESTANTS, Counted
-from experiments.benchmark.processes import Measured, Run
+from experiments.speed.contestants import CONTESTANTS, Counted
+from experiments.speed.processes import Measured, Run
 
 REFERENCE = "torch-queue"  # whose costs the others must have, and whose speed they are compared with
 ONE = "torch-one"

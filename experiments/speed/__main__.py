@@ -1,10 +1,10 @@
 """Speed of attack costs against PyTorch, as ratios within one run.
 
-    make bench        or        python -m experiments.benchmark [--work NAME] [--images N] [--repeats N] [--quick] [--brief] [--out DIR]
+    make bench        or        python -m experiments.speed [--work NAME] [--images N] [--repeats N] [--quick] [--brief] [--out DIR]
 
 Every contestant (`contestants.py`) does the same work (`works.py`) in a process of its own: first all its variants once on a short
 budget, then the best one in turn with the others. Costs must agree before time is compared. Prints a table and the checks of
-`checks.py`, and writes `WORK.png` and `WORK.json` to DIR. Needs the `bench` extra and the data sets where `experiments.data` finds them.
+`checks.py`, and writes `WORK.png` and `WORK.json` to DIR. Needs the `bench` extra and the data sets where `a2d_jax.io.datasets` finds them.
 Peers that are not installed are left out. torchattacks asks for old versions of others' packages: `pip install --no-deps torchattacks`.
 On an accelerator that both frameworks see, all contestants use it, in turn, in float32 as it stands.
 
@@ -22,10 +22,10 @@ import tyro
 from rich.console import Console
 
 from a2d_jax.errors import BadInput
-from experiments.benchmark import checks, report
-from experiments.benchmark.contestants import CONTESTANTS
-from experiments.benchmark.processes import measure
-from experiments.benchmark.works import WORKS, Sources
+from experiments.speed import checks, report
+from experiments.speed.contestants import CONTESTANTS
+from experiments.speed.processes import measure
+from experiments.speed.works import WORKS, Sources
 
 
 @dataclass

@@ -15,12 +15,12 @@ from a2d_jax import drivers
 from a2d_jax.attacks import JSMA, bim, bim2
 from a2d_jax.costs import examples
 from a2d_jax.errors import BadInput
-from experiments import torch_baseline as baseline
-from experiments.benchmark import checks, processes, report, works
-from experiments.benchmark.__main__ import Settings, main
-from experiments.benchmark.contestants import CONTESTANTS, Counted
-from experiments.benchmark.networks import flax_classifier, torch_module
-from experiments.benchmark.processes import Measured, Run
+from experiments.speed import checks, processes, report, works
+from experiments.speed import torch_baseline as baseline
+from experiments.speed.__main__ import Settings, main
+from experiments.speed.contestants import CONTESTANTS, Counted
+from experiments.speed.networks import flax_classifier, torch_module
+from experiments.speed.processes import Measured, Run
 
 OFFICIAL = works.LENET5.parent / "official_lenet5.npz"
 ATTACK = baseline.BIM(0.3, 6e-4, 500)
