@@ -37,13 +37,17 @@ def misclassifies(logits: Float[Array, " k"], label: Int[Array, ""]) -> Bool[Arr
     return (prediction(logits) != label) & jnp.isfinite(logits).all()
 
 
-def second_best(logits: Float[Array, " k"]) -> Int[Array, ""]:
-    """The class with the second largest logit ("target-2").
+def second_best(logits: Float[Array, " k"], best: Int[Array, ""] | None = None) -> Int[Array, ""]:
+    """The class with the largest logit but that of the best ("target-2").
 
     The reference overwrites the top logit with the *smallest* one, which names the top class itself where all others tie, as
     they do with two classes. Here it is left out instead; everything else is the same.
+
+    Args:
+      logits: of one image.
+      best: the class that is known to be the best; default the one with the largest logit.
     """
-    return prediction(jnp.where(_one_hot(logits, prediction(logits)), -jnp.inf, logits))
+    return prediction(jnp.where(_one_hot(logits, prediction(logits) if best is None else best), -jnp.inf, logits))
 
 
 def look(

@@ -48,6 +48,7 @@ class Example(NamedTuple):
     x: Float[Array, "h w c"]  # clean input, in [0, 1]
     label: Int[Array, ""]  # the class to leave (or to reach, for a targeted attack)
     key: Key[Array, ""]  # belongs to the example, never to its lane, batch or device
+    predicted: Bool[Array, ""] | None = None  # `label` is what the classifier predicts of x; None: it is given, for every example
 
 
 class Progress(NamedTuple):
@@ -59,11 +60,22 @@ class Progress(NamedTuple):
     done: Bool[Array, ""]  # nothing will change any more
     forward: Int[Array, ""]  # forward queries the algorithm asked for
     backward: Int[Array, ""]  # backward queries the algorithm asked for
+    fresh: Bool[Array, ""]  # no update yet, and the label is the classifier's own: nothing is misclassified
 
     @classmethod
-    def start(cls) -> "Progress":
+    def start(cls, example: Example) -> "Progress":
+        """Nothing done yet. Whose label it is decides whether the input itself can be a success, see `admit`."""
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return cls(zero, no, no, no, zero, zero)
+        return cls(zero, no, no, no, zero, zero, no if example.predicted is None else jnp.asarray(example.predicted))
+
+    def admit(self, success: Array) -> Array:
+        """`success`, but never of the input itself where its label is the classifier's own prediction.
+
+        On an image that lies on the boundary to within rounding, the program that predicted the label and the program of the attack
+        may see different classes. The label stands: an attack that needs no update would say that the prediction contradicts itself.
+        `judge` asks this by itself; an attack that reads a success elsewhere asks first.
+        """
+        return success & ~self.fresh
 
     def query(self, *, forward: int | Array = 0, backward: int | Array = 0) -> "Progress":
         """Count model queries that decide nothing."""
@@ -74,6 +86,7 @@ class Progress(NamedTuple):
         success: Array,
         max_steps: int | Array,
         *,
+        reached: Array | None = None,
         forward: int | Array = 0,
         backward: int | Array = 0,
         give_up: Array | bool = False,
@@ -84,19 +97,22 @@ class Progress(NamedTuple):
         Args:
           success: the criterion holds at the current point, or at the one that is kept.
           max_steps: budget of updates; the point after the last one is still judged.
+          reached: the event whose cost is counted has happened; default `success`.
           forward: forward queries spent on this look.
           backward: backward queries spent on this look.
           give_up: stop although budget is left (a dead end, or the end of what is to be tried).
           goes_on: success alone does not stop (a better one is looked for).
         """
+        success = self.admit(success)
         done = (success & jnp.logical_not(goes_on)) | give_up | (self.iterations >= max_steps)
         return Progress(
             iterations=jnp.where(done, self.iterations, self.iterations + 1),
             success=success,
-            reached=success,
+            reached=success if reached is None else self.admit(reached),
             done=done,
             forward=self.forward + forward,
             backward=self.backward + backward,
+            fresh=jnp.zeros_like(self.fresh),
         )
 
 

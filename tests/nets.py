@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from a2d_jax.drivers import program, refill
 from a2d_jax.types import Classifier, Example
 
 
@@ -60,3 +61,15 @@ def batch(classifier: Classifier, x, seed: int = 0, label=None) -> Example:
         label = np.asarray(jax.vmap(classifier)(jnp.asarray(x))).argmax(1)
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(jnp.arange(len(x), dtype=jnp.uint32))
     return Example(np.asarray(x), np.asarray(label, np.int32), keys)
+
+
+def forget_times(monkeypatch) -> None:
+    """Let `stream` decide about shrinking as if no program had been compiled yet; the programs themselves stay."""
+    handed_out = program.program
+
+    def without_times(mesh):
+        found = handed_out(mesh)
+        monkeypatch.setattr(found, "seconds", {})
+        return found
+
+    monkeypatch.setattr(refill, "program", without_times)

@@ -34,7 +34,7 @@ from a2d_jax.attacks import (
 from a2d_jax.drivers import refill
 from a2d_jax.drivers.loops import advance
 from a2d_jax.types import Classifier, Example
-from tests.nets import batch, convnet
+from tests.nets import batch, convnet, forget_times
 
 ATTACKS = {
     "fgsm": fgsm(0.1),
@@ -282,7 +282,7 @@ def test_broken_logits_are_no_success(name, net, examples):
 def test_new_numbers_compile_nothing(name, net, examples, monkeypatch):
     """Protects users' time: another epsilon, step size, threshold, budget or set of weights runs the same program."""
     monkeypatch.setattr(refill, "PATIENCE", 1e9)  # whether the lanes shrink is a matter of seconds and of programs at hand
-    monkeypatch.setattr(refill, "_COMPILED", {})
+    forget_times(monkeypatch)
 
     def changed(value):
         return value * 0.9 if isinstance(value, float) else value - 1 if type(value) is int else value

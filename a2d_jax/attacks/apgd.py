@@ -92,7 +92,7 @@ class APGD:
             rises=count,
             checked=zero - jnp.inf,
             halved=jnp.ones((), bool),
-            progress=Progress.start(),
+            progress=Progress.start(example),
         )
 
     def step(self, classifier: Classifier, example: Example, state: APGDState) -> APGDState:

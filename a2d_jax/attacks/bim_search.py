@@ -87,12 +87,12 @@ class BIMSearch:
             bad=zero,
             closest=example.x,
             distance=jnp.full((), jnp.inf, example.x.dtype),
-            progress=Progress.start(),
+            progress=Progress.start(example),
         )
 
     def step(self, classifier: Classifier, example: Example, state: BIMSearchState) -> BIMSearchState:
         logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
-        success = misclassifies(logits, example.label)
+        success = state.progress.admit(misclassifies(logits, example.label))
         at_input = state.progress.iterations == 0
         ascent = norms.steepest(gradient, self.norm)
         direction = jnp.where(at_input, ascent, state.direction)
@@ -108,8 +108,8 @@ class BIMSearch:
         state, search_ends = _next_radius(state, success, run_ends)
         found = jnp.isfinite(state.distance)
         ends = search_ends | (at_input & success)
-        progress = state.progress.judge(ends & found, self.max_steps, forward=1, backward=1, give_up=ends)
-        progress = progress._replace(success=found)  # a search cut short keeps its success, but its cost is censored
+        # A search cut short keeps its success, but its cost is censored.
+        progress = state.progress.judge(found, self.max_steps, reached=ends & found, forward=1, backward=1, give_up=ends, goes_on=True)
 
         starts = at_input | run_ends
         moved = jnp.where(starts, example.x, state.x_adv) + self.step_size / self.epsilon * state.radius * jnp.where(

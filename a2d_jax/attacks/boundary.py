@@ -128,7 +128,7 @@ class Boundary:
             reset=jnp.zeros((), bool),
             patience=jnp.full((), PATIENCE, jnp.int32),
             inconsistent=zero,
-            progress=Progress.start(),
+            progress=Progress.start(example),
         )
 
     def step(self, classifier: Classifier, example: Example, state: BoundaryState) -> BoundaryState:
@@ -243,6 +243,8 @@ def _propose(x: Float[Array, "h w c"], state: BoundaryState, direction: Float[Ar
 
 def _draw(example: Example, state: BoundaryState, points: Array, adversarial: Array) -> BoundaryState:
     """DRAW: the input itself ends the attack at no cost; else the first misclassified noise image, or the last one, is blended."""
+    input_itself = state.tried + jnp.arange(TRIALS, dtype=jnp.int32) == 0
+    adversarial = jnp.where(input_itself, state.progress.admit(adversarial), adversarial)
     found, first, asked, last = _search(adversarial, state.tried, 1 + DRAWS)  # number 0 is the input
     already = found & (state.tried + first == 0)
     progress = state.progress.query(forward=asked)

@@ -125,7 +125,7 @@ class CarliniWagner:
             lower=jnp.zeros((), example.x.dtype),
             upper=infinite,
             tried=zero,
-            progress=Progress.start(),
+            progress=Progress.start(example),
         )
 
     def step(self, classifier: Classifier, example: Example, state: CarliniWagnerState) -> CarliniWagnerState:
@@ -136,7 +136,7 @@ class CarliniWagner:
         point = jnp.where(first, example.x, shifted)
         logits, gradient = look(classifier, lambda z: self._shortfall(z, example.label), point)
 
-        accepted = self._accepts(logits, example.label)
+        accepted = state.progress.admit(self._accepts(logits, example.label))
         square = jnp.sum((point - example.x) ** 2)
         nearer = accepted & (square < state.nearest)
         success = state.progress.success | accepted

@@ -72,7 +72,7 @@ class CWMargin:
 
     def init(self, example: Example) -> CWMarginState:
         none = jnp.zeros_like(example.x)
-        return CWMarginState(example.x, none, none, none, Progress.start())
+        return CWMarginState(example.x, none, none, none, Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: CWMarginState) -> CWMarginState:
         mean, std = (jnp.broadcast_to(jnp.asarray(value, example.x.dtype), example.x.shape) for value in (self.mean, self.std))

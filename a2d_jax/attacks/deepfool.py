@@ -79,7 +79,7 @@ class DeepFool:
 
     def init(self, example: Example) -> DeepFoolState:
         unknown = jnp.full(self.candidates, -1, jnp.int32)
-        return DeepFoolState(example.x, jnp.zeros_like(example.x), unknown, Progress.start())
+        return DeepFoolState(example.x, jnp.zeros_like(example.x), unknown, Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: DeepFoolState) -> DeepFoolState:
         logits, backward = jax.vjp(classifier, state.x_adv)
@@ -90,9 +90,10 @@ class DeepFool:
         rows = jnp.where(jnp.isfinite(rows), rows, 0)
         values = jnp.sum(jnp.where(one_hot, logits[None], 0), axis=1)
 
-        move = self._towards_nearest(values, rows, classes == example.label)
+        move = self._towards_nearest(values, rows, classes == example.label, state.progress.fresh)
         success = misclassifies(logits, example.label)
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=count, give_up=~jnp.any(move))
+        stuck = ~jnp.any(move) & ~state.progress.fresh
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=count, give_up=stuck)
         total = state.total + move
         start, way = (example.x, total) if self.form == "original" else (state.x_adv, move)
         moved = jnp.clip(start + (1 + self.overshoot) * way, 0, 1)
@@ -106,21 +107,25 @@ class DeepFool:
     def length(self) -> int:
         return int(self.max_steps) + 1
 
-    def _towards_nearest(self, values: Float[Array, " k"], rows: Float[Array, "k h w c"], own: Array) -> Float[Array, "h w c"]:
+    def _towards_nearest(
+        self, values: Float[Array, " k"], rows: Float[Array, "k h w c"], own: Array, leads: Array
+    ) -> Float[Array, "h w c"]:
         """The step, before overshoot, to the nearest boundary between the label and another class; zero if there is none.
 
         Args:
           values: logits of the classes in view.
           rows: their gradients.
           own: which of them is the label.
+          leads: the label leads by definition: a gap that rounding has turned around is none.
         """
         gaps = jnp.sum(jnp.where(own, values, 0)) - values
+        gaps = jnp.where(leads, jnp.maximum(gaps, 0), gaps)
         normals = jnp.sum(jnp.where(own[:, None, None, None], rows, 0), axis=0)[None] - rows
         lengths = jax.vmap(lambda w: norms.norm(w, "l2" if self.norm == "l2" else "l1"))(normals)
         distances = jnp.abs(gaps) / (lengths + TINY)
         eligible = ~own & jnp.isfinite(distances)
         if self.form == "foolbox":
-            eligible &= gaps > 0
+            eligible &= (gaps > 0) | leads
         nearest = jnp.arange(len(values)) == jnp.argmin(jnp.where(eligible, distances, jnp.inf))
         nearest &= eligible
         distance, length = (jnp.sum(jnp.where(nearest, all_of, 0)) for all_of in (distances, lengths))

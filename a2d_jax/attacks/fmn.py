@@ -85,14 +85,14 @@ class FMN:
 
     def init(self, example: Example) -> FMNState:
         infinite = jnp.full((), jnp.inf, example.x.dtype)
-        return FMNState(example.x, example.x, infinite, infinite, Progress.start())
+        return FMNState(example.x, example.x, infinite, infinite, Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: FMNState) -> FMNState:
         logits, gradient = look(classifier, lambda z: margin(z, example.label), state.point)
         blocked = (state.point <= 0) & (gradient > 0) | (state.point >= 1) & (gradient < 0)
         gradient = jnp.where(blocked, 0, gradient)
 
-        hit, before = misclassifies(logits, example.label), state.progress.success
+        hit, before = state.progress.admit(misclassifies(logits, example.label)), state.progress.success
         found, distance = before | hit, norms.norm(state.point - example.x, self.norm)
         nearer = hit & (distance < state.nearest)
         nearest = jnp.where(nearer, distance, state.nearest)

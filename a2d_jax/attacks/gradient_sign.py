@@ -99,11 +99,11 @@ class GradientSign:
 
     def init(self, example: Example) -> GradientSignState:
         search = LineSearch.start(jnp.asarray(self.epsilon, example.x.dtype))
-        return GradientSignState(example.x, jnp.zeros_like(example.x), search, jnp.zeros((), example.x.dtype), Progress.start())
+        return GradientSignState(example.x, jnp.zeros_like(example.x), search, jnp.zeros((), example.x.dtype), Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: GradientSignState) -> GradientSignState:
         logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
-        success = misclassifies(logits, example.label)
+        success = state.progress.admit(misclassifies(logits, example.label))
         at_input = state.progress.iterations == 0
         direction = jnp.where(at_input, jnp.sign(gradient), state.direction)
 
@@ -111,8 +111,9 @@ class GradientSign:
         hit = jnp.where(success, length, state.hit)
         search, ends = state.search.advance(success, self.lengths)
         found = success | (state.hit > 0)
-        progress = state.progress.judge(ends & found, self.max_steps, forward=1, backward=at_input.astype(jnp.int32), give_up=ends)
-        progress = progress._replace(success=found)  # a search cut short keeps its hit, but its cost is censored
+        # A search cut short keeps its hit, but its cost is censored.
+        queries = {"forward": 1, "backward": at_input.astype(jnp.int32)}
+        progress = state.progress.judge(found, self.max_steps, reached=ends & found, give_up=ends, goes_on=True, **queries)
 
         following = jnp.where(progress.done, jnp.where(found, hit, length), search.length(self.lengths))
         return GradientSignState(jnp.clip(example.x + following * direction, 0, 1), direction, search, hit, progress)

@@ -27,7 +27,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, predicts, second_best
+from a2d_jax.losses import cross_entropy, look, prediction, predicts, second_best
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
@@ -69,11 +69,12 @@ class JSMA:
 
     def init(self, example: Example) -> JSMAState:
         none = jnp.zeros(example.x.shape, jnp.int32)
-        return JSMAState(example.x, none, none, jnp.full((), -1, jnp.int32), Progress.start())
+        return JSMAState(example.x, none, none, jnp.full((), -1, jnp.int32), Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: JSMAState) -> JSMAState:
         def target(logits: Array) -> Array:
-            return jnp.where(state.target < 0, second_best(logits), state.target)
+            best = jnp.where(state.progress.fresh, example.label, prediction(logits))
+            return jnp.where(state.target < 0, second_best(logits, best), state.target)
 
         logits, gradient = look(classifier, lambda z: cross_entropy(z, target(z)), state.x_adv)
         change = choose(state.x_adv, state.changes, gradient, self.max_changes)

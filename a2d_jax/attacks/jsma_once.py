@@ -71,7 +71,7 @@ class JSMAOnce:
         return "l0"
 
     def init(self, example: Example) -> JSMAOnceState:
-        return JSMAOnceState(example.x, jnp.zeros(example.x.shape, bool), jnp.full((), -1, jnp.int32), Progress.start())
+        return JSMAOnceState(example.x, jnp.zeros(example.x.shape, bool), jnp.full((), -1, jnp.int32), Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: JSMAOnceState) -> JSMAOnceState:
         logits, pull_back = jax.vjp(classifier.__call__, state.x_adv)

@@ -75,14 +75,14 @@ class JSMAUntargeted:
     def init(self, example: Example) -> JSMAUntargetedState:
         none, nobody = jnp.zeros(example.x.shape, jnp.int32), jnp.full((), -1, jnp.int32)
         search = LineSearch.start(jnp.ones((), example.x.dtype))
-        return JSMAUntargetedState(example.x, jnp.zeros_like(example.x), search, nobody, none, none, nobody, Progress.start())
+        return JSMAUntargetedState(example.x, jnp.zeros_like(example.x), search, nobody, none, none, nobody, Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: JSMAUntargetedState) -> JSMAUntargetedState:
         at_input, searching = state.progress.iterations == 0, state.target < 0
         tried = jnp.clip(example.x + state.search.length(self.lengths) * state.direction, 0, 1)
         point = jnp.where(searching, tried, state.x_adv)
         logits, gradient = look(classifier, lambda z: cross_entropy(z, jnp.where(searching, example.label, state.target)), point)
-        wrong = misclassifies(logits, example.label)
+        wrong = state.progress.admit(misclassifies(logits, example.label))
 
         search, found = state.search.advance(wrong, self.lengths)
         reached = jnp.where(wrong & searching, prediction(logits), state.reached)

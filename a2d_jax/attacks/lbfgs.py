@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float, Int
 
 from a2d_jax import norms
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, predicts, second_best
+from a2d_jax.losses import cross_entropy, look, prediction, predicts, second_best
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 MEMORY = 15  # pairs of moves and changes of the gradient
@@ -205,12 +205,13 @@ class LBFGS:
             high=infinite,
             doublings=jnp.zeros((), jnp.int32),
             target=jnp.full((), -1, jnp.int32),
-            progress=Progress.start(),
+            progress=Progress.start(example),
         )
 
     def step(self, classifier: Classifier, example: Example, state: LBFGSState) -> LBFGSState:
         def target(logits: Array) -> Array:
-            return jnp.where(state.target < 0, second_best(logits), state.target)
+            best = jnp.where(state.progress.fresh, example.label, prediction(logits))
+            return jnp.where(state.target < 0, second_best(logits, best), state.target)
 
         point = state.search.point
         logits, gradient = look(classifier, lambda z: cross_entropy(z, target(z)), point)
@@ -218,7 +219,7 @@ class LBFGS:
         value = jnp.sum(delta**2) / 2 + weight * cross_entropy(logits, target(logits))
         search = advance(state.search, value, delta + weight * gradient)
 
-        hit, before = predicts(logits, target(logits)), state.progress.success
+        hit, before = state.progress.admit(predicts(logits, target(logits))), state.progress.success
         accepted = search.iterations > state.search.iterations
         constant = self._next_constant(example, state, search, jnp.where(accepted, hit, state.hit))
         finished = jnp.where(jnp.isfinite(constant.high), constant.high - constant.low < self.tolerance, constant.doublings >= DOUBLINGS)
@@ -226,9 +227,10 @@ class LBFGS:
         distance = norms.norm(delta, self.norm)
         nearer = hit & (distance < state.nearest)
         found = before | hit
-        progress = state.progress.judge(found, self.max_steps, forward=1, backward=1, give_up=finished, goes_on=self.minimise)
-        if self.minimise:
-            progress = progress._replace(reached=found & finished)  # a search cut short is censored
+        reached = found & finished if self.minimise else found  # a search cut short is censored
+        progress = state.progress.judge(
+            found, self.max_steps, reached=reached, forward=1, backward=1, give_up=finished, goes_on=self.minimise
+        )
         kept = jnp.where(before, state.x_adv, jnp.where(progress.done, point, constant.search.point))
         return constant._replace(
             x_adv=jnp.where(nearer, point, kept),

@@ -64,7 +64,7 @@ class LocalSearch:
         some = max(1, min(int(START * height * width), PROBES))
         start, _ = jax.random.split(example.key)
         candidates = jax.random.permutation(start, height * width) < some
-        return LocalSearchState(example.x, candidates.reshape(height, width), Progress.start())
+        return LocalSearchState(example.x, candidates.reshape(height, width), Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: LocalSearchState) -> LocalSearchState:
         _, rounds = jax.random.split(example.key)

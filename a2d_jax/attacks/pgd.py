@@ -70,7 +70,7 @@ class PGD:
             require(self.restart_every >= 1, "restart_every >= 1", self.restart_every, "give the updates of one run, or None")
 
     def init(self, example: Example) -> PGDState:
-        return PGDState(example.x, Progress.start())
+        return PGDState(example.x, Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: PGDState) -> PGDState:
         logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)

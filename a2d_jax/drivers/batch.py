@@ -1,7 +1,6 @@
 """`attack`: one call for a batch that fits into memory, jitted and sharded over the devices, whichever the driver."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -9,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from a2d_jax.drivers.loops import MIN_WIDTH, run, unroll
+from a2d_jax.drivers.loops import MIN_WIDTH
+from a2d_jax.drivers.program import program
 from a2d_jax.drivers.queue import AXIS
 from a2d_jax.drivers.refill import stream
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
@@ -59,27 +59,8 @@ def attack(
     # Weights of a checkpoint lie on one device, and what lies somewhere is moved by nobody else.
     classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))
     padded = jax.device_put(padded, NamedSharding(mesh, PartitionSpec(AXIS)))
-    result = _lockstep(mesh, length)(attack, classifier, padded)
+    result = program(mesh).lockstep(attack, classifier, padded, length=length)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], result)
-
-
-@functools.lru_cache
-def _lockstep(mesh: Mesh, length: int | None) -> Callable[..., AttackResult]:
-    def device(attack: Attack, classifier: Classifier, examples: Example) -> AttackResult:
-        def one(example: Example) -> AttackResult:
-            if length is None:
-                return run(attack, classifier, example)
-            return unroll(attack, classifier, example, length=length, observe=_nothing)[0]
-
-        return jax.vmap(one)(examples)
-
-    own, same = PartitionSpec(AXIS), PartitionSpec()
-    # `shard_map`, not a sharded `jit`: a device stops by itself instead of asking all others at every step.
-    return jax.jit(jax.shard_map(device, mesh=mesh, in_specs=(same, same, own), out_specs=own, check_vma=False))
-
-
-def _nothing(*_: Any) -> None:
-    return None
 
 
 def _pad(leaf: Any, count: int) -> Any:

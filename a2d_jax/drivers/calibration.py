@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from a2d_jax.drivers.loops import MIN_WIDTH
-from a2d_jax.drivers.refill import default_lanes, stream
+from a2d_jax.drivers.refill import Clock, default_lanes, stream
 from a2d_jax.types import Attack, Classifier, Example
 
 MOST = {"cpu": 256}  # lanes of a device to try at most
@@ -35,7 +35,13 @@ class Calibration:
 
 
 def calibrate(
-    attack: Attack, classifier: Classifier, examples: Example, *, devices: Sequence[Any] | None = None, keep_x_adv: bool = True
+    attack: Attack,
+    classifier: Classifier,
+    examples: Example,
+    *,
+    devices: Sequence[Any] | None = None,
+    keep_x_adv: bool = True,
+    clock: Clock = time.perf_counter,
 ) -> Calibration:
     """Find the number of lanes with which `stream` takes the least time per step.
 
@@ -47,6 +53,7 @@ def calibrate(
       examples: at least one, with a leading axis; repeated where more are needed, so they should be like those to come.
       devices: default all local devices.
       keep_x_adv: as for `stream`, which takes the same compiled programs afterwards.
+      clock: measures the time.
 
     Raises:
       ValueError: without an example.
@@ -61,7 +68,7 @@ def calibrate(
         rows = np.resize(np.arange(len(examples.label)), ROUNDS * width * len(devices))
         batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples)
         try:
-            found[width] = _microseconds(attack, classifier, batch, width, devices, keep_x_adv)
+            found[width] = _microseconds(attack, classifier, batch, width, devices, keep_x_adv, clock)
         except jax.errors.JaxRuntimeError as error:
             if not found or "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -73,20 +80,22 @@ def calibrate(
     return Calibration(min(lanes for lanes, each in found.items() if each <= LEVEL * fastest), found)
 
 
-def _microseconds(attack: Attack, classifier: Classifier, examples: Example, lanes: int, devices: Sequence[Any], keep_x_adv: bool) -> float:
+def _microseconds(
+    attack: Attack, classifier: Classifier, examples: Example, lanes: int, devices: Sequence[Any], keep_x_adv: bool, clock: Clock
+) -> float:
     """Per step of one example, the fastest of some runs."""
 
     def run(max_steps: Any) -> float:
-        begin = time.perf_counter()
+        begin = clock()
         shorter: Any = replace(attack, max_steps=max_steps)  # pyright: ignore[reportArgumentType] (all are dataclasses)
-        streamed = stream(shorter, classifier, [examples], lanes=lanes, devices=devices, keep_x_adv=keep_x_adv)
+        streamed = stream(shorter, classifier, [examples], lanes=lanes, devices=devices, keep_x_adv=keep_x_adv, clock=clock)
         for _ in streamed:
             pass
-        return (time.perf_counter() - begin) / streamed.stats.useful_steps * 1e6
+        return (clock() - begin) / streamed.stats.useful_steps * 1e6
 
     most = min(UPDATES, int(attack.max_steps))
     run(0)  # compiles
-    runs, begin = [run(most)], time.perf_counter()
-    while time.perf_counter() - begin < SECONDS:
+    runs, begin = [run(most)], clock()
+    while clock() - begin < SECONDS:
         runs.append(run(most))
     return min(runs)

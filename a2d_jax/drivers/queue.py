@@ -26,31 +26,30 @@ class HostExamples(NamedTuple):
 
     x: np.ndarray
     label: np.ndarray
+    predicted: np.ndarray
     key_data: np.ndarray
     key_impl: str
 
     @classmethod
     def of(cls, example: Example) -> "HostExamples":
         data, impl = jax.random.key_data(example.key), str(jax.random.key_impl(example.key))
-        return cls(np.asarray(example.x), np.asarray(example.label), np.asarray(data), impl)
+        predicted = np.zeros(len(example.label), bool) if example.predicted is None else np.asarray(example.predicted)
+        return cls(np.asarray(example.x), np.asarray(example.label), predicted, np.asarray(data), impl)
 
     @classmethod
     def concatenate(cls, parts: "list[HostExamples]") -> "HostExamples":
         if len(parts) == 1:
             return parts[0]
-        x, label, key_data = (
-            np.concatenate(leaves) for leaves in ([p.x for p in parts], [p.label for p in parts], [p.key_data for p in parts])
-        )
-        return cls(x, label, key_data, parts[0].key_impl)
+        columns = (np.concatenate(leaves) for leaves in zip(*(part[:-1] for part in parts), strict=True))
+        return cls._make((*columns, parts[0].key_impl))
 
     def part(self, rows: slice) -> "HostExamples":
-        return HostExamples(self.x[rows], self.label[rows], self.key_data[rows], self.key_impl)
+        return HostExamples._make((*(column[rows] for column in self[:-1]), self.key_impl))
 
     def take(self, rows: np.ndarray) -> Example:
-        x: Any = self.x[rows]
-        label: Any = self.label[rows]
-        data: Any = self.key_data[rows]
-        return Example(x, label, jax.random.wrap_key_data(data, impl=self.key_impl))
+        columns: Any = (column[rows] for column in self[:-1])
+        x, label, predicted, data = columns
+        return Example(x, label, jax.random.wrap_key_data(data, impl=self.key_impl), predicted)
 
 
 def pieces_of(examples: Iterable[Example], per_device: int, mesh: Mesh) -> Iterator[Queue]:

@@ -15,7 +15,7 @@ ATTACK = bim(0.3, 0.01, 40)
 def timed(monkeypatch, times):
     """Calibrate a convnet whose steps take the given times; what is an exception is raised."""
 
-    def microseconds(attack, classifier, examples, lanes, devices, keep_x_adv):
+    def microseconds(attack, classifier, examples, lanes, devices, keep_x_adv, clock):
         assert len(examples.label) == 2 * lanes * len(devices)
         if isinstance(times[lanes], Exception):
             raise times[lanes]

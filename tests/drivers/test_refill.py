@@ -9,7 +9,7 @@ import pytest
 from a2d_jax import drivers
 from a2d_jax.attacks import bim
 from a2d_jax.drivers import refill
-from tests.nets import batch, convnet
+from tests.nets import batch, convnet, forget_times
 
 pytestmark = pytest.mark.xdist_group("refill")  # one process: its fixtures take seconds
 
@@ -35,7 +35,7 @@ def expected(net, examples):
 def patience(request, monkeypatch):
     """Lanes that shrink as soon as most are free, and lanes that never do."""
     monkeypatch.setattr(refill, "PATIENCE", request.param)
-    monkeypatch.setattr(refill, "_COMPILED", {})
+    forget_times(monkeypatch)
 
 
 def gather(stream):
@@ -96,7 +96,7 @@ def test_shrinking_saves_steps(net, examples, monkeypatch):
     executed = {}
     for value in (0.0, 1e9):
         monkeypatch.setattr(refill, "PATIENCE", value)
-        monkeypatch.setattr(refill, "_COMPILED", {})  # as if no program existed yet
+        forget_times(monkeypatch)
         stream = drivers.stream(ATTACK, net, [examples], lanes=64, devices=jax.local_devices()[:1])
         gather(stream)
         executed[value] = stream.stats.lane_steps
@@ -144,11 +144,11 @@ def test_devices_stop_on_their_own(net):
     """Protects sharding: no device asks another inside the loop, so the program has no collective."""
     from jax.sharding import Mesh
 
-    from a2d_jax.drivers.batch import _lockstep
+    from a2d_jax.drivers.program import program
 
     mesh = Mesh(np.array(jax.local_devices()), ("examples",))
     examples = batch(net, np.zeros((8, 8, 8, 1), np.float32))
-    text = _lockstep(mesh, None).lower(ATTACK, net, examples).compile().as_text()
+    text = program(mesh).lockstep.lower(ATTACK, net, examples, length=None).compile().as_text()
     assert "while" in text
     assert not any(name in text for name in ("all-reduce", "all-gather", "collective-permute", "all-to-all"))
 
