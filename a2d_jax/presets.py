@@ -5,12 +5,14 @@ What the paper leaves open for ImageNet is chosen here: it says that the same pa
 the CIFAR-10 pairs are taken, and the L2 FGSM of its ImageNet baseline (0.016, read as root mean square) stands in for FGSM.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+from a2d_jax import specs
 from a2d_jax.attacks import (
     APGD,
     FMN,
@@ -34,10 +36,10 @@ from a2d_jax.attacks import (
     pgd,
 )
 from a2d_jax.errors import BadInput
+from a2d_jax.specs import Maker
 from a2d_jax.types import Attack
 
 Role = Literal["defence", "crafting"]
-Maker = Callable[..., Attack]
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,71 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
+def named(preset: str, plugins: Sequence[str] = ()) -> Preset:
+    """A preset by its name, or one of the user's own from a TOML file.
+
+    A file changes or extends a preset, or stands alone:
+
+        base = "mnist"
+
+        [defence.bim]               # an attack of the base by its name, with other settings
+        epsilon = 0.2
+
+        [defence.mine]              # an attack under a name of its own: one of the library, or by import string
+        attack = "my.module:MyAttack"
+        epsilon = 0.1
+
+    Args:
+      preset: one of `PRESETS`, or a path that ends in .toml.
+      plugins: modules from which the file may take attacks.
+
+    Raises:
+      BadInput: no such preset, or a file that cannot be read or does not say what it should.
+    """
+    if preset in PRESETS:
+        return PRESETS[preset]
+    if not preset.endswith(".toml"):
+        raise BadInput(f"expected a preset among {', '.join(PRESETS)}, or a file .toml, got {preset!r}; pass one of them")
+    try:
+        with Path(preset).open("rb") as file:
+            content = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"expected a preset as TOML, got {preset}, which cannot be read as such ({specs.one_line(error)}); correct it"
+        ) from error
+    if unknown := sorted(content.keys() - {"base", "defence", "crafting"}):
+        raise BadInput(f"expected base, defence and crafting in {preset}, got {', '.join(unknown)}; correct it")
+    base = named(content["base"]) if "base" in content else Preset({}, {})
+    return Preset(*(_changed(getattr(base, role), content.get(role, {}), preset, plugins) for role in ("defence", "crafting")))
+
+
+def _changed(makers: Mapping[str, Maker], content: Any, origin: str, plugins: Sequence[str]) -> Mapping[str, Maker]:
+    """Attacks with the settings of a file in place of their own, and new ones."""
+    changed = dict(makers)
+    for name, settings in content.items() if isinstance(content, dict) else [("", None)]:
+        if not isinstance(settings, dict):
+            raise BadInput(f"expected a table of settings for each attack in {origin}, got {settings!r} for {name or 'a role'}; correct it")
+        own = dict(settings)
+        attack = str(own.pop("attack", name))
+        if ":" in attack:
+            maker: Maker = specs.plugged(attack, origin, plugins)
+        elif attack in makers or attack in specs.IN_THE_BOX:
+            maker = makers.get(attack) or specs.IN_THE_BOX[attack]
+        else:
+            known = ", ".join(makers or specs.IN_THE_BOX)
+            raise BadInput(f"expected an attack among {known}, or an import string, got {attack!r} in {origin}; correct it")
+        if unknown := sorted(own.keys() - specs.parameters(maker).keys()):
+            known = ", ".join(specs.parameters(maker))
+            raise BadInput(f"expected settings of {attack} among {known}, got {', '.join(unknown)} in {origin}; correct it")
+        changed[name] = partial(maker, **own)
+    return changed
+
+
 def make(preset: str, role: Role, name: str, **overrides: Any) -> Attack:
     """The attack `name` of a preset in a role, with single settings overridden.
 
     Args:
-      preset: `mnist`, `cifar10` or `imagenet`.
+      preset: `mnist`, `cifar10`, `imagenet`, or a TOML file, see `named`.
       role: `defence` or `crafting`.
       name: of the attack.
       **overrides: settings of that attack by name, such as `max_steps=100`.
@@ -167,16 +229,11 @@ def make(preset: str, role: Role, name: str, **overrides: Any) -> Attack:
     Raises:
       BadInput: for an unknown preset, attack or setting; the valid names are listed.
     """
-    if preset not in PRESETS:
-        raise BadInput(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}; pass one of them")
-    makers: Mapping[str, Maker] = getattr(PRESETS[preset], role)
+    makers: Mapping[str, Maker] = getattr(named(preset), role)
     if name not in makers:
         raise BadInput(f"expected a {role} attack among {', '.join(makers)}, got {name!r}; pass one of them")
-    settings = list(inspect.signature(makers[name]).parameters)
+    settings = list(specs.parameters(makers[name]))
     for setting in overrides:
         if setting not in settings:
             raise BadInput(f"expected a setting of {name} among {', '.join(settings)}, got {setting}; leave it out")
-    try:
-        return makers[name](**overrides)
-    except ValueError as error:
-        raise BadInput(f"attack {name}: {error}") from error
+    return specs.make_attack(name, makers[name], overrides)

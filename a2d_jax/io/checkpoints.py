@@ -11,12 +11,10 @@ a card says comes before what the module says.
 """
 
 import hashlib
-import importlib
 import importlib.metadata
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +29,7 @@ from orbax.checkpoint import v1 as ocp
 from a2d_jax.classifiers import as_classifier, input_shape
 from a2d_jax.errors import BadInput
 from a2d_jax.io.photographs import Preprocessing, preprocessing_from
+from a2d_jax.specs import import_string, one_line
 from a2d_jax.types import Classifier
 
 CARD = "classifier.json"
@@ -125,7 +124,7 @@ def load(factory: str, directory: Path | None = None) -> LoadedClassifier:
     try:
         classifier = as_classifier(module)
     except BadInput as error:
-        raise BadInput(f"--classifier {factory}: {error}") from error
+        raise BadInput(f"the classifier {factory}: {error}") from error
     card: dict[str, Any] = {}
     if directory is not None:
         card = _read_card(directory)
@@ -145,7 +144,7 @@ def read_class_names(path: Path) -> list[str]:
     try:
         names = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"expected names of classes, one a line, got {path}, which cannot be read ({_one_line(error)}); check it") from error
+        raise BadInput(f"expected names of classes, one a line, got {path}, which cannot be read ({one_line(error)}); check it") from error
     if not all(map(str.strip, names)):
         raise BadInput(f"expected a name in each line of {path}, got an empty line {[*map(str.strip, names)].index('') + 1}; fill it in")
     return [name.strip() for name in names]
@@ -157,18 +156,7 @@ def import_factory(text: str) -> Callable[[], object]:
     Raises:
       BadInput: not of that form, does not import (with the original error), no such attribute, or not callable.
     """
-    name, colon, attribute = text.partition(":")
-    if not (name and colon and attribute):
-        raise BadInput(f"expected --classifier module:factory, got {text!r}; write for instance models.lenet:lenet5")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:  # importing runs the user's own file, which may raise anything
-        raise BadInput(f"expected an importable module, got {name!r}, which raises {_one_line(error)}; check --classifier") from error
-    factory = getattr(module, attribute, None)
-    if factory is None:
-        raise BadInput(f"expected a factory in {name}, got the name {attribute!r}, which it does not have; check --classifier")
+    factory = import_string(text, "models.lenet:lenet5")
     if not callable(factory):
         raise BadInput(f"expected a callable factory, got {text}, a {type(factory).__name__}; name a function of no arguments")
     return factory
@@ -194,7 +182,7 @@ def make_module(factory: str, *, weights: bool = True) -> object:
     try:
         return make()
     except Exception as error:  # the user's own function, which may raise anything
-        raise BadInput(f"expected {factory}() to make a classifier, got {_one_line(error)}; check the factory") from error
+        raise BadInput(f"expected {factory}() to make a classifier, got {one_line(error)}; check the factory") from error
 
 
 def _class_names(names: Any, classes: int | None) -> tuple[str, ...] | None:
@@ -220,7 +208,7 @@ def _refuse_existing(directory: Path, force: bool) -> None:
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise BadInput(f"expected an existing, writable folder for the output {directory}, got {parent}; create it or choose another")
     if directory.exists() and not force:
-        raise BadInput(f"expected a new output, got {directory}, which exists; choose another name or pass --force")
+        raise BadInput(f"expected a new output, got {directory}, which exists; choose another name, or have it replaced (force)")
     if directory.exists() and not (directory / CARD).is_file():
         raise BadInput(f"expected a checkpoint to replace, got {directory}, which has no {CARD}; choose another name")
 
@@ -275,7 +263,7 @@ def _read_card(directory: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text())
     except ValueError as error:
-        raise BadInput(f"expected JSON in {path}, got {_one_line(error)}; convert the checkpoint again") from error
+        raise BadInput(f"expected JSON in {path}, got {one_line(error)}; convert the checkpoint again") from error
     if card.get("weights_sha256") != _sha256(directory / WEIGHTS):
         raise BadInput(f"expected the weights that {path} describes, got damaged or exchanged ones; convert the checkpoint again")
     return card
@@ -294,9 +282,4 @@ def _sha256(path: Path) -> str:
 
 
 def _unreadable(directory: Path, error: Exception) -> BadInput:
-    return BadInput(f"expected an Orbax checkpoint, got {directory}, which does not load ({_one_line(error)}); make one with `a2d convert`")
-
-
-def _one_line(error: Exception) -> str:
-    reason = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    return BadInput(f"expected an Orbax checkpoint, got {directory}, which does not load ({one_line(error)}); make one with `a2d convert`")

@@ -28,7 +28,7 @@ def refuse_existing(path: str | Path, force: bool) -> None:
     if path.is_dir():
         raise BadInput(f"expected a file name for the output, got the folder {path}; add a name")
     if path.exists() and not force:
-        raise BadInput(f"expected a new output, got {path}, which exists; choose another name or pass --force")
+        raise BadInput(f"expected a new output, got {path}, which exists; choose another name, or have it replaced (force)")
 
 
 @contextmanager

@@ -9,22 +9,20 @@ import json
 import zipfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic
+from a2d_jax.measurements import Column
 
 Meta = Mapping[str, Any]
 
-_IMAGE = [("index", pa.int64()), ("id", pa.string())]
+_IMAGE = [("index", pa.int64()), ("id", pa.string()), ("fingerprint", pa.int64())]
 _ERROR = [("error", pa.string())]  # null where all went well; else why the columns before it are null
 PREDICTIONS = pa.schema([*_IMAGE, ("label", pa.int64()), ("probability", pa.float32()), *_ERROR])
 COSTS = pa.schema(
@@ -32,6 +30,7 @@ COSTS = pa.schema(
         *_IMAGE,
         ("attack", pa.string()),
         ("label", pa.int64()),
+        ("target", pa.int64()),  # class to reach; null for an attack that leaves the label
         ("cost", pa.int64()),
         ("iterations", pa.int64()),
         ("success", pa.bool_()),
@@ -63,10 +62,15 @@ CLEVER = pa.schema(
 )
 
 
-def verdicts_schema(attacks: Sequence[str]) -> Any:
-    """Columns of a table of verdicts, with the costs that each verdict rests on."""
-    costs = [(f"cost_{name}", pa.int64()) for name in attacks]
-    return pa.schema([*_IMAGE, ("label", pa.int64()), ("score", pa.float64()), ("adversarial", pa.bool_()), *costs, *_ERROR])
+def verdicts_schema(columns: Sequence[Column]) -> Any:
+    """Columns of a table of verdicts, with the numbers that each verdict rests on."""
+    read = [(name, pa.int64() if column.is_cost else pa.float64()) for name, column in zip(verdict_columns(columns), columns, strict=True)]
+    return pa.schema([*_IMAGE, ("label", pa.int64()), ("score", pa.float64()), ("adversarial", pa.bool_()), *read, *_ERROR])
+
+
+def verdict_columns(columns: Sequence[Column]) -> list[str]:
+    """What the numbers that a verdict rests on are called in its table."""
+    return [f"cost_{column.measurement}" if column.is_cost else str(column) for column in columns]
 
 
 @contextmanager
@@ -79,11 +83,11 @@ def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callabl
       meta: settings of the run, anything JSON can say.
 
     Yields:
-      `write(columns)`: append rows, given as one sequence per column; rows with an `error` keep `index`, `id` and what
-      identifies them, their results become null.
+      `write(columns)`: append rows, given as one sequence per column (a masked array where some have no value); rows with an `error`
+      keep `index`, `id` and what identifies them, their results become null.
     """
     schema = schema.with_metadata({"a2d": json.dumps(meta)})
-    kept = {"index", "id", "attack", "target", "preset", "seed", "error"}
+    kept = {"index", "fingerprint", "seed", *(field.name for field in schema if pa.types.is_string(field.type))}
 
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
 
@@ -92,122 +96,12 @@ def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callabl
             arrays = [
                 pa.array(columns[field.name], field.type)
                 if field.name in kept
-                else pa.array(np.asarray(columns[field.name]), field.type, mask=failed)
+                else pa.array(np.asarray(columns[field.name]), field.type, mask=failed | np.ma.getmaskarray(columns[field.name]))
                 for field in schema
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
         yield write
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """Costs of images under several attacks, one row per image; images with an error are left out.
-
-    Attributes:
-      path: the file it was read from.
-      attacks: names of the columns of `costs`.
-      index: place of each image in its set.
-      id: name of each image.
-      label: the class that was attacked.
-      costs: `n attacks`.
-      censored: `n attacks`; the budget ended before the attack did.
-      errors: index, id and error of the images left out.
-      meta: settings of the run; empty if the table was not written by this project.
-    """
-
-    path: Path
-    attacks: tuple[str, ...]
-    index: NDArray[np.int64]
-    id: list[str]
-    label: NDArray[np.int64]
-    costs: NDArray[np.int64]
-    censored: NDArray[np.bool_]
-    errors: list[tuple[int, str, str]]
-    meta: Meta
-
-    def select(self, attacks: Sequence[str]) -> NDArray[np.int64]:
-        """The columns of these attacks, in this order.
-
-        Raises:
-          BadInput: the table lacks one of them.
-        """
-        if not set(attacks) <= set(self.attacks):
-            have = ", ".join(self.attacks)
-            raise BadInput(f"expected costs of {', '.join(attacks)}, got {have} in {self.path}; run `a2d cost` with all of them")
-        return self.costs[:, [self.attacks.index(name) for name in attacks]]
-
-
-def read_costs(path: str | Path) -> CostTable:
-    """Read a long table of costs and turn it wide.
-
-    Raises:
-      BadInput: no such file, no table of costs, no good image, or an image with an attack missing or given twice.
-    """
-    path = Path(path)
-    columns = ["index", "id", "attack", "label", "cost", "censored"]
-    table = _read(path, columns, "costs")
-    if not len(table):
-        raise BadInput(f"expected a table of costs, got one without rows in {path}; run `a2d cost` on some images")
-    texts = table["error"].to_pylist() if "error" in table.column_names else [None] * len(table)
-    bad = table["cost"].is_null().to_numpy() | np.asarray([text is not None for text in texts])
-    meta = _meta(table.schema.metadata)
-    names = tuple(table["attack"].unique().to_pylist())
-    ordered = tuple(meta.get("attacks", ()))
-    names = ordered if set(ordered) == set(names) else names
-    attack = np.asarray([names.index(name) for name in table["attack"].to_pylist()])
-    index, first, row = np.unique(table["index"].to_numpy(), return_index=True, return_inverse=True)
-    times = np.zeros((len(index), len(names)), np.int64)
-    np.add.at(times, (row, attack), 1)
-    if (times != 1).any():
-        image, column = np.argwhere(times != 1)[0]
-        found = f"{times[image, column]} of {names[column]} for image {index[image]}"
-        raise BadInput(f"expected one cost per image and attack, got {found} in {path}; run `a2d cost` again")
-
-    def wide(name: str, kind: type[np.generic]) -> NDArray[Any]:
-        values = np.zeros(times.shape, kind)
-        values[row, attack] = pc.fill_null(table[name], False if kind is np.bool_ else 0).to_numpy()
-        return values
-
-    good = np.ones(len(index), bool)
-    good[row[bad]] = False
-    ids, reasons = table["id"].take(first).to_pylist(), {row[i]: texts[i] for i in np.flatnonzero(bad)}
-    if not good.any():
-        raise BadInput(f"expected costs of at least one image, got errors in all {len(index)} images of {path}; see its column error")
-    return CostTable(
-        path=path,
-        attacks=names,
-        index=index[good],
-        id=[ids[i] for i in np.flatnonzero(good)],
-        label=pc.fill_null(table["label"].take(first[good]), -1).to_numpy(),
-        costs=wide("cost", np.int64)[good],
-        censored=wide("censored", np.bool_)[good],
-        errors=[(int(index[i]), ids[i], reasons[i] or "no cost") for i in np.flatnonzero(~good)],
-        meta=meta,
-    )
-
-
-def _read(path: Path, columns: Sequence[str], what: str) -> Any:
-    if not path.is_file():
-        raise BadInput(f"expected a parquet table of {what}, got {path}, which is no file; check the path")
-    try:
-        schema = pq.read_schema(path)
-        missing = [name for name in columns if name not in schema.names]
-        if missing:
-            raise BadInput(
-                f"expected a table of {what}, got one without the columns {', '.join(missing)} in {path}; give a table of `a2d cost`"
-            )
-        return pq.read_table(path, columns=[*columns, *(["error"] if "error" in schema.names else [])])
-    except (OSError, pa.ArrowException) as error:
-        raise BadInput(f"expected a parquet table of {what}, got {path}, which is damaged or of another kind; write it again") from error
-
-
-def _meta(metadata: Mapping[bytes, bytes] | None) -> Meta:
-    try:
-        found = json.loads((metadata or {}).get(b"a2d", b"{}"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 @contextmanager

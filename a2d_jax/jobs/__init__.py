@@ -1,14 +1,81 @@
 """What each command does: read, compute, write, and tell in a few numbers what came out.
 
-Every job is a plain function of paths and settings, so that a script can call it as the command line does. Outputs are
-refused before the work starts and appear whole at its end. A row that cannot be used carries its error and the rest is done; if
-no row can be used, that is an error of the whole job.
+A job is data, a frozen spec (`a2d_jax.jobs.spec`), and a function that takes it, so that a script can call it as the command line
+does: `jobs.cost(CostSpec(classifier=..., images=..., out=...))`. Outputs are refused before the work starts and appear whole at its
+end. A row that cannot be used carries its error and the rest is done; if no row can be used, that is an error of the whole job.
+
+Jobs are loaded when they are first used, so that specs and help texts do not wait for JAX.
 """
 
-from a2d_jax.jobs.about import convert, info
-from a2d_jax.jobs.common import Done, Report
-from a2d_jax.jobs.detection import detect, evaluate, fit
-from a2d_jax.jobs.images import attack, cost, predict
-from a2d_jax.jobs.robustness import clever
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Done", "Report", "attack", "clever", "convert", "cost", "detect", "evaluate", "fit", "info", "predict"]
+from a2d_jax.console import Done, Report
+from a2d_jax.jobs.spec import (
+    AttackSpec,
+    CleverSpec,
+    ConvertSpec,
+    CostSpec,
+    DetectSpec,
+    EvaluateSpec,
+    FitSpec,
+    InfoSpec,
+    PredictSpec,
+    Spec,
+)
+
+if TYPE_CHECKING:
+    from a2d_jax.jobs.about import convert, info
+    from a2d_jax.jobs.detection import detect, evaluate, fit
+    from a2d_jax.jobs.images import attack, cost, predict
+    from a2d_jax.jobs.robustness import clever
+
+__all__ = [
+    "AttackSpec",
+    "CleverSpec",
+    "ConvertSpec",
+    "CostSpec",
+    "DetectSpec",
+    "Done",
+    "EvaluateSpec",
+    "FitSpec",
+    "InfoSpec",
+    "PredictSpec",
+    "Report",
+    "Spec",
+    "attack",
+    "clever",
+    "convert",
+    "cost",
+    "detect",
+    "evaluate",
+    "fit",
+    "info",
+    "predict",
+    "run",
+]
+_HOME = {
+    **dict.fromkeys(("convert", "info"), "about"),
+    **dict.fromkeys(("detect", "evaluate", "fit"), "detection"),
+    **dict.fromkeys(("attack", "cost", "predict"), "images"),
+    "clever": "robustness",
+}
+
+
+def run(spec: Spec, report: Report) -> Done:
+    """Do the job that a spec describes."""
+    return getattr(_module(_name(spec)), _name(spec))(spec, report)
+
+
+def _name(spec: Spec) -> str:
+    return type(spec).__name__.removesuffix("Spec").lower()
+
+
+def _module(job: str) -> Any:
+    return importlib.import_module(f"a2d_jax.jobs.{_HOME[job]}")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'a2d_jax.jobs' has no attribute {name!r}")
+    return getattr(_module(name), name)

@@ -2,31 +2,35 @@
 
 import os
 import platform
-from pathlib import Path
 
 import jax
 from flax import nnx
 
+from a2d_jax import detectors
+from a2d_jax.console import Done, Report, silent
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import make_module, read_class_names, save
 from a2d_jax.io.convert import read_arrays, to_module
-from a2d_jax.jobs.common import Done, settings_of, versions
+from a2d_jax.io.provenance import versions
+from a2d_jax.jobs.spec import ConvertSpec, InfoSpec
 from a2d_jax.presets import PRESETS
+from a2d_jax.specs import settings_of
 
 
-def convert(*, source: Path, classifier: str, out: Path, class_names: Path | None = None, force: bool = False) -> Done:
+def convert(spec: ConvertSpec, report: Report = silent) -> Done:
     """Read the weights of a checkpoint of another framework into a Flax module and write them as an Orbax folder."""
-    names = None if class_names is None else read_class_names(class_names)
-    module = make_module(classifier, weights=False)
+    names = None if spec.class_names is None else read_class_names(spec.class_names)
+    module = make_module(spec.classifier, weights=False)
     if not isinstance(module, nnx.Module):
         raise BadInput(
-            f"expected a factory of a Flax NNX module, got {type(module).__name__} from {classifier}; convert into such a module"
+            f"expected a factory of a Flax NNX module, got {type(module).__name__} from {spec.classifier}; convert into such a module"
         )
-    card = save(to_module(read_arrays(source), module), out, factory=classifier, source=source, class_names=names, force=force)
-    return Done({"out": str(out), "parameters": card["parameters"], "classes": card["classes"]})
+    whole = to_module(read_arrays(spec.source), module)
+    card = save(whole, spec.out, factory=spec.classifier, source=spec.source, class_names=names, force=spec.force)
+    return Done({"out": str(spec.out), "parameters": card["parameters"], "classes": card["classes"]})
 
 
-def info() -> Done:
+def info(spec: InfoSpec | None = None, report: Report = silent) -> Done:
     """Versions, devices, and the settings of every attack of every preset."""
     settings = [
         {"preset": name, "role": role, "attack": attack, "settings": ", ".join(f"{key}={value}" for key, value in fields.items())}
@@ -41,7 +45,7 @@ def info() -> Done:
             "python": platform.python_version(),
             "devices": ", ".join(devices),
             "compiled programs": os.environ.get("JAX_COMPILATION_CACHE_DIR") or "not kept",
-            "detectors": "zscore, vote, knn, svm, tree, forest, conformal",
+            "detectors": ", ".join(detectors.by_name()),
             "attacks": settings,
         }
     )

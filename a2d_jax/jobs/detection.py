@@ -1,214 +1,184 @@
 """Jobs that know costs: fit a detector, judge images with it, and measure how well costs separate two kinds of images."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from a2d_jax.costs import bounded, judge
-from a2d_jax.detectors import KNN, SVM, Conformal, Forest, Tree, Vote, ZScore, bounds
+from a2d_jax import specs
+from a2d_jax.console import Done, Report, silent
+from a2d_jax.costs import judge_images
+from a2d_jax.detectors import Detector
 from a2d_jax.errors import BadInput
 from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
 from a2d_jax.io.files import refuse_existing
-from a2d_jax.io.tables import CostTable, read_costs, table_writer, verdicts_schema
-from a2d_jax.jobs.common import Done, Report, attacks_from, names_of, record, same_settings, silent, versions
+from a2d_jax.io.measurements import Measurements, read_measurements
+from a2d_jax.io.provenance import record, same_settings, versions
+from a2d_jax.io.tables import table_writer, verdict_columns, verdicts_schema
 from a2d_jax.jobs.images import open_both
-from a2d_jax.jobs.lanes import Lanes
-from a2d_jax.jobs.measure import measure
+from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
+from a2d_jax.measurements import CLEVER, Column, coarse
 from a2d_jax.metrics import detection_report
 
-NEED_ADVERSARIAL = ("knn", "svm", "tree", "forest")
+FLAGS = ("h", "k", "level", "two_sided", "per_class", "as_released")
+"""Settings of detectors that have a flag of their own."""
 
 
-def fit(
-    *,
-    benign: Path,
-    detector: str,
-    out: Path,
-    adversarial: Sequence[Path] = (),
-    attacks: str | None = None,
-    h: float | None = None,
-    k: int | None = None,
-    level: float | None = None,
-    two_sided: bool = False,
-    per_class: bool = False,
-    as_released: bool = False,
-    seed: int = 0,
-    force: bool = False,
-) -> Done:
+def fit(spec: FitSpec, report: Report = silent) -> Done:
     """Fit a detector to tables of costs and write it as JSON."""
-    refuse_existing(out, force)
-    settings = {"h": h, "k": k, "level": level, "two_sided": two_sided, "per_class": per_class, "as_released": as_released}
-    unfitted = _unfitted(detector, {name: value for name, value in settings.items() if value not in (None, False)}, seed)
-    if detector in NEED_ADVERSARIAL and not adversarial:
+    refuse_existing(spec.out, spec.force)
+    settings = {name: getattr(spec, name) for name in FLAGS}
+    given = {name: value for name, value in settings.items() if value not in (None, False)}
+    seed = {"seed": spec.seed} if specs.has_setting(spec.detector, "seed") else {}
+    unfitted = specs.detector(spec.detector, **seed, **given)
+    if getattr(unfitted, "needs_adversarial", False) and not spec.adversarial:
         raise BadInput(
-            f"expected costs of adversarial images for {detector}, got none; pass --adversarial, or take zscore, vote or conformal"
+            f"expected costs of adversarial images for {spec.detector}, got none; pass --adversarial, or take zscore, vote or conformal"
         )
-    table, others = read_costs(benign), [read_costs(path) for path in adversarial]
-    names, notes = _names_for(detector, attacks, table)
-    negative = table.select(names)
-    for other in others:
-        same_settings(names, table.meta, str(benign), other.meta, str(other.path))
-    positive = np.concatenate([other.select(names) for other in others]) if others else None
-    fitted = unfitted.fit(negative, positive, **({"labels": table.label} if per_class else {}))
-    meta = {"versions": versions(), "detector": detector, "settings": settings, "seed": seed, "benign": str(benign), "costs": table.meta}
-    write_detector(out, StoredDetector(fitted, tuple(names), meta))
+    table, others = read_measurements(spec.benign), [read_measurements(path) for path in spec.adversarial]
+    columns, notes = _columns_for(unfitted, spec, table)
+    _common(columns, table, others, str(spec.benign))
+    negative = table.select(columns)
+    positive = np.concatenate([other.select(columns) for other in others]) if others else None
+    fitted = unfitted.fit(negative, positive, labels=table.label)
+    names = [str(column) for column in columns]
+    meta = {"versions": versions(), "detector": spec.detector, "settings": settings, "seed": spec.seed, "benign": str(spec.benign)}
+    write_detector(spec.out, StoredDetector(fitted, tuple(names), {**meta, "spec": spec.as_json(), "costs": table.meta}))
     flagged = [
         {
             "set": one.path.stem,
             "images": len(one.index),
-            "flagged": float(judge(fitted, one.select(names), one.label, one.index)[1].mean()),
+            "flagged": float(fitted.predict(one.select(columns), labels=one.label, index=one.key).mean()),
         }
         for one in (table, *others)
     ]
-    summary = {"out": str(out), "detector": detector, "attacks": ", ".join(names), "flagged": flagged}
+    summary = {"out": str(spec.out), "detector": spec.detector, "attacks": ", ".join(names), "flagged": flagged}
+    notes += coarse(dict(zip(names, negative.T, strict=True)))
     return Done(summary, notes=notes + _left_out(table, *others))
 
 
-def detect(
-    *,
-    detector: Path,
-    out: Path,
-    costs: Path | None = None,
-    classifier: str | None = None,
-    checkpoint: Path | None = None,
-    images: Path | None = None,
-    no_bound: bool = False,
-    lanes: Lanes = None,
-    limit: int | None = None,
-    seed: int = 0,
-    force: bool = False,
-    report: Report = silent,
-) -> Done:
+def detect(spec: DetectSpec, report: Report = silent) -> Done:
     """Write verdicts on images, from their costs or from the images themselves."""
-    refuse_existing(out, force)
-    if (costs is None) == (images is None) or (images is None) != (classifier is None):
+    refuse_existing(spec.out, spec.force)
+    if (spec.costs is None) == (spec.images is None) or (spec.images is None) != (spec.classifier is None):
         raise BadInput("expected either --costs, or --classifier with --images, got something between; give one or the other")
-    stored = read_detector(detector)
-    meta = {"versions": versions(), "detector": str(detector), "detector_meta": stored.meta}
-    if costs is not None:
-        return _detect_costs(stored, detector, costs, out, meta)
+    stored = read_detector(spec.detector, spec.plugin)
+    meta = {"versions": versions(), "detector": str(spec.detector), "detector_meta": stored.meta, "spec": spec.as_json()}
+    if spec.costs is not None:
+        return _detect_costs(stored, spec.costs, spec, meta)
+    return _detect_images(stored, spec, meta, report)
+
+
+def evaluate(spec: EvaluateSpec, report: Report = silent) -> Done:
+    """How well low numbers tell adversarial from benign images, for every attack and adversarial set."""
+    table = read_measurements(spec.benign)
+    rows: list[dict[str, Any]] = []
+    notes = _left_out(table)
+    for path in spec.adversarial:
+        other = read_measurements(path)
+        notes += _left_out(other)
+        texts = specs.names_of(spec.attacks) if spec.attacks else [name for name in table.names if name in other.names]
+        if not texts:
+            raise BadInput(
+                f"expected costs of the same attacks, got {', '.join(table.names)} in {spec.benign} "
+                f"and {', '.join(other.names)} in {path}; run `a2d cost` on both sets with the same --attacks"
+            )
+        columns = table.columns(texts)
+        same_settings([column.measurement for column in columns], table.meta, str(spec.benign), other.meta, str(path))
+        for column in columns:
+            found = detection_report(-table.select([column])[:, 0], -other.select([column])[:, 0])
+            rows.append({"set": path.stem, "attack": str(column), "images": len(other.index), **found._asdict()})
+    return Done({"benign": str(spec.benign), "benign images": len(table.index), "sets": rows}, notes=notes)
+
+
+def _left_out(*tables: Measurements) -> list[str]:
+    return [f"{len(table.errors)} images of {table.path} carry an error and are left out" for table in tables if table.errors]
+
+
+def _columns_for(detector: Detector, spec: FitSpec, table: Measurements) -> tuple[tuple[Column, ...], list[str]]:
+    """What a detector shall read, and what to tell the user about the choice."""
+    texts = specs.names_of(spec.attacks) if spec.attacks else list(table.names)
+    columns = table.columns(texts)
+    if not getattr(detector, "single_column", False) or len(columns) == 1:
+        return columns, []
+    if spec.attacks:
+        raise BadInput(f"expected one attack for {spec.detector}, got {spec.attacks}; name one, or take vote")
+    return columns[:1], [f"{spec.detector} reads one attack: took {columns[0]} of {', '.join(texts)}; choose another with --attack"]
+
+
+def _common(columns: Sequence[Column], table: Measurements, others: Sequence[Measurements], name: str) -> None:
+    """Refuse tables that were measured otherwise."""
+    for other in others:
+        same_settings([column.measurement for column in columns], table.meta, name, other.meta, str(other.path))
+
+
+def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: dict[str, Any]) -> Done:
+    table = read_measurements(path)
+    columns = table.columns(stored.columns)
     fitted_on = stored.meta.get("costs", {})
-    attacks, precision = attacks_from(fitted_on.get("attacks", {}), stored.attacks, detector), fitted_on.get("precision", "float32")
-    most = [int(attack.max_steps) + 1 for attack in attacks.values()]
-    stops = (None,) * len(most) if no_bound else bounds(stored.fitted, most)
-    model, source = open_both(str(classifier), checkpoint, Path(str(images)), limit, precision)
-    measured = measure(model, source, bounded(attacks, stops), seed, lanes, report)
-    good = measured.good
-    table = np.stack([np.asarray(result.cost) for result in measured.results.values()], axis=1)
-    score, adversarial = np.zeros(len(source)), np.zeros(len(source), bool)
-    score[good], adversarial[good] = judge(stored.fitted, table[good], measured.label[good], measured.index[good])
-    stops_at = dict(zip(stored.attacks, stops, strict=True))
-    meta |= record(model, source, classifier=classifier, precision=precision, seed=seed, bounds=stops_at)
-    images_of = {"index": measured.index, "id": measured.id, "label": measured.label, "error": measured.error}
-    _write_verdicts(out, stored.attacks, meta, {**images_of, "score": score, "adversarial": adversarial}, table)
+    same_settings([column.measurement for column in columns], fitted_on, str(spec.detector), table.meta, str(path))
+    read = table.select(columns)
+    known = {"labels": table.label, "index": table.key}
+    score, adversarial = stored.fitted.score(read, **known), stored.fitted.predict(read, **known)
+    missing = len(table.errors)
+    nothing = np.zeros(missing, np.int64)
+    prints: list[int | None] = [None] * len(read) if table.fingerprint is None else table.fingerprint.tolist()
+    rows = {
+        "index": np.append(table.index, [index for index, _, _ in table.errors]).astype(np.int64),
+        "id": table.id + [name for _, name, _ in table.errors],
+        "fingerprint": prints + [None] * missing,
+        "label": np.append(table.label, nothing - 1),
+        "score": np.append(score, nothing),
+        "adversarial": np.append(adversarial, nothing.astype(bool)),
+        "error": [None] * len(read) + [error for _, _, error in table.errors],
+    }
+    whole = np.concatenate([read, np.zeros((missing, read.shape[1]), read.dtype)])
+    _write_verdicts(spec.out, columns, meta | {"costs": table.meta}, rows, whole)
+    summary = {"out": str(spec.out), "images": len(read) + missing, "failed": missing, "adversarial": int(adversarial.sum())}
+    return Done(summary, missing)
+
+
+def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any], report: Report) -> Done:
+    fitted_on = stored.meta.get("costs", {})
+    known = fitted_on.get("attacks", {})
+    if any(text.startswith(CLEVER) for text in stored.columns):
+        raise BadInput(
+            f"expected a detector that reads attacks, got one of CLEVER scores in {spec.detector}; judge a table of `a2d clever`"
+        )
+    columns = tuple(Column.named(text, known or stored.columns) for text in stored.columns)
+    names = list(dict.fromkeys(column.measurement for column in columns))
+    attacks = specs.attacks_from(known, names, spec.detector, spec.plugin)
+    precision = fitted_on.get("precision", "float32")
+    model, source = open_both(str(spec.classifier), spec.checkpoint, Path(str(spec.images)), spec.limit, precision)
+    how: dict[str, Any] = {"bound": not spec.no_bound, "seed": spec.seed, "lanes": spec.lanes, "report": report}
+    judged = judge_images(model, source, attacks, columns, stored.fitted, **how)
+    measured = judged.measured
+    stops_at = {str(column): stop for column, stop in zip(columns, judged.stops, strict=True)}
+    meta |= record(model, source, classifier=spec.classifier, precision=precision, seed=spec.seed, bounds=stops_at, labels=measured.labels)
+    rows = {name: getattr(measured, name) for name in ("index", "id", "fingerprint", "label", "error")}
+    rows |= {"score": judged.score, "adversarial": judged.adversarial}
+    _write_verdicts(spec.out, columns, meta, rows, judged.table)
     steps = [
         {
             "attack": name,
             "stops at cost": stop,
-            "images stopped": int((table[good, column] >= stop).sum()) if stop is not None else 0,
+            "images stopped": stopped,
             "steps": int(np.sum(result.iterations)),
-            "steps saved, at most": int((table[good, column] >= stop).sum()) * (last - stop) if stop is not None else 0,
+            "steps saved, at most": stopped * (int(attacks[name].max_steps) + 1 - stop) if stop is not None else 0,
         }
-        for column, ((name, result), stop, last) in enumerate(zip(measured.results.items(), stops, most, strict=True))
+        for name, result in measured.results.items()
+        for stop in [stops_at.get(name)]
+        for stopped in [int((result.cost[measured.good] >= stop).sum()) if stop is not None else 0]
     ]
-    summary = {"out": str(out), "images": len(source), "failed": measured.failed, "adversarial": int(adversarial.sum()), "steps": steps}
-    return Done(summary, measured.failed)
+    failed, flagged = measured.failed, int(judged.adversarial.sum())
+    return Done({"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}, failed)
 
 
-def evaluate(*, benign: Path, adversarial: Sequence[Path]) -> Done:
-    """How well low costs tell adversarial from benign images, for every attack and adversarial set."""
-    table = read_costs(benign)
-    rows: list[dict[str, Any]] = []
-    notes = _left_out(table)
-    for path in adversarial:
-        other = read_costs(path)
-        notes += _left_out(other)
-        names = [name for name in table.attacks if name in other.attacks]
-        if not names:
-            raise BadInput(
-                f"expected costs of the same attacks, got {', '.join(table.attacks)} in {benign} and {', '.join(other.attacks)} in {path}; "
-                "run `a2d cost` on both sets with the same --attacks"
-            )
-        same_settings(names, table.meta, str(benign), other.meta, str(path))
-        for name in names:
-            found = detection_report(-table.select([name])[:, 0], -other.select([name])[:, 0])
-            rows.append({"set": path.stem, "attack": name, "images": len(other.index), **found._asdict()})
-    return Done({"benign": str(benign), "benign images": len(table.index), "sets": rows}, notes=notes)
-
-
-def _left_out(*tables: CostTable) -> list[str]:
-    return [f"{len(table.errors)} images of {table.path} carry an error and are left out" for table in tables if table.errors]
-
-
-def _unfitted(name: str, settings: Mapping[str, Any], seed: int) -> Any:
-    """A detector by name; all `settings` must be its own.
-
-    Raises:
-      BadInput: an unknown name, a setting of another detector, or a value that the detector refuses.
-    """
-    member = {"h", "as_released"}
-    makers: dict[str, tuple[set[str], Callable[..., Any]]] = {
-        "zscore": (member, ZScore),
-        "vote": ({"k", *member}, _vote),
-        "knn": ({"k"}, KNN),
-        "svm": (set(), SVM),
-        "tree": (set(), partial(Tree, seed=seed)),
-        "forest": (set(), partial(Forest, seed=seed)),
-        "conformal": ({"level", "two_sided", "per_class"}, partial(Conformal, seed=seed)),
-    }
-    if name not in makers:
-        raise BadInput(f"expected a detector among {', '.join(makers)}, got {name!r}; pass one of them")
-    own, make = makers[name]
-    if foreign := sorted(set(settings) - own):
-        flags = ", ".join("--" + setting.replace("_", "-") for setting in foreign)
-        raise BadInput(f"expected settings of {name} ({', '.join(sorted(own)) or 'none'}), got {flags}; leave it out")
-    try:
-        return make(**settings)
-    except ValueError as error:
-        raise BadInput(f"detector {name}: {error}") from error
-
-
-def _vote(k: int = 2, **member: Any) -> Vote:
-    return Vote(k=k, member=ZScore(**member))
-
-
-def _names_for(detector: str, attacks: str | None, table: CostTable) -> tuple[list[str], list[str]]:
-    """The attacks a detector shall read, and what to tell the user about the choice."""
-    names = names_of(attacks) if attacks else list(table.attacks)
-    if detector != "zscore" or len(names) == 1:
-        return names, []
-    if attacks:
-        raise BadInput(f"expected one attack for zscore, got {attacks}; name one, or take vote")
-    return names[:1], [f"zscore reads one attack: took {names[0]} of {', '.join(names)}; choose another with --attack"]
-
-
-def _detect_costs(stored: StoredDetector, detector: Path, path: Path, out: Path, meta: dict[str, Any]) -> Done:
-    table = read_costs(path)
-    costs = table.select(stored.attacks)
-    same_settings(stored.attacks, stored.meta.get("costs", {}), str(detector), table.meta, str(path))
-    score, adversarial = judge(stored.fitted, costs, table.label, table.index)
-    missing = len(table.errors)
-    rows = {
-        "index": np.append(table.index, [index for index, _, _ in table.errors]).astype(np.int64),
-        "id": table.id + [name for _, name, _ in table.errors],
-        "label": np.append(table.label, np.full(missing, -1)),
-        "score": np.append(score, np.zeros(missing)),
-        "adversarial": np.append(adversarial, np.zeros(missing, bool)),
-        "error": [None] * len(costs) + [error for _, _, error in table.errors],
-    }
-    table_of_costs = np.concatenate([costs, np.zeros((missing, costs.shape[1]), np.int64)])
-    _write_verdicts(out, stored.attacks, meta | {"costs": table.meta}, rows, table_of_costs)
-    summary = {"out": str(out), "images": len(costs) + missing, "failed": missing, "adversarial": int(adversarial.sum())}
-    return Done(summary, missing)
-
-
-def _write_verdicts(out: Path, attacks: Sequence[str], meta: Mapping[str, Any], rows: Mapping[str, Any], costs: NDArray[np.int64]) -> None:
-    """Write all images in the order of their set, with the costs that decided."""
+def _write_verdicts(out: Path, columns: Sequence[Column], meta: Mapping[str, Any], rows: Mapping[str, Any], read: NDArray[Any]) -> None:
+    """Write all images in the order of their set, with the numbers that decided."""
     order = np.argsort(rows["index"])
-    columns = dict(rows) | {f"cost_{name}": column for name, column in zip(attacks, costs.T, strict=True)}
-    with table_writer(out, verdicts_schema(attacks), meta) as write:
-        write({name: [values[i] for i in order] for name, values in columns.items()})
+    whole = dict(rows) | dict(zip(verdict_columns(columns), read.T, strict=True))
+    with table_writer(out, verdicts_schema(columns), meta) as write:
+        write({name: [values[i] for i in order] for name, values in whole.items()})

@@ -2,81 +2,59 @@
 
 import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from a2d_jax import presets, specs
 from a2d_jax.classifiers import in_bfloat16
-from a2d_jax.costs import predictions
+from a2d_jax.console import Done, Report, silent
+from a2d_jax.costs import Measured, class_count, measure, predicted, predictions
+from a2d_jax.costs.targets import read_target
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import load
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.images import ImageSource, open_images
+from a2d_jax.io.provenance import record
 from a2d_jax.io.tables import COSTS, PREDICTIONS, npz_writer, stretched, table_writer
-from a2d_jax.jobs.common import Done, Report, preset_attacks, record, settings_of, silent
-from a2d_jax.jobs.lanes import Lanes
-from a2d_jax.jobs.measure import Measured, class_count, measure, predicted
-from a2d_jax.types import Classifier
+from a2d_jax.jobs.spec import AttackSpec, AttacksSpec, CostSpec, PredictSpec
+from a2d_jax.types import Attack, Classifier
 
 ROWS = 4096  # images written at a time
 
 
-def predict(
-    *,
-    classifier: str,
-    images: Path,
-    out: Path,
-    checkpoint: Path | None = None,
-    limit: int | None = None,
-    precision: str = "float32",
-    force: bool = False,
-    report: Report = silent,
-) -> Done:
+def predict(spec: PredictSpec, report: Report = silent) -> Done:
     """Write the predicted class of each image and its probability."""
-    refuse_existing(out, force)
-    model, source = open_both(classifier, checkpoint, images, limit, precision)
+    refuse_existing(spec.out, spec.force)
+    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
     failed = right = labelled = 0
-    with table_writer(out, PREDICTIONS, record(model, source, classifier=classifier, precision=precision)) as write:
-        for part in predicted(model, source, report):
-            write({"index": part.index, "id": part.id, "label": part.label, "probability": part.probability, "error": part.error})
-            good = np.asarray([error is None for error in part.error])
+    with table_writer(spec.out, PREDICTIONS, record(model, source, **told(spec))) as write:
+        for piece in predicted(model, source, report):
+            columns = ("index", "id", "fingerprint", "label", "probability", "error")
+            write({name: getattr(piece, name) for name in columns})
+            good = np.asarray([error is None for error in piece.error])
             failed += int((~good).sum())
-            if part.truth is not None:
-                right += int((part.label == part.truth)[good].sum())
+            if piece.truth is not None:
+                right += int((piece.label == piece.truth)[good].sum())
                 labelled += int(good.sum())
     accuracy = {"accuracy": right / labelled} if labelled else {}
-    return Done({"out": str(out), "images": len(source), "failed": failed, **accuracy}, failed, label_notes(source))
+    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, label_notes(source))
 
 
-def cost(
-    *,
-    classifier: str,
-    images: Path,
-    out: Path,
-    checkpoint: Path | None = None,
-    attacks: str = "bim,bim2,jsma,dba",
-    preset: str = "mnist",
-    max_steps: int | None = None,
-    epsilon: float | None = None,
-    step_size: float | None = None,
-    lanes: Lanes = None,
-    limit: int | None = None,
-    precision: str = "float32",
-    seed: int = 0,
-    force: bool = False,
-    report: Report = silent,
-) -> Done:
+def cost(spec: CostSpec, report: Report = silent) -> Done:
     """Write what it costs each attack to change the predicted class of each image."""
-    refuse_existing(out, force)
-    chosen = preset_attacks(preset, "defence", attacks, max_steps=max_steps, epsilon=epsilon, step_size=step_size)
-    model, source = open_both(classifier, checkpoint, images, limit, precision)
-    measured = measure(model, source, chosen, seed, lanes, report)
-    meta = record(model, source, classifier=classifier, precision=precision, preset=preset, seed=seed, attacks=settings_of(chosen))
-    with table_writer(out, COSTS, meta) as write:
+    refuse_existing(spec.out, spec.force)
+    attacks = chosen(spec, "defence", spec.attacks)
+    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
+    measured = measure(model, source, attacks, seed=spec.seed, lanes=spec.lanes, report=report, target=target_of(spec))
+    meta = record(model, source, **told(spec), **of_attacks(attacks, measured))
+    with table_writer(spec.out, COSTS, meta) as write:
         for begin in range(0, len(source), ROWS):
-            write(_cost_rows(measured, slice(begin, begin + ROWS), preset, seed))
+            write(_cost_rows(measured, slice(begin, begin + ROWS), attacks, spec))
     costs = [
         {
             "attack": name,
@@ -89,62 +67,76 @@ def cost(
         }
         for name, result in measured.results.items()
     ]
-    return Done({"out": str(out), "images": len(source), "failed": measured.failed, "costs": costs}, measured.failed)
+    return Done({"out": str(spec.out), "images": len(source), "failed": measured.failed, "costs": costs}, measured.failed)
 
 
-def attack(
-    *,
-    classifier: str,
-    images: Path,
-    out: Path,
-    attack: str,
-    checkpoint: Path | None = None,
-    preset: str = "mnist",
-    max_steps: int | None = None,
-    epsilon: float | None = None,
-    step_size: float | None = None,
-    lanes: Lanes = None,
-    limit: int | None = None,
-    precision: str = "float32",
-    stretch: bool = False,
-    seed: int = 0,
-    force: bool = False,
-    report: Report = silent,
-) -> Done:
+def attack(spec: AttackSpec, report: Report = silent) -> Done:
     """Write adversarial images that leave the label of the set, or the predicted class where the set has no labels.
 
     With `stretch` they are written as an 8-bit file holds them, each stretched to its own range, and success is that of what was written.
     """
-    refuse_existing(out, force)
-    chosen = preset_attacks(preset, "crafting", attack, max_steps=max_steps, epsilon=epsilon, step_size=step_size)
-    if len(chosen) > 1:
-        raise BadInput(f"expected one attack, got {', '.join(chosen)}; run the command once for each")
-    model, source = open_both(classifier, checkpoint, images, limit, precision)
-    how = {"preset": preset, "seed": seed, "stretch": stretch, "attacks": settings_of(chosen)}
-    meta = record(model, source, classifier=classifier, precision=precision, **how)
+    refuse_existing(spec.out, spec.force)
+    attacks = chosen(spec, "crafting", spec.attack)
+    if len(attacks) > 1:
+        raise BadInput(f"expected one attack, got {', '.join(attacks)}; run the command once for each")
+    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
     image_bytes = 4 * math.prod(source.shape)
-    with tempfile.TemporaryFile(dir=out.absolute().parent) as scratch:  # images come as they finish; the disk puts them in order
+    with tempfile.TemporaryFile(dir=spec.out.absolute().parent) as scratch:  # images come as they finish; the disk puts them in order
         scratch.truncate(len(source) * image_bytes)
 
-        def keep(rows: NDArray[np.int64], x_adv: NDArray[np.float32]) -> None:
+        def keep(_: str, rows: NDArray[np.int64], x_adv: NDArray[np.float32]) -> None:
             for row, image in zip(rows, x_adv, strict=True):
                 scratch.seek(int(row) * image_bytes)
                 scratch.write(image.astype(np.float32).tobytes())
 
-        measured = measure(model, source, chosen, seed, lanes, report, own_label=source.labels, keep_x_adv=keep)
+        how: dict[str, Any] = {"seed": spec.seed, "lanes": spec.lanes, "report": report, "target": target_of(spec)}
+        measured = measure(model, source, attacks, labels="set" if source.labels else "prediction", keep_x_adv=keep, **how)
+        aimed = measured.target is not None
         (success,) = (np.array(result.success) for result in measured.results.values())
         scratch.seek(0)
-        with npz_writer(out, len(source), source.shape, meta) as write:
+        meta = record(model, source, **told(spec), **of_attacks(attacks, measured))
+        with npz_writer(spec.out, len(source), source.shape, meta) as write:
             for begin in range(0, len(source), source.piece_size):
-                part = slice(begin, begin + source.piece_size)
-                index = measured.index[part]
+                piece = slice(begin, begin + source.piece_size)
+                index = measured.index[piece]
                 x_adv = np.frombuffer(scratch.read(len(index) * image_bytes), np.float32).reshape(-1, *source.shape)
-                if stretch:
-                    x_adv = stretched(x_adv)
-                    success[part] = measured.good[part] & (predictions(model, x_adv)[0] != measured.label[part])
-                write(x=x_adv, y=measured.label[part], success=success[part], index=index, error=measured.error[part])
-    summary = {"out": str(out), "images": len(source), "failed": measured.failed, "success rate": float(success[measured.good].mean())}
-    return Done(summary, measured.failed, label_notes(source))
+                if spec.stretch:
+                    x_adv, seen = stretched(x_adv), predictions(model, stretched(x_adv))[0]
+                    reached = seen == measured.target[piece] if measured.target is not None else seen != measured.label[piece]
+                    success[piece] = measured.good[piece] & reached
+                goal = {"target": measured.target[piece]} if measured.target is not None else {}
+                write(x=x_adv, y=measured.label[piece], success=success[piece], index=index, error=measured.error[piece], **goal)
+    summary = {"out": str(spec.out), "images": len(source), "failed": measured.failed}
+    before = {"at the target to begin with": _there(measured)} if aimed else {"wrong to begin with": measured.wrong}
+    return Done(
+        {**summary, "success rate": float(success[measured.good].mean()), **before},
+        measured.failed,
+        label_notes(source),
+    )
+
+
+def chosen(spec: AttacksSpec, role: presets.Role, text: str) -> dict[str, Attack]:
+    """The attacks of a job, with the settings that are given instead of the preset's."""
+    preset = presets.named(spec.preset, spec.plugin)
+    flags = {"max_steps": spec.max_steps, "epsilon": spec.epsilon, "step_size": spec.step_size}
+    return specs.attacks(text, getattr(preset, role), **flags)
+
+
+def target_of(spec: AttacksSpec) -> Any:
+    """The class that targeted attacks shall reach, if one is given."""
+    return None if spec.target is None else read_target(spec.target)
+
+
+def told(spec: PredictSpec | AttacksSpec | Any) -> dict[str, Any]:
+    """What a table keeps of its spec: all of it, and apart from it what tables are compared by."""
+    alone = {name: getattr(spec, name) for name in ("classifier", "precision", "preset", "seed", "stretch") if hasattr(spec, name)}
+    return {**alone, "spec": {"job": type(spec).__name__.removesuffix("Spec").lower(), **spec.as_json()}}
+
+
+def of_attacks(attacks: Mapping[str, Attack], measured: Measured) -> dict[str, Any]:
+    """What a table keeps of the attacks: every setting, the norms of their distances, and whose labels they left."""
+    norms = {name: attack.norm for name, attack in attacks.items()}
+    return {"attacks": specs.settings_of(attacks), "norms": norms, "labels": measured.labels}
 
 
 def label_notes(source: ImageSource) -> list[str]:
@@ -171,24 +163,35 @@ def open_both(classifier: str, checkpoint: Path | None, images: Path, limit: int
     return in_bfloat16(loaded.classifier) if precision == "bfloat16" else loaded.classifier, source
 
 
-def _cost_rows(measured: Measured, part: slice, preset: str, seed: int) -> dict[str, object]:
+def _there(measured: Measured) -> int:
+    """Images that were classified as their target already."""
+    return sum(int((result.success & (result.iterations == 0))[measured.good].sum()) for result in measured.results.values())
+
+
+def _cost_rows(measured: Measured, rows: slice, attacks: Mapping[str, Attack], spec: CostSpec) -> dict[str, object]:
     """Rows of some images, those of one image together."""
-    attacks = list(measured.results)
-    n = len(measured.index[part])
+    names = list(measured.results)
+    n = len(measured.index[rows])
 
     def each(values: np.ndarray) -> np.ndarray:
-        return np.repeat(values, len(attacks))
+        return np.repeat(values, len(names))
 
     columns: dict[str, object] = {
-        field: np.stack([getattr(result, field)[part] for result in measured.results.values()], axis=1).ravel()
+        field: np.stack([getattr(result, field)[rows] for result in measured.results.values()], axis=1).ravel()
         for field in ("cost", "iterations", "success", "censored", "forward_queries", "backward_queries", "distance")
     }
+    nobody = np.ma.masked_all(n, np.int64)
+    aims = [
+        measured.target[rows] if measured.target is not None and getattr(attacks[name], "targeted", False) else nobody for name in names
+    ]
     return columns | {
-        "index": each(measured.index[part]),
-        "id": [name for name in measured.id[part] for _ in attacks],
-        "attack": attacks * n,
-        "label": each(measured.label[part]),
-        "preset": [preset] * (n * len(attacks)),
-        "seed": [seed] * (n * len(attacks)),
-        "error": [error for error in measured.error[part] for _ in attacks],
+        "index": each(measured.index[rows]),
+        "id": [name for name in measured.id[rows] for _ in names],
+        "fingerprint": each(measured.fingerprint[rows]),
+        "attack": names * n,
+        "label": each(measured.label[rows]),
+        "target": np.ma.stack(aims, axis=1).ravel(),
+        "preset": [spec.preset] * (n * len(names)),
+        "seed": [spec.seed] * (n * len(names)),
+        "error": [error for error in measured.error[rows] for _ in names],
     }

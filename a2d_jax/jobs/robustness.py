@@ -3,94 +3,76 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from a2d_jax.costs import examples
+from a2d_jax.console import Done, Report, silent
+from a2d_jax.costs import Predicted, class_count, examples, predicted
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.images import ImageSource
+from a2d_jax.io.provenance import record
 from a2d_jax.io.tables import CLEVER, table_writer
-from a2d_jax.jobs.common import Done, Report, names_of, record, silent
-from a2d_jax.jobs.images import open_both
-from a2d_jax.jobs.measure import Predicted, class_count, predicted
+from a2d_jax.jobs.images import open_both, told
+from a2d_jax.jobs.spec import CleverSpec
 from a2d_jax.robustness import Clever, CleverScores, clever_scores, mean_interval
 from a2d_jax.robustness.clever import ranks_of
+from a2d_jax.specs import names_of
 from a2d_jax.types import Classifier
 
 NOT_FINITE = "expected finite gradients, got NaN or infinity from the classifier; check its weights"
 
 
-def clever(
-    *,
-    classifier: str,
-    images: Path,
-    out: Path,
-    checkpoint: Path | None = None,
-    targets: str = "target-2",
-    radius: float = 5.0,
-    norm: str = "l2",
-    batches: int = 500,
-    samples: int = 1024,
-    lanes: int | None = None,
-    limit: int | None = None,
-    precision: str = "float32",
-    seed: int = 0,
-    force: bool = False,
-    report: Report = silent,
-) -> Done:
+def clever(spec: CleverSpec, report: Report = silent) -> Done:
     """Write the CLEVER scores of each image, against the class that the classifier predicts."""
-    refuse_existing(out, force)
-    names = names_of(targets)
+    refuse_existing(spec.out, spec.force)
+    names = names_of(spec.targets)
     if not names:
         raise BadInput("expected at least one target, got none; name some of untargeted, target-2, least-likely")
-    try:
-        settings = Clever(radius=radius, batches=batches, samples=samples, norm=norm)  # pyright: ignore[reportArgumentType] (checked inside)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
-    if lanes is not None and lanes < 1:
-        raise BadInput(f"expected at least 1 lane, got {lanes}; leave it out to take the default")
-    model, source = open_both(classifier, checkpoint, images, limit, precision)
+    settings = Clever(radius=spec.radius, batches=spec.batches, samples=spec.samples, norm=spec.norm)  # pyright: ignore[reportArgumentType] (checked inside)
+    if spec.lanes is not None and spec.lanes < 1:
+        raise BadInput(f"expected at least 1 lane, got {spec.lanes}; leave it out to take the default")
+    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
     classes = class_count(model, source.shape, source.path)
     for name in names:
         ranks_of(name, classes)  # refuses what this classifier does not have
-    meta = record(model, source, classifier=classifier, precision=precision, seed=seed, targets=names, clever=asdict(settings))
+    meta = record(model, source, **told(spec), targets=names, clever=asdict(settings), labels="prediction")
     kept: list[CleverScores] = []
     failed = 0
-    with table_writer(out, CLEVER, meta) as write:
-        for part, x in _pieces(model, source, report):
-            good = np.asarray([error is None for error in part.error])
+    with table_writer(spec.out, CLEVER, meta) as write:
+        for piece, x in _pieces(model, source, report):
+            good = np.asarray([error is None for error in piece.error])
             scores = _blank(len(good), len(names))
             if good.any():
-                batch = examples(model, x[good], part.label[good], index=part.index[good], seed=seed)
-                begin = int(part.index[0])
+                batch = examples(model, x[good], piece.label[good], predicted=True, index=piece.fingerprint[good], seed=spec.seed)
+                begin = int(piece.index[0])
 
-                def told(done: int, begin: int = begin) -> None:
-                    report("clever", begin * batches + done, len(source) * batches)
+                def heard(done: int, begin: int = begin) -> None:
+                    report("clever", begin * spec.batches + done, len(source) * spec.batches)
 
-                found = clever_scores(model, batch, names, settings, lanes=lanes, report=told)
+                found = clever_scores(model, batch, names, settings, lanes=spec.lanes, report=heard)
                 for column, values in zip(scores, found, strict=True):
                     column[good] = values
-            error = list(part.error)
+            error = list(piece.error)
             for row in np.flatnonzero(good & np.isnan(scores.score).any(axis=1)):
                 error[row], good[row] = NOT_FINITE, False
-            write(_rows(part, names, scores, error))
+            write(_rows(piece, names, scores, error))
             kept.append(CleverScores(*(column[good] for column in scores)))
             failed += int((~good).sum())
         if failed == len(source):
             raise BadInput(f"in all images that can be used: {NOT_FINITE}")
     total = CleverScores(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
-    return Done({"out": str(out), "images": len(source), "failed": failed, "scores": _summary(names, total, radius)}, failed)
+    summary = {"out": str(spec.out), "images": len(source), "failed": failed}
+    return Done({**summary, "scores": _summary(names, total, spec.radius)}, failed)
 
 
 def _pieces(model: Classifier, source: ImageSource, report: Report) -> Iterator[tuple[Predicted, NDArray[np.float32]]]:
     """Images with their predicted classes. The set is read twice, so that one in which nothing can be used is refused at once."""
-    parts = list(predicted(model, source, report))
-    for part, piece in zip(parts, source.pieces(), strict=True):
-        yield part, piece.x
+    classified = list(predicted(model, source, report))
+    for piece, images in zip(classified, source.pieces(), strict=True):
+        yield piece, images.x
 
 
 def _blank(images: int, targets: int) -> CleverScores:
@@ -99,14 +81,15 @@ def _blank(images: int, targets: int) -> CleverScores:
     return CleverScores(**columns)
 
 
-def _rows(part: Predicted, names: list[str], scores: CleverScores, error: list[str | None]) -> Mapping[str, object]:
+def _rows(piece: Predicted, names: list[str], scores: CleverScores, error: list[str | None]) -> Mapping[str, object]:
     """Rows of some images, those of one image together."""
     numbers = scores._asdict()
     return {name: values.ravel() for name, values in numbers.items() if name != "target"} | {
-        "index": np.repeat(part.index, len(names)),
-        "id": [name for name in part.id for _ in names],
-        "target": names * len(part.id),
-        "label": np.repeat(part.label, len(names)),
+        "index": np.repeat(piece.index, len(names)),
+        "id": [name for name in piece.id for _ in names],
+        "fingerprint": np.repeat(piece.fingerprint, len(names)),
+        "target": names * len(piece.id),
+        "label": np.repeat(piece.label, len(names)),
         "target_class": scores.target.ravel(),
         "error": [one for one in error for _ in names],
     }

@@ -1,4 +1,4 @@
-"""`--lanes auto`: the fastest number of lanes, tried once and remembered for the next command.
+"""Lanes `auto`: the fastest number of lanes, tried once and remembered for the next time.
 
 Remembered for an attack, a network, an image shape, devices and a version of JAX, in a JSON file of the user's cache folder. To
 have it tried again, delete the file.

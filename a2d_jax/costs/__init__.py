@@ -1,0 +1,27 @@
+"""Where the rooms meet: images and a classifier become examples, attacks give their costs, a detector judges the costs.
+
+One road leads from images to costs, whoever asks: `measure`, over a set that may be larger than memory. `costs` and `Defense` walk it
+with arrays, the commands with files.
+"""
+
+from a2d_jax.costs.defense import Defense, FittedDefense, costs
+from a2d_jax.costs.examples import examples, fingerprints, predictions
+from a2d_jax.costs.judge import Judged, bounded, judge_images
+from a2d_jax.costs.measure import Measured, Predicted, class_count, measure, predicted
+
+__all__ = [
+    "Defense",
+    "FittedDefense",
+    "Judged",
+    "Measured",
+    "Predicted",
+    "bounded",
+    "class_count",
+    "costs",
+    "examples",
+    "fingerprints",
+    "judge_images",
+    "measure",
+    "predicted",
+    "predictions",
+]

@@ -1,0 +1,101 @@
+"""From images to verdicts: attacks stop where the verdict is certain, and a detector judges what they cost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from a2d_jax.costs.measure import ImageSet, Measured, measure
+from a2d_jax.detectors import FittedDetector
+from a2d_jax.measurements import Column, farthest, honest
+from a2d_jax.types import Attack, Classifier
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was measured of a set, and what a detector makes of it.
+
+    Attributes:
+      measured: counts of attacks that may have been stopped.
+      columns: what the detector reads.
+      stops: for each column the cost at which its attack was stopped, or None.
+      table: the numbers read, `n columns`; rows with an error hold nothing that counts.
+      score: `n`, higher is more adversarial; 0 for rows with an error. Where attacks were stopped, scores of benign images are cut off too.
+      adversarial: the verdicts, `n`.
+    """
+
+    measured: Measured
+    columns: tuple[Column, ...]
+    stops: tuple[int | None, ...]
+    table: Float[np.ndarray, "n columns"]
+    score: Float[np.ndarray, " n"]
+    adversarial: Bool[np.ndarray, " n"]
+
+
+def judge_images(
+    classifier: Classifier,
+    source: ImageSet,
+    attacks: Mapping[str, Attack],
+    columns: Sequence[Column],
+    detector: FittedDetector,
+    *,
+    bound: bool = True,
+    **how: Any,
+) -> Judged:
+    """Measure what a detector reads and judge it.
+
+    Args:
+      classifier: one image to logits.
+      source: the images.
+      attacks: those that the columns name, with the settings that the detector was fitted with.
+      columns: what the detector reads, in its order.
+      detector: fitted.
+      bound: stop each attack at the cost from which the verdict is benign whatever follows; the verdicts are the same.
+      **how: seed, lanes, devices, report, as for `measure`.
+    """
+    columns = tuple(columns)
+    attacks = {name: attacks[name] for name in dict.fromkeys(column.measurement for column in columns)}
+    most = [int(attacks[column.measurement].max_steps) + 1 if column.is_cost else None for column in columns]
+    stops = detector.bounds(most) if bound else (None,) * len(columns)
+    measured = measure(classifier, source, _stopped(attacks, columns, stops), **how)
+    table = read_columns(measured, attacks, columns, source.shape)
+    good = measured.good
+    score, adversarial = np.zeros(len(good)), np.zeros(len(good), bool)
+    known = {"labels": measured.label[good], "index": measured.fingerprint[good]}
+    score[good], adversarial[good] = detector.score(table[good], **known), detector.predict(table[good], **known)
+    return Judged(measured, columns, stops, table, score, adversarial)
+
+
+def read_columns(
+    measured: Measured, attacks: Mapping[str, Attack], columns: Sequence[Column], shape: tuple[int, ...]
+) -> Float[np.ndarray, "n columns"]:
+    """The numbers that columns name; whole where all of them are."""
+
+    def read(column: Column) -> np.ndarray:
+        result = measured.results[column.measurement]
+        values, success = np.asarray(getattr(result, column.number)), np.asarray(result.success) | ~measured.good
+        return honest(column, values, success, farthest(attacks[column.measurement].norm, shape))
+
+    return np.stack([read(column) for column in columns], axis=1)
+
+
+def bounded(attacks: Mapping[str, Attack], bounds: Iterable[int | None]) -> dict[str, Attack]:
+    """The same attacks, stopped at the cost from which a detector's verdict is benign whatever follows.
+
+    A success at `bound` updates or later then reads `bound`, as a failure does: both are benign.
+    """
+    pairs = zip(attacks.items(), bounds, strict=True)
+    return {name: attack if bound is None else _shorten(attack, bound) for (name, attack), bound in pairs}
+
+
+def _stopped(attacks: Mapping[str, Attack], columns: Sequence[Column], stops: Sequence[int | None]) -> dict[str, Attack]:
+    """Attacks stopped at their bounds; one of which another number is read too goes on to its end."""
+    whole = {column.measurement for column, stop in zip(columns, stops, strict=True) if stop is None}
+    at = {column.measurement: stop for column, stop in zip(columns, stops, strict=True)}
+    return bounded(attacks, [None if name in whole else at[name] for name in attacks])
+
+
+def _shorten(attack: Any, bound: int) -> Attack:
+    return replace(attack, max_steps=min(int(attack.max_steps), max(bound - 1, 0)))

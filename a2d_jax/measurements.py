@@ -1,0 +1,116 @@
+"""What is measured of an image, and how a detector names what it reads.
+
+A measurement is an attack, or a CLEVER target (`clever:target-2`), by its name in a table; each has several numbers. A *column* is one
+number of one measurement: `fmn.distance`, `bim.forward_queries`, `clever:target-2.score`. The name alone means the number that the
+measurement is there for: the cost of an attack, the score of CLEVER.
+
+An image on which an attack fails has no distance: where the attack stopped is no place beside the boundary, and would look like a
+near one. It counts as the farthest that any image can lie, the diameter of the pixel box in the attack's norm: no success
+can be farther, so that a failure never ties with one, and every detector can read it (docs/decisions/0044).
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from a2d_jax.errors import BadInput
+from a2d_jax.types import Norm
+
+ATTACK_NUMBERS = ("cost", "iterations", "forward_queries", "backward_queries", "distance")
+CLEVER_NUMBERS = ("score", "margin", "lipschitz", "largest", "shape", "p_value")
+CLEVER = "clever:"
+"""In front of the name of a CLEVER target."""
+FEW = 4
+"""Values at most, over all benign images, that make a number too coarse to be read without a word."""
+
+
+class Column(NamedTuple):
+    """One number of one measurement."""
+
+    measurement: str
+    number: str
+
+    @classmethod
+    def named(cls, text: str, measurements: Collection[str]) -> "Column":
+        """Read `measurement` or `measurement.number`.
+
+        Args:
+          text: as typed.
+          measurements: those that there are; a name may hold dots itself.
+
+        Raises:
+          BadInput: no such measurement, or no such number of it.
+        """
+        if text in measurements:
+            return cls(text, usual_number(text))
+        measurement, _, number = text.rpartition(".")
+        if measurement not in measurements:
+            raise BadInput(f"expected a measurement among {', '.join(measurements)}, got {text}; name one of them")
+        if number not in numbers_of(measurement):
+            raise BadInput(
+                f"expected a number of {measurement} among {', '.join(numbers_of(measurement))}, got {number!r}; name one of them"
+            )
+        return cls(measurement, number)
+
+    @property
+    def is_cost(self) -> bool:
+        """Whole numbers that an iteration bound may cut off."""
+        return self.number == "cost"
+
+    def __str__(self) -> str:
+        """As short as it can be typed."""
+        return self.measurement if self.number == usual_number(self.measurement) else f"{self.measurement}.{self.number}"
+
+
+def numbers_of(measurement: str) -> tuple[str, ...]:
+    """The numbers that a measurement has."""
+    return CLEVER_NUMBERS if measurement.startswith(CLEVER) else ATTACK_NUMBERS
+
+
+def usual_number(measurement: str) -> str:
+    """The number that the name of a measurement means alone."""
+    return numbers_of(measurement)[0]
+
+
+def farthest(norm: Norm, shape: tuple[int, ...]) -> float:
+    """The diameter of the box of pixels in [0, 1]: no image of this shape is farther from another."""
+    scalars = math.prod(shape)
+    return {"linf": 1.0, "rms": 1.0, "l2": math.sqrt(scalars), "l1": float(scalars), "l0": float(scalars)}[norm]
+
+
+def honest(column: Column, values: NDArray[np.generic], success: NDArray[np.bool_], farthest: float | None) -> NDArray[np.generic]:
+    """The values of a column, with what holds where the attack failed.
+
+    Args:
+      column: which.
+      values: as the attack left them, `n`.
+      success: the attack succeeded, `n`.
+      farthest: diameter of the pixel box in the attack's norm; None if it is not known.
+
+    Raises:
+      BadInput: a distance of a failure is asked for, and `farthest` is not known.
+    """
+    if column.number != "distance" or success.all():
+        return values
+    if farthest is None:
+        raise BadInput(
+            f"expected the norm of {column.measurement} and the shape of the images, on {int((~success).sum())} of which it failed, got a "
+            "table that does not record them; run `a2d cost` again with this version"
+        )
+    return np.where(success, values, farthest)
+
+
+def coarse(columns: Mapping[str, NDArray[np.generic]]) -> list[str]:
+    """What to tell of columns that take few values on benign images."""
+    notes: list[str] = []
+    for name, values in columns.items():
+        if len(values) > FEW and len(different := np.unique(values)) <= FEW:
+            shown = ", ".join(f"{value:g}" for value in different.tolist())
+            more = "" if name.startswith(CLEVER) or "." in name else f"; another number may tell more, such as {name}.distance"
+            notes.append(
+                f"{name} takes {len(different)} values on {len(values)} benign images ({shown}), too few to tell images apart{more}"
+            )
+    return notes

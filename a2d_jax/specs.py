@@ -1,0 +1,266 @@
+"""The one registry: attacks and detectors as text that people type, and as JSON that tables and detectors keep.
+
+    bim:epsilon=0.3                  an attack or a detector of the box by its name, with settings behind colons
+    my.module:MyAttack:epsilon=0.3   anybody's own by import string, in the same way; a class, or a function that makes one
+
+What is in the box has no privilege. Text is typed by the user, so an import string in it is imported. JSON comes out of a file, and a
+file never imports anything: an import string in it is looked up among the modules that the user names again (`plugins`).
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any, NamedTuple
+
+from a2d_jax import attacks as attacks_in_the_box
+from a2d_jax import detectors
+from a2d_jax.errors import BadInput
+from a2d_jax.types import Attack
+
+Maker = Callable[..., Any]
+"""Makes an attack or a detector of its settings."""
+
+IN_THE_BOX: Mapping[str, Maker] = {name: vars(attacks_in_the_box)[name] for name in attacks_in_the_box.__all__}
+"""Every attack of the library: classes as JSON names them, and the functions that fill in settings."""
+
+
+class Spec(NamedTuple):
+    """What one text says."""
+
+    name: str  # of the attack or detector; an import string where it is one
+    maker: Maker
+    settings: dict[str, Any]
+
+
+def import_string(text: str, example: str) -> Any:
+    """The object that `module:name` names; modules of the current directory can be imported.
+
+    Args:
+      text: what the user wrote.
+      example: of what could be written instead, for the error.
+
+    Raises:
+      BadInput: not of that form, does not import (with the original error), or no such name.
+    """
+    module_name, colon, name = text.partition(":")
+    if not (module_name and colon and name):
+        raise BadInput(f"expected an import string module:name, got {text!r}; write for instance {example}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the user's own file, which may raise anything
+        raise BadInput(
+            f"expected an importable module, got {module_name!r}, which raises {one_line(error)}; check the import string"
+        ) from error
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise BadInput(
+            f"expected the name of something in {module_name}, got {name!r}, which it does not have; check the import string"
+        ) from error
+    return found
+
+
+def one_line(error: Exception) -> str:
+    """The kind of an error and the first line of its text."""
+    reason = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+
+
+def names_of(text: str) -> list[str]:
+    """Names separated by commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def attacks(text: str, makers: Mapping[str, Maker], **given: float | None) -> dict[str, Attack]:
+    """Attacks as typed: separated by commas, each a name or an import string, with settings behind colons.
+
+    Args:
+      text: such as `bim,dba:mse_threshold=0.01,my.module:MyAttack:epsilon=0.1`.
+      makers: the attacks that have a name, such as those of a preset.
+      **given: settings for every attack named; None is not given. Lengths (all but `max_steps`) mean something else in each attack and
+        are taken for one attack alone.
+
+    Returns:
+      The attacks by name.
+
+    Raises:
+      BadInput: an unknown attack or setting, a value of another type, no attack at all, something that is no attack, or a setting
+        that does not suit every attack.
+    """
+    texts = [spec.strip() for spec in text.split(",") if spec.strip()]
+    if not texts:
+        raise BadInput(f"expected at least one attack, got {text!r}; name some, such as bim (`a2d info` lists all)")
+    shared = {setting: value for setting, value in given.items() if value is not None}
+    if len(texts) > 1 and (lengths := shared.keys() - {"max_steps"}):
+        told = ", ".join(sorted(lengths))
+        example = ",".join(f"{one.partition(':')[0]}:{min(lengths)}={shared[min(lengths)]:g}" for one in texts)
+        raise BadInput(f"expected {told} for one attack, whose units it has, got {len(texts)} attacks; write {example}")
+    found: dict[str, Attack] = {}
+    for one in texts:
+        spec = parse(one, makers, "attack")
+        if spec.name in found:
+            raise BadInput(f"expected each attack once, got {spec.name} again; run the command twice, a table has one column for a name")
+        own = parameters(spec.maker)
+        for setting in shared.keys() - own.keys():
+            raise BadInput(
+                f"expected {setting} for attacks that have it, got {spec.name}, whose settings are {', '.join(own)}; leave it out"
+            )
+        found[spec.name] = make_attack(spec.name, spec.maker, {**shared, **spec.settings})
+    return found
+
+
+def make_attack(name: str, maker: Maker, settings: Mapping[str, Any]) -> Attack:
+    """An attack of its settings, refused unless it is one."""
+    made = _make("attack", name, maker, settings)
+    lacks = [part for part in ("init", "step", "length", "norm", "max_steps") if not hasattr(made, part)]
+    if lacks or not is_dataclass(made):
+        what = f"a {type(made).__name__} without {', '.join(lacks)}" if lacks else f"a {type(made).__name__}, which is no dataclass"
+        raise BadInput(f"expected {name} to make an attack, got {what}; see `Attack` in a2d_jax.types")
+    return made  # pyright: ignore[reportReturnType] (checked above)
+
+
+def detector(text: str, **given: Any) -> detectors.Detector:
+    """A detector as typed, such as `knn`, `knn:k=50` or `my.module:MyDetector`.
+
+    Args:
+      text: a name of the box or an import string, with settings behind colons.
+      **given: more settings; None is not given.
+
+    Raises:
+      BadInput: an unknown name, a setting of another detector, or a value that the detector refuses.
+    """
+    known = {name: getattr(kind, "with_settings", kind) for name, kind in detectors.by_name().items()}
+    spec = parse(text, known, "detector")
+    own = parameters(spec.maker)
+    shared = {setting: value for setting, value in given.items() if value is not None}
+    if foreign := sorted(shared.keys() - own.keys()):
+        raise BadInput(f"expected settings of {spec.name} ({', '.join(own) or 'none'}), got {', '.join(foreign)}; leave it out")
+    made = _make("detector", spec.name, spec.maker, {**shared, **spec.settings})
+    if not hasattr(made, "fit"):
+        raise BadInput(
+            f"expected {spec.name} to make a detector, got a {type(made).__name__} without fit; see `Detector` in a2d_jax.detectors"
+        )
+    return made
+
+
+def has_setting(text: str, setting: str) -> bool:
+    """Whether the detector that a text names has a setting of this name."""
+    known = {name: getattr(kind, "with_settings", kind) for name, kind in detectors.by_name().items()}
+    return setting in parameters(parse(text, known, "detector").maker)
+
+
+def parse(text: str, makers: Mapping[str, Maker], what: str) -> Spec:
+    """Read `name:setting=value:...` or `module:name:setting=value:...`.
+
+    Args:
+      text: as typed.
+      makers: what has a name.
+      what: attack or detector, for the error.
+    """
+    name, *rest = text.split(":")
+    if rest and "=" not in rest[0]:
+        name, rest = f"{name}:{rest[0]}", rest[1:]
+        maker = import_string(name, f"my.module:My{what.capitalize()}")
+        if not callable(maker):
+            raise BadInput(f"expected an {what} as a class or a function, got {name}, a {type(maker).__name__}; check the import string")
+    elif name in makers:
+        maker = makers[name]
+    else:
+        raise BadInput(f"expected {_a(what)} among {', '.join(makers)}, or an import string module:name, got {name!r}; pass one of them")
+    own = parameters(maker)
+    settings: dict[str, Any] = {}
+    for one in rest:
+        setting, equals, value = one.partition("=")
+        if not equals or setting not in own:
+            raise BadInput(f"expected setting=value for {name} with a setting among {', '.join(own)}, got {one!r}; correct it")
+        settings[setting] = _value(value, own[setting].default, f"{name}:{setting}")
+    return Spec(name, maker, settings)
+
+
+def parameters(maker: Maker) -> Mapping[str, inspect.Parameter]:
+    """The settings of a class or function, with their defaults."""
+    try:
+        return inspect.signature(maker).parameters
+    except (TypeError, ValueError):  # a builtin
+        return {}
+
+
+def settings_of(attacks: Mapping[str, Attack]) -> dict[str, dict[str, Any]]:
+    """Every setting of every attack, as JSON has it."""
+    return {name: {"kind": kind_of(attack), **asdict(attack)} for name, attack in attacks.items()}  # pyright: ignore[reportArgumentType] (dataclasses)
+
+
+def kind_of(made: object) -> str:
+    """How JSON names the class of an attack: by its name in the box, else by import string."""
+    kind = type(made)
+    return kind.__name__ if IN_THE_BOX.get(kind.__name__) is kind else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def attacks_from(settings: Mapping[str, Any], names: Iterable[str], origin: object, plugins: Sequence[str] = ()) -> dict[str, Attack]:
+    """Inverse of `settings_of` for the attacks named.
+
+    Args:
+      settings: of each attack by name.
+      names: which.
+      origin: the file that they came from.
+      plugins: modules that the user names again, from which an import string may be taken.
+
+    Raises:
+      BadInput: settings are missing or are not those of an attack, or an import string of a module that is not named.
+    """
+    found: dict[str, Attack] = {}
+    for name in names:
+        try:
+            own = dict(settings[name])
+            kind = own.pop("kind")
+            maker = plugged(kind, origin, plugins) if ":" in kind else IN_THE_BOX[kind]
+            found[name] = make_attack(name, maker, own)
+        except BadInput:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(
+                f"expected the settings of attack {name} in {origin}, got none that can be used; fit the detector to a table of `a2d cost`"
+            ) from error
+    return found
+
+
+def plugged(kind: str, origin: object, plugins: Sequence[str]) -> Any:
+    """What an import string in a file names, if the user names its module too."""
+    module = kind.partition(":")[0]
+    if module not in plugins:
+        raise BadInput(
+            f"expected the module {module} to be named as a plugin, got {', '.join(plugins) or 'none'}, while {origin} needs {kind}; "
+            f"a file imports nothing by itself: name {module} as a plugin if you trust it"
+        )
+    return import_string(kind, "my.module:MyAttack")
+
+
+def _make(what: str, name: str, maker: Maker, settings: Mapping[str, Any]) -> Any:
+    try:
+        return maker(**settings)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{what} {name}: {' '.join(str(error).split())}") from error
+
+
+def _value(text: str, usual: object, what: str) -> object:
+    """A value of the type of the usual one; scales for each channel are given as one number for all."""
+    if isinstance(usual, bool):
+        if text not in ("true", "false"):
+            raise BadInput(f"expected true or false for {what}, got {text!r}; pass one of them")
+        return text == "true"
+    kind = int if isinstance(usual, int) else str if isinstance(usual, str) else float
+    try:
+        return kind(text)
+    except ValueError as error:
+        wanted = "a whole number" if kind is int else "a number"
+        raise BadInput(f"expected {wanted} for {what}, got {text!r}; correct it") from error
+
+
+def _a(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
