@@ -165,9 +165,9 @@ class Fit(Output):
     benign: Path
     """Costs of benign images, from `a2d cost`."""
     adversarial: tuple[Path, ...] = ()
-    """Costs of adversarial images, one or more tables; knn, svm, tree and forest need them."""
+    """Costs of adversarial images, one or more tables; detectors that learn from both kinds, such as knn, need them."""
     detector: str
-    """Detector by name: zscore, vote, knn, svm, tree, forest or conformal."""
+    """Detector by name, such as zscore, vote, knn or conformal (`a2d info` lists all)."""
     attacks: Annotated[str | None, tyro.conf.arg(aliases=["--attack"])] = None
     """Read the costs of these attacks only, separated by commas. zscore reads one: by default the first of the table."""
     h: float | None = None

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from a2d_jax import drivers
 from a2d_jax.classifiers import predict
-from a2d_jax.detectors import Conformal, Detector, FittedConformal, FittedDetector, bounds
+from a2d_jax.detectors import Detector, FittedDetector
 from a2d_jax.errors import BadInput
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
@@ -86,10 +86,8 @@ def costs(
 def judge(
     detector: FittedDetector, table: Int[Any, "n attacks"], label: Int[Any, " n"], index: Int[Any, " n"] | None = None
 ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Scores and verdicts on costs; only a conformal detector wants to know the predicted classes and which images these are."""
-    if isinstance(detector, FittedConformal):
-        return detector.score(table, label, index), detector.predict(table, label, index)
-    return detector.score(table), detector.predict(table)
+    """Scores and verdicts on costs, given the predicted classes and which images these are."""
+    return detector.score(table, labels=label, index=index), detector.predict(table, labels=label, index=index)
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,7 @@ class Defense:
         """Measure the costs of these images, in full, and fit the detector to them."""
         negative, _ = costs(self.classifier, benign, self.attacks, seed=seed)
         positive = None if adversarial is None else costs(self.classifier, adversarial, self.attacks, seed=seed)[0]
-        if isinstance(self.detector, Conformal):
-            fitted = self.detector.fit(negative, positive, labels=predictions(self.classifier, benign)[0])
-        else:
-            fitted = self.detector.fit(negative, positive)
+        fitted = self.detector.fit(negative, positive, labels=predictions(self.classifier, benign)[0])
         return FittedDefense(self.classifier, self.attacks, fitted)
 
 
@@ -143,7 +138,7 @@ class FittedDefense:
         """
         attacks = self.attacks
         if bound:
-            attacks = bounded(attacks, bounds(self.detector, [int(attack.max_steps) + 1 for attack in attacks.values()]))
+            attacks = bounded(attacks, self.detector.bounds([int(attack.max_steps) + 1 for attack in attacks.values()]))
         return self._judge(x, attacks, seed)[1]
 
     def _judge(self, x: Float[Any, "n h w c"], attacks: Mapping[str, Attack], seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,16 @@ def write_detector(path: str | Path, stored: StoredDetector) -> None:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def read_detector(path: str | Path) -> StoredDetector:
+def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetector:
     """Read what `write_detector` wrote.
 
+    Args:
+      path: a file of `write_detector`.
+      plugins: names of modules that may be imported if the detector is one of theirs; a file never imports code by itself.
+
     Raises:
-      BadInput: no such file, no JSON, not a detector, of another version, or with parameters that do not belong together.
+      BadInput: no such file, no JSON, not a detector, of another version, of a module that is not among the plugins, or with parameters
+        that do not belong together.
     """
     path = Path(path)
     try:
@@ -62,14 +67,14 @@ def read_detector(path: str | Path) -> StoredDetector:
     if found != FORMAT:
         raise BadInput(f"expected a detector of the format {FORMAT!r}, got {found!r} in {path}; give a file of `a2d fit` of this version")
     try:
-        fitted = from_params(content["kind"], {name: _number(value) for name, value in content["params"].items()})
+        fitted = from_params(content["kind"], {name: _number(value) for name, value in content["params"].items()}, plugins)
         attacks, meta = tuple(content["attacks"]), dict(content["meta"])
     except BadInput as error:
         raise BadInput(f"{error} (in {path})") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"expected a whole detector, got one with missing or changed parts in {path}; fit it again") from error
-    if len(attacks) != fitted.attacks:
-        raise BadInput(f"expected the names of {fitted.attacks} attacks, got {len(attacks)} in {path}; fit the detector again")
+    if len(attacks) != fitted.columns:
+        raise BadInput(f"expected the names of {fitted.columns} attacks, got {len(attacks)} in {path}; fit the detector again")
     return StoredDetector(fitted, attacks, meta)
 
 

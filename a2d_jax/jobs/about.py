@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 from flax import nnx
 
+from a2d_jax.detectors import by_name
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import make_module, read_class_names, save
 from a2d_jax.io.convert import read_arrays, to_module
@@ -41,7 +42,7 @@ def info() -> Done:
             "python": platform.python_version(),
             "devices": ", ".join(devices),
             "compiled programs": os.environ.get("JAX_COMPILATION_CACHE_DIR") or "not kept",
-            "detectors": "zscore, vote, knn, svm, tree, forest, conformal",
+            "detectors": ", ".join(by_name()),
             "attacks": settings,
         }
     )

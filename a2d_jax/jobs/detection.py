@@ -1,7 +1,7 @@
 """Jobs that know costs: fit a detector, judge images with it, and measure how well costs separate two kinds of images."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a2d_jax.costs import bounded, judge
-from a2d_jax.detectors import KNN, SVM, Conformal, Forest, Tree, Vote, ZScore, bounds
+from a2d_jax.detectors import Detector, by_name, maker
 from a2d_jax.errors import BadInput
 from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
 from a2d_jax.io.files import refuse_existing
@@ -19,8 +19,6 @@ from a2d_jax.jobs.images import open_both
 from a2d_jax.jobs.lanes import Lanes
 from a2d_jax.jobs.measure import measure
 from a2d_jax.metrics import detection_report
-
-NEED_ADVERSARIAL = ("knn", "svm", "tree", "forest")
 
 
 def fit(
@@ -43,17 +41,17 @@ def fit(
     refuse_existing(out, force)
     settings = {"h": h, "k": k, "level": level, "two_sided": two_sided, "per_class": per_class, "as_released": as_released}
     unfitted = _unfitted(detector, {name: value for name, value in settings.items() if value not in (None, False)}, seed)
-    if detector in NEED_ADVERSARIAL and not adversarial:
+    if unfitted.needs_adversarial and not adversarial:
         raise BadInput(
             f"expected costs of adversarial images for {detector}, got none; pass --adversarial, or take zscore, vote or conformal"
         )
     table, others = read_costs(benign), [read_costs(path) for path in adversarial]
-    names, notes = _names_for(detector, attacks, table)
+    names, notes = _names_for(unfitted, attacks, table)
     negative = table.select(names)
     for other in others:
         same_settings(names, table.meta, str(benign), other.meta, str(other.path))
     positive = np.concatenate([other.select(names) for other in others]) if others else None
-    fitted = unfitted.fit(negative, positive, **({"labels": table.label} if per_class else {}))
+    fitted = unfitted.fit(negative, positive, labels=table.label)
     meta = {"versions": versions(), "detector": detector, "settings": settings, "seed": seed, "benign": str(benign), "costs": table.meta}
     write_detector(out, StoredDetector(fitted, tuple(names), meta))
     flagged = [
@@ -94,7 +92,7 @@ def detect(
     fitted_on = stored.meta.get("costs", {})
     attacks, precision = attacks_from(fitted_on.get("attacks", {}), stored.attacks, detector), fitted_on.get("precision", "float32")
     most = [int(attack.max_steps) + 1 for attack in attacks.values()]
-    stops = (None,) * len(most) if no_bound else bounds(stored.fitted, most)
+    stops = (None,) * len(most) if no_bound else stored.fitted.bounds(most)
     model, source = open_both(str(classifier), checkpoint, Path(str(images)), limit, precision)
     measured = measure(model, source, bounded(attacks, stops), seed, lanes, report)
     good = measured.good
@@ -144,46 +142,34 @@ def _left_out(*tables: CostTable) -> list[str]:
     return [f"{len(table.errors)} images of {table.path} carry an error and are left out" for table in tables if table.errors]
 
 
-def _unfitted(name: str, settings: Mapping[str, Any], seed: int) -> Any:
-    """A detector by name; all `settings` must be its own.
+def _unfitted(name: str, settings: Mapping[str, Any], seed: int) -> Detector:
+    """A detector by name; all `settings` must be its own, the seed goes to those that have one.
 
     Raises:
       BadInput: an unknown name, a setting of another detector, or a value that the detector refuses.
     """
-    member = {"h", "as_released"}
-    makers: dict[str, tuple[set[str], Callable[..., Any]]] = {
-        "zscore": (member, ZScore),
-        "vote": ({"k", *member}, _vote),
-        "knn": ({"k"}, KNN),
-        "svm": (set(), SVM),
-        "tree": (set(), partial(Tree, seed=seed)),
-        "forest": (set(), partial(Forest, seed=seed)),
-        "conformal": ({"level", "two_sided", "per_class"}, partial(Conformal, seed=seed)),
-    }
-    if name not in makers:
-        raise BadInput(f"expected a detector among {', '.join(makers)}, got {name!r}; pass one of them")
-    own, make = makers[name]
+    known = by_name()
+    if name not in known:
+        raise BadInput(f"expected a detector among {', '.join(known)}, got {name!r}; pass one of them")
+    make = maker(known[name])
+    own = set(inspect.signature(make).parameters)
     if foreign := sorted(set(settings) - own):
         flags = ", ".join("--" + setting.replace("_", "-") for setting in foreign)
         raise BadInput(f"expected settings of {name} ({', '.join(sorted(own)) or 'none'}), got {flags}; leave it out")
     try:
-        return make(**settings)
+        return make(**settings, **({"seed": seed} if "seed" in own else {}))
     except ValueError as error:
         raise BadInput(f"detector {name}: {error}") from error
 
 
-def _vote(k: int = 2, **member: Any) -> Vote:
-    return Vote(k=k, member=ZScore(**member))
-
-
-def _names_for(detector: str, attacks: str | None, table: CostTable) -> tuple[list[str], list[str]]:
+def _names_for(detector: Detector, attacks: str | None, table: CostTable) -> tuple[list[str], list[str]]:
     """The attacks a detector shall read, and what to tell the user about the choice."""
     names = names_of(attacks) if attacks else list(table.attacks)
-    if detector != "zscore" or len(names) == 1:
+    if not detector.single_column or len(names) == 1:
         return names, []
     if attacks:
-        raise BadInput(f"expected one attack for zscore, got {attacks}; name one, or take vote")
-    return names[:1], [f"zscore reads one attack: took {names[0]} of {', '.join(names)}; choose another with --attack"]
+        raise BadInput(f"expected one attack for {detector.name}, got {attacks}; name one, or take vote")
+    return names[:1], [f"{detector.name} reads one attack: took {names[0]} of {', '.join(names)}; choose another with --attack"]
 
 
 def _detect_costs(stored: StoredDetector, detector: Path, path: Path, out: Path, meta: dict[str, Any]) -> Done:
