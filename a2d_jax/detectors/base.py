@@ -170,7 +170,7 @@ def read_both(benign: ArrayLike, adversarial: ArrayLike | None) -> tuple[Table, 
     """
     if adversarial is None:
         raise BadInput(
-            "expected adversarial costs beside the benign ones, got none; give some, or use a detector that needs none (zscore, vote)"
+            "expected adversarial costs beside the benign ones, got none; give some, or use a detector that needs none, such as zscore"
         )
     first = read_table(benign, least=1, role="benign costs")
     second = read_table(adversarial, first.shape[1], least=1, role="adversarial costs")

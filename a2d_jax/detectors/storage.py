@@ -84,8 +84,9 @@ def _plugin(kind: str, plugins: Sequence[str]) -> Any:
         )
     try:
         known: Any = attrgetter(name)(importlib.import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"expected the detector {kind}, got {error}; install its module or put its folder on PYTHONPATH") from error
+    except Exception as error:  # importing runs the user's own file, which may raise anything
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"expected the detector {kind}, got {told}; correct its module, or put its folder on PYTHONPATH") from error
     its_own = inspect.isclass(known) and (known.__module__, known.__qualname__) == (module, name)
     if not (its_own and is_dataclass(known) and all(hasattr(known, part) for part in ("score", "predict", "bounds"))):
         raise BadInput(f"expected the dataclass of a fitted detector as {kind}, got {known!r}; fit the detector again")

@@ -62,11 +62,15 @@ def test_detector_of_a_users_module(tmp_path, monkeypatch):
     assert read_detector(path, ["my_detectors"]).fitted == fitted
     with pytest.raises(BadInput, match=r"expected --plugin my_detectors, .*, got none; name it .*detector.json"):
         read_detector(path)
-    monkeypatch.delitem(sys.modules, "my_detectors")
-    (tmp_path / "my_detectors.py").unlink()
-    importlib.invalidate_caches()
-    with pytest.raises(BadInput, match=r"expected the detector my_detectors:FittedLowest, got No module named .*; install"):
-        read_detector(path, ["my_detectors"])
+    for change, told in [
+        (lambda module: module.write_text("raise RuntimeError('a\\nb')"), "a b; correct"),
+        (lambda module: module.unlink(), "No module named .*; correct"),
+    ]:
+        change(tmp_path / "my_detectors.py")
+        sys.modules.pop("my_detectors", None)
+        importlib.invalidate_caches()
+        with pytest.raises(BadInput, match=f"expected the detector my_detectors:FittedLowest, got {told}"):
+            read_detector(path, ["my_detectors"])
 
 
 def test_refused_files(tmp_path):
