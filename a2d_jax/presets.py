@@ -36,6 +36,7 @@ from a2d_jax.attacks import (
     pgd,
 )
 from a2d_jax.errors import BadInput
+from a2d_jax.imports import one_line, plugged
 from a2d_jax.specs import Maker
 from a2d_jax.types import Attack
 
@@ -186,9 +187,7 @@ def named(preset: str, plugins: Sequence[str] = ()) -> Preset:
         with Path(preset).open("rb") as file:
             content = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"expected a preset as TOML, got {preset}, which cannot be read as such ({specs.one_line(error)}); correct it"
-        ) from error
+        raise BadInput(f"expected a preset as TOML, got {preset}, which cannot be read as such ({one_line(error)}); correct it") from error
     if unknown := sorted(content.keys() - {"base", "defence", "crafting"}):
         raise BadInput(f"expected base, defence and crafting in {preset}, got {', '.join(unknown)}; correct it")
     base = named(content["base"]) if "base" in content else Preset({}, {})
@@ -204,7 +203,7 @@ def _changed(makers: Mapping[str, Maker], content: Any, origin: str, plugins: Se
         own = dict(settings)
         attack = str(own.pop("attack", name))
         if ":" in attack:
-            maker: Maker = specs.plugged(attack, origin, plugins)
+            maker: Maker = plugged(attack, origin, plugins)
         elif attack in makers or attack in specs.IN_THE_BOX:
             maker = makers.get(attack) or specs.IN_THE_BOX[attack]
         else:

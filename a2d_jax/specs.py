@@ -7,10 +7,7 @@ What is in the box has no privilege. Text is typed by the user, so an import str
 file never imports anything: an import string in it is looked up among the modules that the user names again (`plugins`).
 """
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, NamedTuple
@@ -18,6 +15,7 @@ from typing import Any, NamedTuple
 from a2d_jax import attacks as attacks_in_the_box
 from a2d_jax import detectors
 from a2d_jax.errors import BadInput
+from a2d_jax.imports import import_string, plugged
 from a2d_jax.types import Attack
 
 Maker = Callable[..., Any]
@@ -33,43 +31,6 @@ class Spec(NamedTuple):
     name: str  # of the attack or detector; an import string where it is one
     maker: Maker
     settings: dict[str, Any]
-
-
-def import_string(text: str, example: str) -> Any:
-    """The object that `module:name` names; modules of the current directory can be imported.
-
-    Args:
-      text: what the user wrote.
-      example: of what could be written instead, for the error.
-
-    Raises:
-      BadInput: not of that form, does not import (with the original error), or no such name.
-    """
-    module_name, colon, name = text.partition(":")
-    if not (module_name and colon and name):
-        raise BadInput(f"expected an import string module:name, got {text!r}; write for instance {example}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's own file, which may raise anything
-        raise BadInput(
-            f"expected an importable module, got {module_name!r}, which raises {one_line(error)}; check the import string"
-        ) from error
-    try:
-        for part in name.split("."):
-            found = getattr(found, part)
-    except AttributeError as error:
-        raise BadInput(
-            f"expected the name of something in {module_name}, got {name!r}, which it does not have; check the import string"
-        ) from error
-    return found
-
-
-def one_line(error: Exception) -> str:
-    """The kind of an error and the first line of its text."""
-    reason = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 def names_of(text: str) -> list[str]:
@@ -135,8 +96,7 @@ def detector(text: str, **given: Any) -> detectors.Detector:
     Raises:
       BadInput: an unknown name, a setting of another detector, or a value that the detector refuses.
     """
-    known = {name: getattr(kind, "with_settings", kind) for name, kind in detectors.by_name().items()}
-    spec = parse(text, known, "detector")
+    spec = parse(text, _detectors(), "detector")
     own = parameters(spec.maker)
     shared = {setting: value for setting, value in given.items() if value is not None}
     if foreign := sorted(shared.keys() - own.keys()):
@@ -151,8 +111,7 @@ def detector(text: str, **given: Any) -> detectors.Detector:
 
 def has_setting(text: str, setting: str) -> bool:
     """Whether the detector that a text names has a setting of this name."""
-    known = {name: getattr(kind, "with_settings", kind) for name, kind in detectors.by_name().items()}
-    return setting in parameters(parse(text, known, "detector").maker)
+    return setting in parameters(parse(text, _detectors(), "detector").maker)
 
 
 def parse(text: str, makers: Mapping[str, Maker], what: str) -> Spec:
@@ -230,15 +189,8 @@ def attacks_from(settings: Mapping[str, Any], names: Iterable[str], origin: obje
     return found
 
 
-def plugged(kind: str, origin: object, plugins: Sequence[str]) -> Any:
-    """What an import string in a file names, if the user names its module too."""
-    module = kind.partition(":")[0]
-    if module not in plugins:
-        raise BadInput(
-            f"expected the module {module} to be named as a plugin, got {', '.join(plugins) or 'none'}, while {origin} needs {kind}; "
-            f"a file imports nothing by itself: name {module} as a plugin if you trust it"
-        )
-    return import_string(kind, "my.module:MyAttack")
+def _detectors() -> Mapping[str, Maker]:
+    return {name: detectors.maker(kind) for name, kind in detectors.by_name().items()}
 
 
 def _make(what: str, name: str, maker: Maker, settings: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import a2d_jax
 from a2d_jax import costs, drivers, presets
 from a2d_jax.attacks import JSMA, Boundary, bim, bim2
-from a2d_jax.detectors import KNN, Conformal, Vote, ZScore, bounds
+from a2d_jax.detectors import KNN, Conformal, Vote, ZScore
 from a2d_jax.errors import BadInput
 from a2d_jax.types import Classifier
 from tests.nets import convnet
@@ -68,7 +68,7 @@ def test_bound_saves_steps_and_keeps_verdicts(detector, names, net, images):
     fitted = costs.Defense(net, attacks, detector).fit(images[:60], crafted[:60])
     for x in (images[60:], crafted[60:]):
         np.testing.assert_array_equal(fitted.predict(x), fitted.predict(x, bound=False))
-    stops = bounds(fitted.detector, [int(attack.max_steps) + 1 for attack in attacks.values()])
+    stops = fitted.detector.bounds([int(attack.max_steps) + 1 for attack in attacks.values()])
     assert any(stop is not None for stop in stops)
     short, results = costs.costs(net, images, costs.bounded(attacks, stops))
     full = [stop if stop is not None else 10**9 for stop in stops]
@@ -100,7 +100,7 @@ def test_defense_passes_classes_to_a_conformal_detector(net, images):
     table, _ = costs.costs(net, images, {"bim": ATTACKS["bim"]})
     label = costs.predictions(net, images)[0]
     expected = Conformal(level=0.2, per_class=True).fit(table, labels=label)
-    np.testing.assert_array_equal(fitted.predict(images[:30], bound=False), expected.predict(table[:30], label[:30]))
+    np.testing.assert_array_equal(fitted.predict(images[:30], bound=False), expected.predict(table[:30], labels=label[:30]))
 
 
 def test_presets_hold_the_published_settings():

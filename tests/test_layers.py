@@ -6,10 +6,10 @@ import pathlib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "a2d_jax"
 FLOORS = [
-    {"types", "norms", "losses", "metrics", "nn", "errors", "classifiers"},
+    {"types", "norms", "losses", "metrics", "nn", "errors", "imports", "measurements", "classifiers"},
     {"attacks", "detectors", "robustness"},
     {"drivers"},
-    {"console", "presets", "costs", "io", "report"},
+    {"console", "specs", "presets", "costs", "io", "report"},
     {"jobs"},
     {"cli"},
 ]

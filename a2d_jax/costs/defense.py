@@ -53,7 +53,8 @@ def costs(
     def keep(name: str, rows: np.ndarray, attacked: np.ndarray) -> None:
         x_adv[name][rows] = attacked
 
-    how = {"seed": seed, "lanes": lanes, "devices": devices, "target": target, "labels": "prediction" if label is None else "set"}
+    how: dict[str, Any] = {"seed": seed, "lanes": lanes, "devices": devices, "target": target}
+    how["labels"] = "prediction" if label is None else "set"
     measured = whole(measure(classifier, images, attacks, keep_x_adv=keep, **how))
     results = {name: result._replace(x_adv=x_adv[name]) for name, result in measured.results.items()}  # pyright: ignore[reportArgumentType]
     return np.stack([np.asarray(result.cost) for result in results.values()], axis=1), results

@@ -1,7 +1,7 @@
 """Images become examples: the class that the classifier predicts, a key for each image, and a number that tells images apart."""
 
 import hashlib
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +46,8 @@ def examples(
         if np.any(broken := np.asarray(label) < 0):
             raise not_finite(int(np.flatnonzero(broken)[0]))
     numbers = jnp.asarray((np.arange(len(x)) if index is None else np.asarray(index)) & LOW_BITS, jnp.uint32)
-    own = np.broadcast_to(np.asarray(own, bool), (len(x),))
-    return Example(cast(Any, x), cast(Any, np.asarray(label, np.int32)), _keys(seed, numbers), cast(Any, own))
+    columns: Any = (x, np.asarray(label, np.int32), _keys(seed, numbers), np.broadcast_to(np.asarray(own, bool), (len(x),)))
+    return Example(*columns)
 
 
 def not_finite(row: int) -> BadInput:

@@ -1,10 +1,10 @@
-"""Detectors: costs of attacks in, scores and verdicts out. They know no attack, no image and no name."""
+"""Detectors: tables of numbers in, such as costs of attacks, scores and verdicts out. They know no attack, no image and no name."""
 
-from a2d_jax.detectors.base import Detector, FittedDetector
-from a2d_jax.detectors.bounds import bounds
+from a2d_jax.detectors.base import Detector, Fitted, FittedDetector
 from a2d_jax.detectors.conformal import Conformal, FittedConformal
 from a2d_jax.detectors.knn import KNN, FittedKNN
 from a2d_jax.detectors.learned import SVM, FittedSVM, FittedTrees, Forest, Tree
+from a2d_jax.detectors.registry import by_name, maker
 from a2d_jax.detectors.storage import from_params, to_params
 from a2d_jax.detectors.vote import FittedVote, Vote
 from a2d_jax.detectors.zscore import FittedReleased, FittedZScore, ZScore
@@ -14,6 +14,7 @@ __all__ = [
     "SVM",
     "Conformal",
     "Detector",
+    "Fitted",
     "FittedConformal",
     "FittedDetector",
     "FittedKNN",
@@ -26,7 +27,8 @@ __all__ = [
     "Tree",
     "Vote",
     "ZScore",
-    "bounds",
+    "by_name",
     "from_params",
+    "maker",
     "to_params",
 ]

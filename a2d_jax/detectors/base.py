@@ -1,14 +1,14 @@
-"""What every detector shares: the contract, the check of its input, and 64-bit arithmetic.
+"""What every detector shares: the protocol, the check of its input, verdicts and bounds from scores, and 64-bit arithmetic.
 
-A detector is an immutable record of settings; `fit` returns a *new* fitted pytree with `score` and `predict`. A table of costs has
-one row per image and one column per attack; detectors know neither images nor the names of attacks. Costs come from tables and
-verdicts go into tables, so both sides are NumPy; the arithmetic between is jitted, in float64 whatever JAX is set to: costs
-reach 5001, whose squares and powers float32 cannot tell apart.
+A detector is an immutable record of settings; `fit` returns a *new* fitted pytree with `score` and `predict`. A table `x` has one row
+per image and one column per measurement: the cost of an attack, a distance, any number. Detectors know neither images nor the names
+of columns. Numbers come from tables and verdicts go into tables, so both sides are NumPy; the arithmetic between is jitted, in
+float64 whatever JAX is set to: costs reach 5001, whose squares and powers float32 cannot tell apart.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -18,19 +18,24 @@ from numpy.typing import ArrayLike
 
 from a2d_jax.errors import BadInput
 
-Costs = Float[np.ndarray, "n attacks"]
+Table = Float[np.ndarray, "n columns"]
 Scores = Float[np.ndarray, " n"]
 Verdicts = Bool[np.ndarray, " n"]
+Bounds = tuple[int | None, ...]
 
 _CHUNK = 256  # rows
 
 
 class FittedDetector(Protocol):
-    """Judges costs; every method takes `n attacks` numbers (a 1-D array is one attack)."""
+    """Judges tables of numbers; every method takes `n columns` of them (a 1-D array is one column).
+
+    Every method takes `labels` (the predicted class of each row) and `index` (the number of each row's image, 0 to 2**63 - 1), so that
+    callers need not know which detector reads them. The verdict on a row does not depend on the rows judged with it.
+    """
 
     @property
-    def attacks(self) -> int:
-        """Columns of the table of costs it was fitted to."""
+    def columns(self) -> int:
+        """Columns of the table it was fitted to."""
         ...
 
     @property
@@ -38,65 +43,137 @@ class FittedDetector(Protocol):
         """`predict` is `score > threshold`, nothing else."""
         ...
 
-    def score(self, costs: ArrayLike) -> Scores:
+    def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """How adversarial each row looks: higher is more adversarial."""
         ...
 
-    def predict(self, costs: ArrayLike) -> Verdicts:
+    def predict(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Verdicts:
         """True for each row judged adversarial."""
+        ...
+
+    def bounds(self, max_costs: Sequence[int | None]) -> Bounds:
+        """For each column the smallest integer cost from which on every cost has the same verdict, benign; see `Fitted.bounds`."""
         ...
 
 
 class Detector(Protocol):
-    """Settings of a detector, not yet fitted."""
+    """Settings of a detector, not yet fitted.
 
-    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> FittedDetector:
-        """Learn from costs of benign images and, for detectors that use them, of adversarial ones."""
+    A class whose flat settings (those of a command line) are not its fields has a classmethod `with_settings` that takes them.
+    """
+
+    name: ClassVar[str]
+    """By which commands know it."""
+    needs_adversarial: ClassVar[bool] = False
+    """It learns from adversarial rows too."""
+    single_column: ClassVar[bool] = False
+    """It reads one column alone."""
+
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None, *, labels: ArrayLike | None = None) -> FittedDetector:
+        """Learn from rows of benign images and, for detectors that use them, of adversarial ones.
+
+        Args:
+          benign: `n columns`.
+          adversarial: `m columns`; not looked at unless `needs_adversarial`.
+          labels: predicted class of each benign row; not looked at unless the detector reads classes.
+
+        Raises:
+          BadInput: what cannot be fitted.
+        """
         ...
 
 
-def read_costs(costs: ArrayLike, attacks: int | None = None, *, least: int = 0, role: str = "costs") -> Costs:
-    """Read a table of costs as float64, `n attacks`.
+class Fitted:
+    """The methods that fitted detectors of this package have in common. A detector of a user's own may take them or bring its own."""
+
+    kind: ClassVar[str]
+    """By which storage knows it."""
+
+    def predict(self: FittedDetector, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Verdicts:
+        """`score > threshold`."""
+        return self.score(x, labels=labels, index=index) > self.threshold
+
+    def bounds(self: FittedDetector, max_costs: Sequence[int | None]) -> Bounds:
+        """For each column the smallest integer cost from which on every cost has the same verdict, benign: there the attack may stop.
+
+        A cost c may then be replaced by min(c, bound) without changing a verdict. Found by asking for the verdict on every cost from 0
+        to the largest, which is exact for any detector of one column, monotone or not.
+
+        Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.3 (upper bound on the iterations).
+
+        Args:
+          max_costs: largest cost that each column can have: max_steps + 1, that of an attack that failed; None for a column that is no
+            integer cost.
+
+        Returns:
+          A bound for each column, or None: it is no integer cost, its largest cost is itself suspicious (a two-sided detector), or the
+          detector reads several columns jointly.
+
+        Raises:
+          BadInput: not one largest cost for each column.
+        """
+        return bounds_of(self.predict, self.columns, max_costs)
+
+
+def bounds_of(suspects: Callable[[Table], Verdicts], columns: int, max_costs: Sequence[int | None]) -> Bounds:
+    """`Fitted.bounds` of a detector that may flag a row if `suspects` does."""
+    check_max_costs(max_costs, columns)
+    (most, *others) = max_costs
+    if others or most is None:
+        return (None,) * columns
+    flagged = np.flatnonzero(suspects(np.arange(most + 1.0)[:, None]))
+    bound = int(flagged[-1]) + 1 if len(flagged) else 0
+    return (bound if bound <= most else None,)
+
+
+def check_max_costs(max_costs: Sequence[int | None], columns: int) -> None:
+    """Raise `BadInput` unless there is one largest cost for each column."""
+    if len(max_costs) != columns:
+        raise BadInput(f"expected {columns} largest cost(s), got {len(max_costs)}; give one for each column of the detector")
+
+
+def read_table(x: ArrayLike, columns: int | None = None, *, least: int = 0, role: str = "costs") -> Table:
+    """Read a table of numbers as float64, `n columns`.
 
     Args:
-      costs: numbers, `n attacks` or `n` (one attack).
-      attacks: columns it must have, if known.
+      x: numbers, `n columns` or `n` (one column).
+      columns: how many it must have, if known.
       least: rows it must have.
       role: what the table is, for the error text.
 
     Raises:
-      BadInput: not numbers, not finite, not a table, too few rows, or another number of attacks.
+      BadInput: not numbers, not finite, not a table, too few rows, or another number of columns.
     """
-    table = np.asarray(costs)
+    table = np.asarray(x)
     if table.dtype.kind not in "iuf":
-        raise BadInput(f"expected {role} as numbers, got an array of {table.dtype}; pass one count per image and attack")
+        raise BadInput(f"expected {role} as numbers, got an array of {table.dtype}; pass one count per image and column")
     if table.ndim == 1:
         table = table[:, None]
     if table.ndim != 2 or table.shape[1] == 0:
-        raise BadInput(f"expected {role} of shape (images, attacks), got {table.shape}; pass one row per image, one column per attack")
+        raise BadInput(f"expected {role} of shape (images, columns), got {table.shape}; pass one row per image, one column per attack")
     table = table.astype(np.float64)
     if not np.isfinite(table).all():
         row = int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])
         raise BadInput(f"expected finite {role}, got {table[row].tolist()} in row {row}; leave out images whose attack failed to run")
-    if attacks is not None and table.shape[1] != attacks:
-        raise BadInput(f"expected {role} of {attacks} attack(s), got {table.shape[1]}; use the attacks that the detector was fitted with")
+    if columns is not None and table.shape[1] != columns:
+        raise BadInput(f"expected {role} of {columns} column(s), got {table.shape[1]}; give the columns that the detector was fitted to")
     if len(table) < least:
         raise BadInput(f"expected at least {least} rows of {role}, got {len(table)}; give more images")
     return table
 
 
-def read_both(benign: ArrayLike, adversarial: ArrayLike | None) -> tuple[Costs, Bool[np.ndarray, " n"]]:
+def read_both(benign: ArrayLike, adversarial: ArrayLike | None) -> tuple[Table, Bool[np.ndarray, " n"]]:
     """Both training tables as one, and which rows are adversarial.
 
     Raises:
-      BadInput: as `read_costs`, or no adversarial table.
+      BadInput: as `read_table`, or no adversarial table.
     """
     if adversarial is None:
         raise BadInput(
-            "expected adversarial costs beside the benign ones, got none; give some, or use a detector that needs none (zscore, vote)"
+            "expected adversarial costs beside the benign ones, got none; give some, or use a detector that needs none, such as zscore"
         )
-    first = read_costs(benign, least=1, role="benign costs")
-    second = read_costs(adversarial, first.shape[1], least=1, role="adversarial costs")
+    first = read_table(benign, least=1, role="benign costs")
+    second = read_table(adversarial, first.shape[1], least=1, role="adversarial costs")
     return np.concatenate([first, second]), np.arange(len(first) + len(second)) >= len(first)
 
 

@@ -16,6 +16,7 @@ for Outliers with Conformal p-values", arXiv:2104.08279. Differs: the strangest-
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -25,15 +26,15 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from a2d_jax.detectors.base import Scores, Verdicts, read_costs, rowwise
+from a2d_jax.detectors.base import Bounds, Detector, Fitted, Scores, Verdicts, bounds_of, read_table, rowwise
 from a2d_jax.errors import BadInput, require
 from a2d_jax.types import STATIC
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Conformal:
-    """Settings of the conformal detector; reads any number of attacks and needs benign costs only.
+class Conformal(Detector):
+    """Settings of the conformal detector; reads any number of columns and needs benign costs only.
 
     The rate of one fitted detector varies around the level with its calibration set: standard deviation about sqrt(level / n).
 
@@ -44,6 +45,8 @@ class Conformal:
         than 1 / level (two-sided: 2 / level) are judged by all images together, where the rate need not hold.
       seed: of the jitter.
     """
+
+    name = "conformal"
 
     level: float = field(default=0.1, metadata=STATIC)
     two_sided: bool = field(default=False, metadata=STATIC)
@@ -69,18 +72,18 @@ class Conformal:
         Raises:
           BadInput: too few images, or labels missing or of another length.
         """
-        costs = read_costs(benign, least=self.least, role="benign costs")
+        costs = read_table(benign, least=self.least, role="benign costs")
         groups = _read_labels(labels, len(costs)) if self.per_class else np.zeros(len(costs), np.int64)
         return FittedConformal(costs, groups, self.level, self.seed, self.least, self.two_sided, self.per_class)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class FittedConformal:
+class FittedConformal(Fitted):
     """The calibration set.
 
     Attributes:
-      costs: benign calibration rows, `n attacks`.
+      costs: benign calibration rows, `n columns`.
       labels: predicted class of each; all 0 unless `per_class`.
       level: false-positive rate asked for.
       seed: of the jitter.
@@ -89,7 +92,9 @@ class FittedConformal:
       per_class: rows are judged among the calibration rows of their predicted class.
     """
 
-    costs: Float[np.ndarray, "n attacks"]
+    kind = "conformal"
+
+    costs: Float[np.ndarray, "n columns"]
     labels: Int[np.ndarray, " n"]
     level: float
     seed: int
@@ -98,7 +103,7 @@ class FittedConformal:
     per_class: bool = field(metadata=STATIC)
 
     @property
-    def attacks(self) -> int:
+    def columns(self) -> int:
         """Columns of the calibration costs."""
         return self.costs.shape[1]
 
@@ -107,35 +112,35 @@ class FittedConformal:
         """1 - level, since the score is 1 - p."""
         return 1 - self.level
 
-    def p_values(self, costs: ArrayLike, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
+    def p_values(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """Smoothed p-values, uniform on (0, 1) for benign images.
 
         Args:
-          costs: `n attacks`.
+          x: `n columns`.
           labels: predicted class of each row; needed if fitted `per_class`.
-          index: number of each row in its data set, which keys its jitter; 0, 1, 2, ... if not given. With the index given, a row's
-            p-value does not depend on the rows around it. Rows of two data sets with the same index share their jitter: give them
-            numbers of their own where their rates are to be averaged.
+          index: number of each row's image, 0 to 2**63 - 1, whose low 32 bits key its jitter. A row's p-value then does not depend on
+            the rows around it; rows with the same number share their jitter. Without it rows are numbered 0, 1, 2, ..., and a p-value
+            depends on the row's place in the call: `Defense` and the commands always pass the images' own numbers.
 
         Raises:
-          BadInput: as `read_costs`, or labels or index missing or of another length.
+          BadInput: as `read_table`, or labels or index missing or of another length.
         """
-        table = read_costs(costs, self.attacks)
+        table = read_table(x, self.columns)
         rows = np.arange(len(table)) if index is None else _read_integers(index, len(table), "index")
         groups = _read_labels(labels, len(table)) if self.per_class else np.zeros(len(table), np.int64)
         return _p_value(self._calibrated(), table, groups, _jitter(self.seed, rows))
 
-    def score(self, costs: ArrayLike, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
-        """1 - p."""
-        return 1 - self.p_values(costs, labels, index)
+    def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
+        """1 - p; see `p_values`."""
+        return 1 - self.p_values(x, labels=labels, index=index)
 
-    def predict(self, costs: ArrayLike, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Verdicts:
-        """p < level."""
-        return self.score(costs, labels, index) > self.threshold
+    def bounds(self, max_costs: Sequence[int | None]) -> Bounds:
+        """For the jitter and the predicted class that suspect most, for both are unknown while an attack runs."""
+        return bounds_of(self.may_flag, self.columns, max_costs)
 
-    def may_flag(self, costs: ArrayLike) -> Verdicts:
+    def may_flag(self, x: ArrayLike) -> Verdicts:
         """Whether each row is flagged for some jitter and some predicted class: the most suspicious reading of its costs."""
-        table = read_costs(costs, self.attacks)
+        table = read_table(x, self.columns)
         calibrated, no_jitter = self._calibrated(), np.zeros(len(table))
         lowest = [_p_value(calibrated, table, np.full(len(table), group), no_jitter) for group in (*np.unique(self.labels), -1)]
         return 1 - np.min(lowest, axis=0) > self.threshold
@@ -152,23 +157,25 @@ def _read_labels(labels: ArrayLike | None, n: int) -> Int[np.ndarray, " n"]:
 
 def _read_integers(values: ArrayLike, n: int, role: str) -> Int[np.ndarray, " n"]:
     array = np.asarray(values)
-    if array.shape != (n,) or array.dtype.kind not in "iu" or (n and array.min() < 0):
-        raise BadInput(f"expected {role} as {n} integers from 0, got {array.dtype} of shape {array.shape}; give one for each row of costs")
+    if array.shape != (n,) or array.dtype.kind not in "iu" or (n and not 0 <= int(array.min()) <= int(array.max()) < 2**63):
+        raise BadInput(
+            f"expected {role} as {n} integers from 0 to 2**63 - 1, got {array.dtype} of shape {array.shape}; give one for each row of costs"
+        )
     return array.astype(np.int64)
 
 
 @rowwise
 def _jitter(seed: Array, index: Int[Array, ""]) -> Float[Array, ""]:
-    return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index))
+    return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index & 0xFFFFFFFF))
 
 
-def _doubled_rank(fitted: FittedConformal, row: Float[Array, " attacks"], among: Bool[Array, " n"]) -> Float[Array, " attacks"]:
+def _doubled_rank(fitted: FittedConformal, row: Float[Array, " columns"], among: Bool[Array, " n"]) -> Float[Array, " columns"]:
     """Twice the number of calibration costs below, plus the number equal: a rank that ties leave whole."""
     return jnp.sum(jnp.where(among[:, None], 1 + jnp.sign(row[None] - fitted.costs), 0), axis=0)
 
 
 @rowwise
-def _calibration_ranks(fitted: FittedConformal, row: Float[Array, " attacks"], label: Int[Array, ""]) -> tuple[Array, Array]:
+def _calibration_ranks(fitted: FittedConformal, row: Float[Array, " columns"], label: Int[Array, ""]) -> tuple[Array, Array]:
     """Of a calibration row: among all of them, and among those of its class."""
     mine = fitted.labels == label
     return _doubled_rank(fitted, row, jnp.ones_like(mine)), _doubled_rank(fitted, row, mine)
@@ -176,7 +183,7 @@ def _calibration_ranks(fitted: FittedConformal, row: Float[Array, " attacks"], l
 
 @rowwise
 def _p_value(
-    calibrated: tuple[FittedConformal, Array, Array], row: Float[Array, " attacks"], label: Int[Array, ""], u: Float[Array, ""]
+    calibrated: tuple[FittedConformal, Array, Array], row: Float[Array, " columns"], label: Int[Array, ""], u: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Smoothed full-conformal p-value: the judged row joins the calibration rows, all are ranked alike."""
     fitted, pooled, within = calibrated

@@ -16,26 +16,29 @@ from jax import Array
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from a2d_jax.detectors.base import Scores, Verdicts, read_both, read_costs, rowwise
+from a2d_jax.detectors.base import Detector, Fitted, Scores, read_both, read_table, rowwise
 from a2d_jax.errors import BadInput, require
 from a2d_jax.types import STATIC
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class KNN:
-    """Settings of the K-NN detector; reads any number of attacks, needs benign and adversarial costs.
+class KNN(Detector):
+    """Settings of the K-NN detector; reads any number of columns, needs benign and adversarial costs.
 
     Attributes:
       k: neighbours that vote.
     """
+
+    name = "knn"
+    needs_adversarial = True
 
     k: int = field(default=100, metadata=STATIC)
 
     def __post_init__(self) -> None:
         require(self.k >= 1, "k of at least 1", self.k, "the paper uses 100")
 
-    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> "FittedKNN":
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None, *, labels: ArrayLike | None = None) -> "FittedKNN":
         """Keep the training costs.
 
         Raises:
@@ -49,21 +52,23 @@ class KNN:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class FittedKNN:
+class FittedKNN(Fitted):
     """The training set.
 
     Attributes:
-      costs: training rows, `n attacks`.
+      costs: training rows, `n columns`.
       adversarial: which of them are adversarial.
       k: neighbours that vote.
     """
 
-    costs: Float[np.ndarray, "n attacks"]
+    kind = "knn"
+
+    costs: Float[np.ndarray, "n columns"]
     adversarial: Bool[np.ndarray, " n"]
     k: int = field(metadata=STATIC)
 
     @property
-    def attacks(self) -> int:
+    def columns(self) -> int:
         """Columns of the training costs."""
         return self.costs.shape[1]
 
@@ -72,17 +77,13 @@ class FittedKNN:
         """Half of the votes: 50:50 is benign."""
         return 0.5
 
-    def score(self, costs: ArrayLike) -> Scores:
+    def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """Share of the k votes that is adversarial."""
-        return _share(self, read_costs(costs, self.attacks))
-
-    def predict(self, costs: ArrayLike) -> Verdicts:
-        """More than half of the votes are adversarial."""
-        return self.score(costs) > self.threshold
+        return _share(self, read_table(x, self.columns))
 
 
 @rowwise
-def _share(fitted: FittedKNN, query: Float[Array, " attacks"]) -> Float[Array, ""]:
+def _share(fitted: FittedKNN, query: Float[Array, " columns"]) -> Float[Array, ""]:
     """Differences are squared as they are, not through a matrix product: squares of integer costs are exact, and so are ties."""
     distance = jnp.sum((fitted.costs - query[None]) ** 2, axis=1)
     farthest = -jax.lax.top_k(-distance, fitted.k)[0][-1]

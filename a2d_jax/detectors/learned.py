@@ -2,10 +2,10 @@
 
 scikit-learn fits them; what it learned is kept as plain arrays and evaluated by our own jitted code, so that a detector is stored
 without pickle and judges without scikit-learn. Settings are scikit-learn's defaults, as in the paper: RBF kernel, C = 1, gamma = 1 /
-(attacks * variance); Gini trees grown to the end, 100 of them in the forest.
+(columns * variance); Gini trees grown to the end, 100 of them in the forest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,23 +19,27 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
-from a2d_jax.detectors.base import Scores, Verdicts, read_both, read_costs, rowwise
+from a2d_jax.detectors.base import Detector, Fitted, Scores, read_both, read_table, rowwise
+from a2d_jax.detectors.storage import from_fields
 from a2d_jax.errors import require
 from a2d_jax.types import STATIC
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class SVM:
+class SVM(Detector):
     """Settings of the support vector machine; needs benign and adversarial costs.
 
     Attributes:
       c: weight of training errors.
     """
 
+    name = "svm"
+    needs_adversarial = True
+
     c: float = field(default=1.0, metadata=STATIC)
 
-    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> "FittedSVM":
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None, *, labels: ArrayLike | None = None) -> "FittedSVM":
         """Fit `sklearn.svm.SVC`. Raises `BadInput` without adversarial costs."""
         costs, labels = read_both(benign, adversarial)
         gamma = 1 / (costs.shape[1] * (float(costs.var()) or 1.0))
@@ -45,23 +49,25 @@ class SVM:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class FittedSVM:
+class FittedSVM(Fitted):
     """sum_i weights_i exp(-gamma ||cost - support_i||^2) + intercept; adversarial iff above 0.
 
     Attributes:
-      support: support vectors, `m attacks`.
+      support: support vectors, `m columns`.
       weights: their signed dual coefficients.
       intercept: constant of the sum.
       gamma: inverse squared width of the kernel.
     """
 
-    support: Float[np.ndarray, "m attacks"]
+    kind = "svm"
+
+    support: Float[np.ndarray, "m columns"]
     weights: Float[np.ndarray, " m"]
     intercept: float
     gamma: float
 
     @property
-    def attacks(self) -> int:
+    def columns(self) -> int:
         """Columns of the support vectors."""
         return self.support.shape[1]
 
@@ -70,32 +76,31 @@ class FittedSVM:
         """0: the separating surface, itself benign (scikit-learn counts a row exactly on it as adversarial)."""
         return 0.0
 
-    def score(self, costs: ArrayLike) -> Scores:
+    def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """Signed value of the decision function."""
-        return _decision(self, read_costs(costs, self.attacks))
-
-    def predict(self, costs: ArrayLike) -> Verdicts:
-        """The decision function is above 0."""
-        return self.score(costs) > self.threshold
+        return _decision(self, read_table(x, self.columns))
 
 
 @rowwise
-def _decision(fitted: FittedSVM, query: Float[Array, " attacks"]) -> Float[Array, ""]:
+def _decision(fitted: FittedSVM, query: Float[Array, " columns"]) -> Float[Array, ""]:
     return jnp.dot(fitted.weights, jnp.exp(-fitted.gamma * jnp.sum((fitted.support - query[None]) ** 2, axis=1))) + fitted.intercept
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Tree:
+class Tree(Detector):
     """Settings of the decision tree; needs benign and adversarial costs.
 
     Attributes:
       seed: decides between equally good splits.
     """
 
+    name = "tree"
+    needs_adversarial = True
+
     seed: int = field(default=0, metadata=STATIC)
 
-    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> "FittedTrees":
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None, *, labels: ArrayLike | None = None) -> "FittedTrees":
         """Fit `sklearn.tree.DecisionTreeClassifier`. Raises `BadInput` without adversarial costs."""
         costs, labels = read_both(benign, adversarial)
         model: Any = DecisionTreeClassifier(random_state=self.seed).fit(costs, labels)
@@ -104,7 +109,7 @@ class Tree:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Forest:
+class Forest(Detector):
     """Settings of the random forest; needs benign and adversarial costs.
 
     Attributes:
@@ -112,13 +117,16 @@ class Forest:
       seed: of the resampled training sets and the features tried at each split.
     """
 
+    name = "forest"
+    needs_adversarial = True
+
     trees: int = field(default=100, metadata=STATIC)
     seed: int = field(default=0, metadata=STATIC)
 
     def __post_init__(self) -> None:
         require(self.trees >= 1, "at least 1 tree", self.trees, "scikit-learn's default is 100")
 
-    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> "FittedTrees":
+    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None, *, labels: ArrayLike | None = None) -> "FittedTrees":
         """Fit `sklearn.ensemble.RandomForestClassifier`. Raises `BadInput` without adversarial costs."""
         costs, labels = read_both(benign, adversarial)
         model: Any = RandomForestClassifier(self.trees, random_state=self.seed).fit(costs, labels)
@@ -127,7 +135,7 @@ class Forest:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class FittedTrees:
+class FittedTrees(Fitted):
     """One tree or many, padded to the same number of nodes; node 0 is the root.
 
     Attributes:
@@ -136,34 +144,37 @@ class FittedTrees:
       left: child on the left; -1 at a leaf.
       right: child on the right; -1 at a leaf.
       share: share of adversarial training rows in each node.
-      attacks: columns of the costs.
+      columns: of the table.
     """
+
+    kind = "trees"
 
     feature: Int[np.ndarray, "trees nodes"]
     split: Float[np.ndarray, "trees nodes"]
     left: Int[np.ndarray, "trees nodes"]
     right: Int[np.ndarray, "trees nodes"]
     share: Float[np.ndarray, "trees nodes"]
-    attacks: int = field(metadata=STATIC)
+    columns: int = field(metadata=STATIC)
 
     @property
     def threshold(self) -> float:
         """Half: an even split is benign."""
         return 0.5
 
-    def score(self, costs: ArrayLike) -> Scores:
+    def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """Share of adversarial training rows in the leaf reached, averaged over trees.
 
         Rounded to twelve digits: sums of thirds and sixths that should tie with the threshold then do, in whatever order they are added.
         """
-        return np.round(_mean_share(self, read_costs(costs, self.attacks)), 12)
+        return np.round(_mean_share(self, read_table(x, self.columns)), 12)
 
-    def predict(self, costs: ArrayLike) -> Verdicts:
-        """The mean share is above one half."""
-        return self.score(costs) > self.threshold
+    @classmethod
+    def restore(cls, of: str, params: Mapping[str, Any], plugins: Sequence[str]) -> "FittedTrees":
+        """From its fields; files of before this version call the columns `attacks`."""
+        return from_fields(cls, {"columns" if name == "attacks" else name: value for name, value in params.items()})
 
 
-def _read_trees(trees: Sequence[Any], attacks: int) -> FittedTrees:
+def _read_trees(trees: Sequence[Any], columns: int) -> FittedTrees:
     nodes = max(tree.node_count for tree in trees)
 
     def padded(values: Sequence[np.ndarray], fill: float) -> np.ndarray:
@@ -175,12 +186,12 @@ def _read_trees(trees: Sequence[Any], attacks: int) -> FittedTrees:
         left=padded([tree.children_left for tree in trees], -1),
         right=padded([tree.children_right for tree in trees], -1),
         share=padded([tree.value[:, 0, 1] / tree.value[:, 0].sum(axis=1) for tree in trees], 0),
-        attacks=attacks,
+        columns=columns,
     )
 
 
 @rowwise
-def _mean_share(fitted: FittedTrees, query: Float[Array, " attacks"]) -> Float[Array, ""]:
+def _mean_share(fitted: FittedTrees, query: Float[Array, " columns"]) -> Float[Array, ""]:
     trees = jax.tree.map(jnp.asarray, (fitted.feature, fitted.split, fitted.left, fitted.right, fitted.share))
     row = query.astype(jnp.float32).astype(float)  # as scikit-learn reads the rows it judges
 

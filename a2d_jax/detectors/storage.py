@@ -1,65 +1,103 @@
-"""Fitted detectors as a kind and plain values, for a file of JSON or npz; never pickle."""
+"""Fitted detectors as a kind and plain values, for a file of JSON or npz; never pickle, and nothing is imported because a file says so.
 
-from collections.abc import Mapping
-from dataclasses import fields
+A detector of this package has a `kind` of its own; that of a user's module is its import string, `my.module:FittedMine`. Parameters
+are the fields of the dataclass: numbers, flags and arrays. A class whose parameters are something else has `store`, which returns what
+completes its kind (nothing, or after `-of-` the kind of its members) and the parameters, or a classmethod `restore`, its inverse.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
 from a2d_jax.detectors.base import FittedDetector
-from a2d_jax.detectors.conformal import FittedConformal
-from a2d_jax.detectors.knn import FittedKNN
-from a2d_jax.detectors.learned import FittedSVM, FittedTrees
-from a2d_jax.detectors.vote import FittedVote
-from a2d_jax.detectors.zscore import FittedReleased, FittedZScore
-from a2d_jax.errors import BadInput
-
-_KINDS: dict[str, type] = {
-    "zscore": FittedZScore,
-    "zscore-as-released": FittedReleased,
-    "knn": FittedKNN,
-    "conformal": FittedConformal,
-    "svm": FittedSVM,
-    "trees": FittedTrees,
-}
-_VOTE = "vote-of-"  # a vote stores each field of its members as an array, one entry per attack, beside its own k
+from a2d_jax.detectors.registry import classes_with
+from a2d_jax.errors import BadInput, require
+from a2d_jax.imports import plugged
 
 
 def to_params(fitted: FittedDetector) -> tuple[str, dict[str, Any]]:
-    """The kind of a fitted detector and its parameters: numbers, flags and arrays."""
-    if isinstance(fitted, FittedVote):
-        kinds, params = zip(*map(to_params, fitted.members), strict=True)
-        return _VOTE + kinds[0], {"k": fitted.k} | {name: np.array([member[name] for member in params]) for name in params[0]}
-    kind = next(kind for kind, known in _KINDS.items() if isinstance(fitted, known))
-    return kind, {name: getattr(fitted, name) for name in _names(type(fitted))}
-
-
-def from_params(kind: str, params: Mapping[str, Any]) -> FittedDetector:
-    """Inverse of `to_params`; lists, as JSON has them, count as arrays.
+    """The kind of a fitted detector and its parameters: numbers, flags and arrays.
 
     Raises:
-      BadInput: unknown kind, or parameters that are missing, unknown or not numbers.
+      BadInput: a detector that could not be read again.
     """
-    if kind.startswith(_VOTE) and "k" in params:
-        columns = {name: np.asarray(column).tolist() for name, column in params.items() if name != "k"}
-        lengths = {len(column) if isinstance(column, list) else 0 for column in columns.values()}
-        if len(lengths) != 1 or 0 in lengths:
-            raise BadInput("expected one value for each member of a vote, got columns of different lengths; fit the detector again")
-        members = [
-            from_params(kind.removeprefix(_VOTE), {name: column[i] for name, column in columns.items()}) for i in range(lengths.pop())
-        ]
-        return FittedVote(tuple(members), int(params["k"]))  # pyright: ignore[reportArgumentType]
-    if kind not in _KINDS:
-        raise BadInput(f"expected a detector among {', '.join([*_KINDS, _VOTE + 'zscore'])}, got {kind!r}; fit it again with this version")
-    known = _KINDS[kind]
+    known: Any = type(fitted)
+    kind = known.kind if known in classes_with("kind").values() else _import_string(known)
+    if hasattr(known, "store"):
+        of, params = known.store(fitted)
+        return kind + of, params
+    params = {name: getattr(fitted, name) for name in _names(known)}
+    _numbers(params)
+    return kind, params
+
+
+def from_params(kind: str, params: Mapping[str, Any], plugins: Sequence[str] = ()) -> FittedDetector:
+    """Inverse of `to_params`; lists, as JSON has them, count as arrays.
+
+    Args:
+      kind: as stored.
+      params: as stored.
+      plugins: names of modules that may be imported if the detector is one of theirs.
+
+    Raises:
+      BadInput: unknown kind, a module that is not among the plugins, or parameters that are missing, unknown or not numbers.
+    """
+    known, of = _class_of(kind, plugins)
+    if hasattr(known, "restore"):
+        return known.restore(of, params, plugins)
+    return from_fields(known, params)
+
+
+def from_fields(known: Any, params: Mapping[str, Any]) -> Any:
+    """A dataclass from the values of its fields.
+
+    Raises:
+      BadInput: parameters that are missing, unknown or not numbers.
+    """
     if set(params) != set(_names(known)):
         raise BadInput(f"expected the parameters {', '.join(_names(known))}, got {', '.join(params)}; fit the detector again")
+    return known(**{name: value if value.ndim else value.item() for name, value in _numbers(params).items()})
+
+
+def _class_of(kind: str, plugins: Sequence[str]) -> tuple[Any, str]:
+    """The class of a stored kind, and the kind of its members."""
+    kinds = classes_with("kind")
+    for own, known in kinds.items():
+        if kind == own or (own.endswith("-of-") and kind.startswith(own)):
+            return known, kind.removeprefix(own)
+    if ":" in kind:
+        return _plugin(kind, plugins), ""
+    raise BadInput(f"expected a detector among {', '.join(sorted(kinds))}, got {kind!r}; fit it again with this version")
+
+
+def _plugin(kind: str, plugins: Sequence[str]) -> Any:
+    """The class that an import string names. A file chooses among fitted detectors made in that module, and nothing else of it."""
+    module, _, name = kind.partition(":")
+    known = plugged(kind, "the detector", plugins)
+    its_own = inspect.isclass(known) and (known.__module__, known.__qualname__) == (module, name)
+    if not (its_own and is_dataclass(known) and all(hasattr(known, part) for part in ("score", "predict", "bounds"))):
+        raise BadInput(f"expected the dataclass of a fitted detector as {kind}, got {known!r}; fit the detector again")
+    return known
+
+
+def _import_string(known: Any) -> str:
+    module, name = known.__module__, known.__qualname__
+    importable = module != "__main__" and "<locals>" not in name
+    require(importable, "a detector whose class can be imported", f"{module}:{name}", "move the class to the top of a module file")
+    require(is_dataclass(known), "a fitted detector that is a dataclass", f"{module}:{name}", "make its class one, of numbers and arrays")
+    return f"{module}:{name}"
+
+
+def _numbers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     values = {name: np.asarray(value) for name, value in params.items()}
     for name, value in values.items():
         if value.dtype.kind not in "biuf":
             raise BadInput(f"expected numbers as parameter {name}, got {value.dtype}; fit the detector again")
-    return known(**{name: value.item() if value.ndim == 0 else value for name, value in values.items()})
+    return values
 
 
-def _names(known: type) -> list[str]:
+def _names(known: Any) -> list[str]:
     return [one.name for one in fields(known)]

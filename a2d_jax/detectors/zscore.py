@@ -18,7 +18,7 @@ from jax import Array
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from a2d_jax.detectors.base import Costs, Scores, Verdicts, in_float64, read_costs, rowwise
+from a2d_jax.detectors.base import Detector, Fitted, Scores, in_float64, read_table, rowwise
 from a2d_jax.errors import BadInput, require
 from a2d_jax.types import STATIC
 
@@ -30,14 +30,17 @@ _FARTHEST = 1e9  # bound of a score, in standard deviations: costs of zero lie i
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ZScore:
-    """Settings of the Z-score detector; reads one attack and needs benign costs only.
+class ZScore(Detector):
+    """Settings of the Z-score detector; reads one column and needs benign costs only.
 
     Attributes:
       h: a cost is adversarial if its z lies below; -1.281552 is the 10 % quantile of a normal distribution (the paper's).
       normality: level of the K^2 test; costs with a smaller p-value are transformed.
       as_released: do what the released code does instead, for comparison (see `FittedReleased`).
     """
+
+    name = "zscore"
+    single_column = True
 
     h: float = field(default=-1.281552, metadata=STATIC)
     normality: float = field(default=0.05, metadata=STATIC)
@@ -47,15 +50,17 @@ class ZScore:
         require(self.h <= 0, "a threshold h of at most 0", self.h, "-1.281552 flags about one benign image in ten")
         require(0 <= self.normality <= 1, "a level of the normality test in [0, 1]", self.normality, "0.05 is the paper's")
 
-    def fit(self, benign: ArrayLike, adversarial: ArrayLike | None = None) -> "FittedZScore | FittedReleased":
-        """Fit to the costs of at least 20 benign images under one attack; `adversarial` is not looked at.
+    def fit(
+        self, benign: ArrayLike, adversarial: ArrayLike | None = None, *, labels: ArrayLike | None = None
+    ) -> "FittedZScore | FittedReleased":
+        """Fit to the costs of at least 20 benign images under one attack; `adversarial` and `labels` are not looked at.
 
         Raises:
-          BadInput: too few images, several attacks, or costs without spread.
+          BadInput: too few images, several columns, or costs without spread.
         """
-        costs = read_costs(benign, least=LEAST, role="benign costs")
+        costs = read_table(benign, least=LEAST, role="benign costs")
         if costs.shape[1] != 1:
-            raise BadInput(f"expected benign costs of one attack for a Z-score, got {costs.shape[1]}; pick one, or use vote")
+            raise BadInput(f"expected benign costs of one column for a Z-score, got {costs.shape[1]}; pick one, or use vote")
         if np.ptp(costs) == 0:
             raise BadInput(
                 f"expected benign costs that differ, got {costs[0, 0]:g} for all {len(costs)}; raise max_steps or leave this attack out"
@@ -67,7 +72,7 @@ class ZScore:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class FittedZScore:
+class FittedZScore(Fitted):
     """y = ((a / scale)^power - 1) / power with a = cost + shift; z = (y - mean) / std; adversarial iff z < h.
 
     Attributes:
@@ -80,6 +85,8 @@ class FittedZScore:
       cost_threshold: the same verdict in iterations: adversarial iff cost < cost_threshold; -shift if no cost can be.
     """
 
+    kind = "zscore"
+
     h: float
     shift: float
     scale: float
@@ -89,8 +96,8 @@ class FittedZScore:
     cost_threshold: float
 
     @property
-    def attacks(self) -> int:
-        """One: a Z-score reads a single attack."""
+    def columns(self) -> int:
+        """One: a Z-score reads a single column."""
         return 1
 
     @property
@@ -98,18 +105,14 @@ class FittedZScore:
         """-h, since the score is -z."""
         return -self.h
 
-    def score(self, costs: ArrayLike) -> Scores:
+    def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """-z, within 1e9. A cost not above -shift has no transform; it takes the limit from above, the most adversarial score."""
-        return _score(self, read_costs(costs, 1)[:, 0])
-
-    def predict(self, costs: ArrayLike) -> Verdicts:
-        """z < h."""
-        return self.score(costs) > self.threshold
+        return _score(self, read_table(x, 1)[:, 0])
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class FittedReleased:
+class FittedReleased(Fitted):
     """The released code's rule: adversarial iff cost < inverse Box-Cox of (mean + h * std) of the *untransformed* costs.
 
     Not a valid threshold (the moments and the transform do not belong together); kept to compare with published runs. Where the
@@ -120,12 +123,14 @@ class FittedReleased:
       std: of the untransformed benign costs, population form; the unit of the score.
     """
 
+    kind = "zscore-as-released"
+
     cost_threshold: float
     std: float
 
     @property
-    def attacks(self) -> int:
-        """One: a Z-score reads a single attack."""
+    def columns(self) -> int:
+        """One: a Z-score reads a single column."""
         return 1
 
     @property
@@ -133,16 +138,12 @@ class FittedReleased:
         """0, since the score is the distance below the cost threshold."""
         return 0.0
 
-    def score(self, costs: ArrayLike) -> Scores:
+    def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """How far each cost lies below the cost threshold, in standard deviations of benign costs."""
-        return (self.cost_threshold - read_costs(costs, 1)[:, 0]) / self.std
-
-    def predict(self, costs: ArrayLike) -> Verdicts:
-        """cost < cost_threshold, strictly."""
-        return self.score(costs) > self.threshold
+        return (self.cost_threshold - read_table(x, 1)[:, 0]) / self.std
 
 
-def _fit_released(costs: Costs, h: float, normality: float) -> FittedReleased:
+def _fit_released(costs: Float[np.ndarray, " n"], h: float, normality: float) -> FittedReleased:
     """Integer zeros stay zero there (0.01 is written into an integer array) and Box-Cox refuses them: an error here too."""
     bound = float(np.mean(costs) + h * np.std(costs))
     if normality_p(costs) < normality:

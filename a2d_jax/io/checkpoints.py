@@ -28,8 +28,8 @@ from orbax.checkpoint import v1 as ocp
 
 from a2d_jax.classifiers import as_classifier, input_shape
 from a2d_jax.errors import BadInput
+from a2d_jax.imports import import_string, one_line
 from a2d_jax.io.photographs import Preprocessing, preprocessing_from
-from a2d_jax.specs import import_string, one_line
 from a2d_jax.types import Classifier
 
 CARD = "classifier.json"

@@ -1,8 +1,8 @@
-"""Fitted detectors as JSON: kind, parameters, the attacks they read and the settings those attacks had. Never a pickle."""
+"""Fitted detectors as JSON: kind, parameters, the columns they read and the settings of their attacks. Never a pickle."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ class StoredDetector:
 
     Attributes:
       fitted: the detector.
-      attacks: the attacks it reads, in the order of its columns.
+      columns: what it reads, in the order of its columns: attacks, whose cost is read, or other numbers such as `fmn.distance`.
       meta: the run that gave the benign costs: settings of each attack, preset, versions, hashes.
     """
 
     fitted: FittedDetector
-    attacks: tuple[str, ...]
+    columns: tuple[str, ...]
     meta: Mapping[str, Any]
 
 
@@ -37,7 +37,7 @@ def write_detector(path: str | Path, stored: StoredDetector) -> None:
     content = {
         "format": FORMAT,
         "kind": kind,
-        "attacks": list(stored.attacks),
+        "columns": list(stored.columns),
         "params": {name: _plain(value) for name, value in params.items()},
         "meta": dict(stored.meta),
     }
@@ -45,11 +45,16 @@ def write_detector(path: str | Path, stored: StoredDetector) -> None:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def read_detector(path: str | Path) -> StoredDetector:
+def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetector:
     """Read what `write_detector` wrote.
 
+    Args:
+      path: a file of `write_detector`.
+      plugins: names of modules that may be imported if the detector is one of theirs; a file never imports code by itself.
+
     Raises:
-      BadInput: no such file, no JSON, not a detector, of another version, or with parameters that do not belong together.
+      BadInput: no such file, no JSON, not a detector, of another version, of a module that is not among the plugins, or with parameters
+        that do not belong together.
     """
     path = Path(path)
     try:
@@ -62,15 +67,16 @@ def read_detector(path: str | Path) -> StoredDetector:
     if found != FORMAT:
         raise BadInput(f"expected a detector of the format {FORMAT!r}, got {found!r} in {path}; give a file of `a2d fit` of this version")
     try:
-        fitted = from_params(content["kind"], {name: _number(value) for name, value in content["params"].items()})
-        attacks, meta = tuple(content["attacks"]), dict(content["meta"])
+        fitted = from_params(content["kind"], {name: _number(value) for name, value in content["params"].items()}, plugins)
+        names = content["columns"] if "columns" in content else content["attacks"]  # as the first version called them
+        columns, meta = tuple(names), dict(content["meta"])
     except BadInput as error:
         raise BadInput(f"{error} (in {path})") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"expected a whole detector, got one with missing or changed parts in {path}; fit it again") from error
-    if len(attacks) != fitted.attacks:
-        raise BadInput(f"expected the names of {fitted.attacks} attacks, got {len(attacks)} in {path}; fit the detector again")
-    return StoredDetector(fitted, attacks, meta)
+    if len(columns) != fitted.columns:
+        raise BadInput(f"expected the names of {fitted.columns} columns, got {len(columns)} in {path}; fit the detector again")
+    return StoredDetector(fitted, columns, meta)
 
 
 def _plain(value: Any) -> Any:

@@ -201,7 +201,7 @@ def jax_stream_bounded(work: Work, quick: bool) -> dict[str, Variant]:
 
     costs_of_others = costs.costs(flax_classifier(work.network, work.arrays), work.fitted, {"attack": work.attack})[0]
     fitted = detectors.ZScore().fit(costs_of_others)
-    (bound,) = detectors.bounds(fitted, [int(work.attack.max_steps) + 1])
+    (bound,) = fitted.bounds([int(work.attack.max_steps) + 1])
     return _stream(work, quick, costs.bounded({"attack": work.attack}, [bound])["attack"].max_steps)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from a2d_jax.detectors import KNN, SVM, Conformal, Detector, Forest, Tree, Vote, ZScore, bounds
+from a2d_jax.detectors import KNN, SVM, Conformal, Detector, Forest, Tree, Vote, ZScore
 from a2d_jax.errors import BadInput
 
 MAX_COST = 301
@@ -26,7 +26,7 @@ SINGLE: dict[str, Detector] = {
 def test_every_cost(name: str):
     """For every cost up to the largest, the verdict on min(cost, bound) is the verdict on the cost."""
     fitted = SINGLE[name].fit(BENIGN, ADVERSARIAL)
-    (bound,) = bounds(fitted, [MAX_COST])
+    (bound,) = fitted.bounds([MAX_COST])
     assert bound is not None
     assert 0 < bound < MAX_COST
     costs = np.arange(MAX_COST + 1)
@@ -38,28 +38,31 @@ def test_every_cost(name: str):
 def test_z_score_bound_is_the_cost_threshold():
     """For the Z-score the bound is the paper's: the cost threshold, rounded up."""
     fitted = ZScore().fit(BENIGN)
-    assert bounds(fitted, [MAX_COST]) == (int(np.ceil(fitted.cost_threshold)),)
+    assert fitted.bounds([MAX_COST]) == (int(np.ceil(fitted.cost_threshold)),)
 
 
 def test_verdicts_that_return():
     """A detector that flags two separate ranges of costs is bounded above the upper one."""
     fitted = KNN(5).fit(np.r_[np.full(10, 50), np.full(10, 200)], np.r_[np.full(10, 5), np.full(10, 120)])
-    (bound,) = bounds(fitted, [MAX_COST])
+    (bound,) = fitted.bounds([MAX_COST])
     assert not fitted.predict([60]).any()
     assert fitted.predict([120]).all()
     assert bound == 160  # half way between 120 and 200, where the vote is even
 
 
 def test_no_bound():
-    """None where the largest cost is itself suspicious, or where attacks are read jointly."""
-    assert bounds(KNN(5).fit(np.full(9, 10), np.full(9, 300)), [MAX_COST]) == (None,)
-    assert bounds(Conformal(two_sided=True).fit(np.random.default_rng(0).integers(1, 200, 400)), [MAX_COST]) == (None,)
-    assert bounds(KNN(5).fit(np.ones((9, 2)), np.ones((9, 2))), [MAX_COST, MAX_COST]) == (None, None)
+    """None where the largest cost is itself suspicious, where columns are read jointly, or where a column is no integer cost."""
+    assert KNN(5).fit(np.full(9, 10), np.full(9, 300)).bounds([MAX_COST]) == (None,)
+    assert Conformal(two_sided=True).fit(np.random.default_rng(0).integers(1, 200, 400)).bounds([MAX_COST]) == (None,)
+    assert KNN(5).fit(np.ones((9, 2)), np.ones((9, 2))).bounds([MAX_COST, MAX_COST]) == (None, None)
+    assert ZScore().fit(BENIGN).bounds([None]) == (None,)
+    vote = Vote().fit(np.stack([BENIGN, BENIGN], axis=1))
+    assert vote.bounds([MAX_COST, None]) == (*ZScore().fit(BENIGN).bounds([MAX_COST]), None)
 
 
 def test_never_flagged():
     """A detector that flags nothing is benign from the start: bound 0."""
-    assert bounds(ZScore(h=-9).fit(np.arange(1, 200)), [MAX_COST]) == (0,)
+    assert ZScore(h=-9).fit(np.arange(1, 200)).bounds([MAX_COST]) == (0,)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -67,7 +70,7 @@ def test_vote_member_by_member(k: int):
     """Costs of three attacks cut off at their members' bounds leave the vote's verdicts as they are; scores may move, verdicts not."""
     benign = np.stack([BENIGN, BENIGN[::-1] * 2, np.roll(BENIGN, 7) + 3], axis=1)
     fitted = Vote(k).fit(benign)
-    cut = bounds(fitted, [MAX_COST, 2 * MAX_COST, MAX_COST + 3])
+    cut = fitted.bounds([MAX_COST, 2 * MAX_COST, MAX_COST + 3])
     queries = np.random.default_rng(1).integers(0, MAX_COST, (3000, 3)) // np.array([3, 2, 4])
     flagged = fitted.predict(queries)
     assert 0 < flagged.mean() < 1
@@ -79,7 +82,7 @@ def test_conformal_for_any_jitter(per_class: bool):
     """The bound holds for every jitter and predicted class: 40 draws of each cost, over classes with and without a map of their own."""
     labels = np.arange(400) % 3
     fitted = Conformal(per_class=per_class).fit(BENIGN * (1 + labels), labels=labels)
-    (bound,) = bounds(fitted, [MAX_COST * 3])
+    (bound,) = fitted.bounds([MAX_COST * 3])
     assert bound is not None
     costs, classes = np.tile(np.arange(0, MAX_COST), 40), np.repeat(np.arange(40) % 5, MAX_COST)
     flagged = fitted.predict(costs, labels=classes)
@@ -87,7 +90,9 @@ def test_conformal_for_any_jitter(per_class: bool):
     assert flagged.any()
 
 
-def test_one_largest_cost_for_each_attack():
-    """Another number of largest costs than attacks is refused."""
+def test_one_largest_cost_for_each_column():
+    """Another number of largest costs than columns is refused, by a vote too."""
     with pytest.raises(BadInput, match=r"expected 1 largest cost\(s\), got 2"):
-        bounds(ZScore().fit(BENIGN), [1, 2])
+        ZScore().fit(BENIGN).bounds([1, 2])
+    with pytest.raises(BadInput, match=r"expected 2 largest cost\(s\), got 1"):
+        Vote().fit(np.stack([BENIGN, BENIGN], axis=1)).bounds([1])

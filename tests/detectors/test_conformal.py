@@ -134,6 +134,18 @@ def test_jitter_belongs_to_the_row():
     assert (Conformal(seed=1).fit(benign).p_values(queries) != p).all()
 
 
+def test_numbers_of_63_bits():
+    """Any number up to 2**63 - 1 keys a jitter, by its low 32 bits: small numbers keep theirs, and numbers beyond are refused."""
+    benign, queries = tied(np.random.default_rng(7), 100), np.full(4, 5)
+    fitted, small = Conformal().fit(benign), np.array([0, 1, 2, 2**32 - 1])
+    np.testing.assert_array_equal(fitted.p_values(queries, index=small + 2**32 * 77), fitted.p_values(queries, index=small))
+    largest = fitted.p_values(queries, index=np.full(4, 2**63 - 1))
+    np.testing.assert_array_equal(largest, fitted.p_values(queries, index=np.full(4, 2**63 - 1, np.uint64)))
+    assert len(np.unique(np.r_[fitted.p_values(queries, index=small), largest])) == 4
+    with pytest.raises(BadInput, match=r"index as 4 integers from 0 to 2\*\*63 - 1"):
+        fitted.p_values(queries, index=np.full(4, 2**63, np.uint64))
+
+
 def test_what_cannot_be_used():
     """Too few images for the level, labels and index that do not fit."""
     with pytest.raises(BadInput, match="at least 100 rows of benign costs, got 99"):

@@ -70,7 +70,7 @@ def test_what_cannot_be_fitted():
         KNN().fit(np.ones(200))
     with pytest.raises(BadInput, match="at least k = 100 training rows, got 99"):
         KNN().fit(np.ones(50), np.ones(49))
-    with pytest.raises(BadInput, match="adversarial costs of 2 attack"):
+    with pytest.raises(BadInput, match="adversarial costs of 2 column"):
         KNN(1).fit(np.ones((5, 2)), np.ones((5, 3)))
     with pytest.raises(ValueError, match="k of at least 1"):
         KNN(0)

@@ -29,9 +29,15 @@ def test_one_member_is_the_z_score():
     np.testing.assert_allclose(vote.score(np.arange(500)), single.score(np.arange(500)) + single.h)
 
 
+def test_flat_settings():
+    """Protects commands: the settings of the members are given beside k."""
+    assert Vote.with_settings() == Vote()
+    assert Vote.with_settings(3, h=-2.0, normality=0.1, as_released=True) == Vote(3, ZScore(-2.0, 0.1, as_released=True))
+
+
 def test_what_cannot_be_fitted():
     """Fewer attacks than voices asked for, and what a member refuses."""
-    with pytest.raises(BadInput, match="at least k = 2 attacks, got 1"):
+    with pytest.raises(BadInput, match="at least k = 2 columns, got 1"):
         Vote().fit(np.arange(100))
     with pytest.raises(BadInput, match="costs that differ"):
         Vote().fit(np.stack([np.arange(100), np.ones(100)], axis=1))

@@ -184,7 +184,7 @@ def test_what_cannot_be_fitted(as_released: bool):
         detector.fit(np.arange(1, 20))
     with pytest.raises(BadInput, match="costs that differ, got 501 for all 50"):
         detector.fit(np.full(50, 501))
-    with pytest.raises(BadInput, match="one attack for a Z-score, got 2"):
+    with pytest.raises(BadInput, match="one column for a Z-score, got 2"):
         detector.fit(np.ones((50, 2)))
 
 

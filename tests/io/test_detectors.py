@@ -1,7 +1,9 @@
 """Detector files: JSON that gives back the same scores; anything else is refused."""
 
+import importlib
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -22,10 +24,10 @@ def test_same_scores_after_the_round_trip(detector, tmp_path):
     columns = slice(0, 1) if isinstance(detector, ZScore) else slice(0, 2)
     fitted = detector.fit(BENIGN[:, columns], ADVERSARIAL[:, columns])
     path = tmp_path / "detector.json"
-    write_detector(path, StoredDetector(fitted, ("bim", "dba")[: fitted.attacks], {"preset": "mnist"}))
+    write_detector(path, StoredDetector(fitted, ("bim", "dba")[: fitted.columns], {"preset": "mnist"}))
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     stored = read_detector(path)
-    assert stored.attacks == ("bim", "dba")[: fitted.attacks]
+    assert stored.attacks == ("bim", "dba")[: fitted.columns]
     assert stored.meta == {"preset": "mnist"}
     fresh = np.random.default_rng(1).poisson(40, (50, 2))[:, columns]
     np.testing.assert_array_equal(stored.fitted.score(fresh), fitted.score(fresh))
@@ -39,6 +41,36 @@ def test_infinite_threshold(tmp_path):
     path = tmp_path / "detector.json"
     write_detector(path, StoredDetector(fitted, ("bim",), {}))
     assert read_detector(path).fitted.cost_threshold == fitted.cost_threshold
+
+
+def test_detector_of_a_users_module(tmp_path, monkeypatch):
+    """Protects against code in files: a detector of a user's module is read where the user names the module, and refused elsewhere."""
+    (tmp_path / "my_detectors.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from a2d_jax.detectors.base import Fitted, read_table\n"
+        "@dataclass(frozen=True)\n"
+        "class FittedLowest(Fitted):\n"
+        "    threshold: float\n"
+        "    columns: int = 1\n"
+        "    def score(self, x, *, labels=None, index=None):\n"
+        "        return -read_table(x, 1)[:, 0]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    fitted = importlib.import_module("my_detectors").FittedLowest(float("-inf"))
+    path = tmp_path / "detector.json"
+    write_detector(path, StoredDetector(fitted, ("bim",), {}))
+    assert read_detector(path, ["my_detectors"]).fitted == fitted
+    with pytest.raises(BadInput, match=r"expected --plugin my_detectors, .*, got none; name it .*detector.json"):
+        read_detector(path)
+    for change, told in [
+        (lambda module: module.write_text("raise RuntimeError('a\\nb')"), "a b; correct"),
+        (lambda module: module.unlink(), "No module named .*; correct"),
+    ]:
+        change(tmp_path / "my_detectors.py")
+        sys.modules.pop("my_detectors", None)
+        importlib.invalidate_caches()
+        with pytest.raises(BadInput, match=f"expected the detector my_detectors:FittedLowest, got {told}"):
+            read_detector(path, ["my_detectors"])
 
 
 def test_refused_files(tmp_path):

@@ -1,0 +1,70 @@
+"""Names of code in text: import strings that a user types, and those that a file holds.
+
+What the user types is imported. A file never imports anything: an import string in it counts only if the user names its module again,
+as a plugin.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from a2d_jax.errors import BadInput
+
+
+def import_string(text: str, example: str) -> Any:
+    """The object that `module:name` names; modules of the current directory can be imported.
+
+    Args:
+      text: what the user wrote.
+      example: of what could be written instead, for the error.
+
+    Raises:
+      BadInput: not of that form, does not import (with the original error), or no such name.
+    """
+    module_name, colon, name = text.partition(":")
+    if not (module_name and colon and name):
+        raise BadInput(f"expected an import string module:name, got {text!r}; write for instance {example}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the user's own file, which may raise anything
+        raise BadInput(
+            f"expected an importable module, got {module_name!r}, which raises {one_line(error)}; check the import string"
+        ) from error
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise BadInput(
+            f"expected the name of something in {module_name}, got {name!r}, which it does not have; check the import string"
+        ) from error
+    return found
+
+
+def plugged(kind: str, origin: object, plugins: Sequence[str]) -> Any:
+    """What an import string in a file names, if the user names its module too.
+
+    Args:
+      kind: the import string.
+      origin: the file, or what to call it.
+      plugins: modules that the user named.
+
+    Raises:
+      BadInput: the module is not named, or as `import_string`.
+    """
+    module = kind.partition(":")[0]
+    if module not in plugins:
+        raise BadInput(
+            f"expected {module} to be named as a plugin, got {', '.join(plugins) or 'none'}, while {origin} needs {kind}; "
+            "a file never imports code by itself: name the module as a plugin if you trust it"
+        )
+    return import_string(kind, "my.module:MyAttack")
+
+
+def one_line(error: Exception) -> str:
+    """The kind of an error and its text, as one line."""
+    reason = " ".join(str(error).split())
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
