@@ -182,7 +182,7 @@ def named(preset: str, plugins: Sequence[str] = ()) -> Preset:
     if preset in PRESETS:
         return PRESETS[preset]
     if not preset.endswith(".toml"):
-        raise BadInput(f"expected a preset among {', '.join(PRESETS)}, or a file .toml, got {preset!r}; pass one of them")
+        raise BadInput(f"expected a preset among {', '.join(PRESETS)}, got {preset!r}; pass one of them, or a file that ends in .toml")
     try:
         with Path(preset).open("rb") as file:
             content = tomllib.load(file)

@@ -127,11 +127,11 @@ def parse(text: str, makers: Mapping[str, Maker], what: str) -> Spec:
         name, rest = f"{name}:{rest[0]}", rest[1:]
         maker = import_string(name, f"my.module:My{what.capitalize()}")
         if not callable(maker):
-            raise BadInput(f"expected an {what} as a class or a function, got {name}, a {type(maker).__name__}; check the import string")
+            raise BadInput(f"expected {_a(what)} as a class or a function, got {name}, a {type(maker).__name__}; check the import string")
     elif name in makers:
         maker = makers[name]
     else:
-        raise BadInput(f"expected {_a(what)} among {', '.join(makers)}, or an import string module:name, got {name!r}; pass one of them")
+        raise BadInput(f"expected {_a(what)} among {', '.join(makers)}, got {name!r}; pass one of them, or an import string module:name")
     own = parameters(maker)
     settings: dict[str, Any] = {}
     for one in rest:

@@ -20,9 +20,8 @@ from sklearn.metrics import roc_auc_score
 
 from a2d_jax import drivers
 from a2d_jax.cli import main
+from a2d_jax.costs import measure
 from a2d_jax.drivers import calibration
-from a2d_jax.io.tables import read_costs
-from a2d_jax.jobs import measure
 
 FACTORY = """
 import numpy as np

@@ -1,5 +1,6 @@
 """Where attacks, classifier and detector meet: labels, keys, costs, the iteration bound, the guarded classifier."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -158,6 +159,11 @@ def test_images_are_checked(x, text, net):
 
 def test_broken_classifier_is_refused(images):
     """Protects loud failure: logits that are not finite end the job in one line."""
-    broken = Classifier(np.float32(np.nan), lambda nan, x: x.ravel()[:3] * nan)
-    with pytest.raises(BadInput, match="expected finite logits, got NaN or infinity for image 0; check"):
-        costs.costs(broken, images[:3], ATTACKS)
+    white = np.concatenate([images[:3], np.ones_like(images[:1])])
+    for weights, found in (
+        (np.nan, "errors in all 4; the first is 0: expected finite logits, got NaN"),
+        (0, "finite logits, got NaN or infinity for image 3; check"),
+    ):
+        broken = Classifier(np.float32(weights), lambda w, x: x.ravel()[:3] * w + jnp.where(jnp.min(x) == 1, jnp.nan, 0))
+        with pytest.raises(BadInput, match=found):
+            costs.costs(broken, white, ATTACKS)

@@ -9,9 +9,9 @@ import pytest
 
 from a2d_jax import drivers
 from a2d_jax.attacks import bim, bim2
+from a2d_jax.costs import lanes
 from a2d_jax.drivers import Calibration
 from a2d_jax.errors import BadInput
-from a2d_jax.jobs import lanes
 from tests.nets import batch, convnet
 from tests.test_contract import ATTACKS
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from a2d_jax import presets
-from a2d_jax.jobs.common import attacks_from, preset_attacks, settings_of
+from a2d_jax.specs import attacks, attacks_from, settings_of
 from a2d_jax.types import Example
 from tests.nets import batch, linear
 
@@ -45,11 +45,12 @@ def test_scales_per_channel_fit_the_data(preset):
 
 def test_written_settings_have_the_types_of_the_preset():
     """Protects what is typed: settings behind colons reach their attack alone, before those of a flag, as numbers, truths or names."""
-    found = preset_attacks("mnist", "defence", "bim, dba:mse_threshold=0.5:max_steps=4,cw:minimise=true", max_steps=7, epsilon=None)
+    mnist = presets.named("mnist")
+    found = attacks("bim, dba:mse_threshold=0.5:max_steps=4,cw:minimise=true", mnist.defence, max_steps=7, epsilon=None)
     assert list(found) == ["bim", "dba", "cw"]
     assert [attack.max_steps for attack in found.values()] == [7, 4, 7]
     assert found["dba"].mse_threshold == 0.5
     assert found["cw"].minimise is True
-    pgd = preset_attacks("mnist", "crafting", "pgd:restarts=3:max_steps=5:norm=l2", epsilon=1.5)["pgd"]
+    pgd = attacks("pgd:restarts=3:max_steps=5:norm=l2", mnist.crafting, epsilon=1.5)["pgd"]
     assert (pgd.epsilon, pgd.max_steps, pgd.restart_every, pgd.norm) == (1.5, 18, 6, "l2")
-    assert preset_attacks("cifar10", "crafting", "jsma_single:theta=0.25")["jsma_single"].theta == 0.25
+    assert attacks("jsma_single:theta=0.25", presets.named("cifar10").crafting)["jsma_single"].theta == 0.25

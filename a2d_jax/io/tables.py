@@ -22,7 +22,8 @@ from a2d_jax.measurements import Column
 
 Meta = Mapping[str, Any]
 
-_IMAGE = [("index", pa.int64()), ("id", pa.string()), ("fingerprint", pa.int64())]
+_IMAGE = [("index", pa.int64()), ("id", pa.string())]
+_PIXELS = [("fingerprint", pa.int64())]  # by which an image is known, wherever it lies; see `a2d_jax.costs.fingerprints`
 _ERROR = [("error", pa.string())]  # null where all went well; else why the columns before it are null
 PREDICTIONS = pa.schema([*_IMAGE, ("label", pa.int64()), ("probability", pa.float32()), *_ERROR])
 COSTS = pa.schema(
@@ -40,6 +41,7 @@ COSTS = pa.schema(
         ("distance", pa.float32()),
         ("preset", pa.string()),
         ("seed", pa.int64()),
+        *_PIXELS,
         *_ERROR,
     ]
 )
@@ -57,6 +59,7 @@ CLEVER = pa.schema(
         ("shape", pa.float64()),
         ("p_value", pa.float64()),
         ("fitted", pa.bool_()),
+        *_PIXELS,
         *_ERROR,
     ]
 )

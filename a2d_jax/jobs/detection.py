@@ -124,11 +124,9 @@ def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: di
     score, adversarial = stored.fitted.score(read, **known), stored.fitted.predict(read, **known)
     missing = len(table.errors)
     nothing = np.zeros(missing, np.int64)
-    prints: list[int | None] = [None] * len(read) if table.fingerprint is None else table.fingerprint.tolist()
     rows = {
         "index": np.append(table.index, [index for index, _, _ in table.errors]).astype(np.int64),
         "id": table.id + [name for _, name, _ in table.errors],
-        "fingerprint": prints + [None] * missing,
         "label": np.append(table.label, nothing - 1),
         "score": np.append(score, nothing),
         "adversarial": np.append(adversarial, nothing.astype(bool)),
@@ -157,7 +155,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     measured = judged.measured
     stops_at = {str(column): stop for column, stop in zip(columns, judged.stops, strict=True)}
     meta |= record(model, source, classifier=spec.classifier, precision=precision, seed=spec.seed, bounds=stops_at, labels=measured.labels)
-    rows = {name: getattr(measured, name) for name in ("index", "id", "fingerprint", "label", "error")}
+    rows = {name: getattr(measured, name) for name in ("index", "id", "label", "error")}
     rows |= {"score": judged.score, "adversarial": judged.adversarial}
     _write_verdicts(spec.out, columns, meta, rows, judged.table)
     steps = [

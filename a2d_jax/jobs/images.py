@@ -34,7 +34,7 @@ def predict(spec: PredictSpec, report: Report = silent) -> Done:
     failed = right = labelled = 0
     with table_writer(spec.out, PREDICTIONS, record(model, source, **told(spec))) as write:
         for piece in predicted(model, source, report):
-            columns = ("index", "id", "fingerprint", "label", "probability", "error")
+            columns = ("index", "id", "label", "probability", "error")
             write({name: getattr(piece, name) for name in columns})
             good = np.asarray([error is None for error in piece.error])
             failed += int((~good).sum())

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import tyro
 
+from a2d_jax.costs import predicted
 from a2d_jax.io.source import ImageSource, Piece
-from a2d_jax.jobs.common import silent
 from a2d_jax.jobs.images import open_both
-from a2d_jax.jobs.measure import predicted
 
 
 @dataclass
@@ -65,7 +64,7 @@ def main(args: Args) -> dict[str, float]:
 
     def seconds(source: ImageSource) -> float:
         begin = time.perf_counter()
-        for _ in predicted(classifier, source, silent):
+        for _ in predicted(classifier, source):
             pass
         return time.perf_counter() - begin
 
