@@ -37,9 +37,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from a2d_jax import jobs
+from a2d_jax.console import progress
+from a2d_jax.console import run as run_command
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic
 from a2d_jax.io.folder import TABLE
@@ -102,13 +103,9 @@ class Steps:
         if name not in self.log:
             self.console.print(f"{name} ...", highlight=False)
             begin, worked = time.perf_counter(), time.process_time()
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
-                task = progress.add_task(name, total=None)
+            with progress(console=self.console) as report:
                 if job in (jobs.predict, jobs.attack, jobs.cost, jobs.detect):
-                    settings["report"] = lambda what, done, total: progress.update(
-                        task, description=f"{name}: {what}", completed=done, total=total
-                    )
+                    settings["report"] = lambda what, done, total: report(f"{name}: {what}", done, total)
                 done = job(out=path, force=True, **settings)
             seconds, processor = time.perf_counter() - begin, time.process_time() - worked
             self.log[name] = {"seconds": seconds, "processor_seconds": processor, "summary": done.summary}
@@ -270,16 +267,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """As a command."""
-    try:
-        main(tyro.cli(Settings, args=arguments))
-    except BadInput as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    settings = tyro.cli(Settings, args=arguments)
+    return run_command("experiments.imagenet", lambda: main(settings), interrupted=f"the same command goes on in {settings.out}")
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", cores())  # as the command line does
-    run()
+    sys.exit(run())

@@ -9,6 +9,7 @@ percentile and maximum of the absolute difference, and the AUROC from either cos
 Expected (2026-11-22, CPU): every crafted set equal on 100 % of images, benign images within 2, AUROC equal to 0.0005.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from a2d_jax import costs, metrics, presets
+from a2d_jax.console import run
 from a2d_jax.io.checkpoints import load
 
 OFFSET = {"bim": 1, "bim2": 1, "jsma": 0}  # official count = cost - offset, and never below 0
@@ -71,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("experiments.official_counts", main))

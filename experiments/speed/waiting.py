@@ -12,6 +12,7 @@ Expected (2026-11-22, EfficientNet-Lite0, 250 sample photographs, one busy CPU c
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -19,8 +20,8 @@ from pathlib import Path
 
 import tyro
 
+from a2d_jax.console import run, silent
 from a2d_jax.io.source import ImageSource, Piece
-from a2d_jax.jobs.common import silent
 from a2d_jax.jobs.images import open_both
 from a2d_jax.jobs.measure import predicted
 
@@ -90,4 +91,4 @@ def main(args: Args) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    sys.exit(run("experiments.speed.waiting", lambda: main(tyro.cli(Args))))
