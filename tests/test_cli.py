@@ -405,8 +405,8 @@ def test_costs_of_two_precisions_are_never_mixed(costs, capsys):
     logits = torch.tensor(np.load("near.npz")["x"].reshape(-1, 16)).bfloat16() @ torch.tensor(WEIGHTS).bfloat16()
     np.testing.assert_allclose(table("p")["probability"], torch.softmax(logits.float(), 1).amax(1), atol=2e-3)
     assert run("cost", "--attacks", "bim", "--out", "half.parquet", *half, images="near.npz") == 0
-    assert read_costs(pathlib.Path("half.parquet")).meta["precision"] == "bfloat16"
-    assert read_costs(pathlib.Path("near.parquet")).meta["precision"] == "float32"
+    assert read_measurements(pathlib.Path("half.parquet")).meta["precision"] == "bfloat16"
+    assert read_measurements(pathlib.Path("near.parquet")).meta["precision"] == "float32"
     for name in ("far", "half"):
         assert a2d("fit", "--benign", f"{name}.parquet", "--detector", "zscore", "--out", f"{name}.json") == 0
     capsys.readouterr()
@@ -416,9 +416,9 @@ def test_costs_of_two_precisions_are_never_mixed(costs, capsys):
     refused(capsys, *both, code=a2d("detect", "--detector", "far.json", "--costs", "half.parquet", "--out", "out"))
     refused(capsys, "'float16'", "bfloat16", code=run("cost", "--precision", "float16", "--out", "out", images="far.npz"))
     assert run("detect", "--detector", "half.json", "--no-bound", "--out", "v", images="near.npz") == 0  # in the detector's precision
-    found = read_costs(pathlib.Path("half.parquet")).select(["bim"])[:, 0]
+    found = read_measurements(pathlib.Path("half.parquet")).numbers["bim"]["cost"]
     np.testing.assert_array_equal(table("v")["cost_bim"], found)
-    assert (read_costs(pathlib.Path("near.parquet")).select(["bim"])[:, 0] != found).any()
+    assert (read_measurements(pathlib.Path("near.parquet")).numbers["bim"]["cost"] != found).any()
 
 
 def test_reported_saving_is_true(costs, capsys):

@@ -4,12 +4,13 @@ One road leads from images to costs, whoever asks: `measure`, over a set that ma
 with arrays, the commands with files.
 """
 
-from a2d_jax.costs.defense import Defense, FittedDefense, costs
+from a2d_jax.costs.defense import Arrays, Defense, FittedDefense, costs
 from a2d_jax.costs.examples import examples, fingerprints, predictions
 from a2d_jax.costs.judge import Judged, bounded, judge_images
 from a2d_jax.costs.measure import Measured, Predicted, class_count, measure, predicted
 
 __all__ = [
+    "Arrays",
     "Defense",
     "FittedDefense",
     "Judged",

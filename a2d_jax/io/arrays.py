@@ -17,27 +17,43 @@ from a2d_jax.io.source import Block, ImageSource, content_digest, image_shape, i
 
 Stream = IO[bytes] | gzip.GzipFile
 
+Opened = Callable[[int], AbstractContextManager[Stream]]
+"""Opens the raw rows of a set at a byte, counted from its first value."""
+
 
 def _array_source(
     path: Path,
-    rows: Callable[[], AbstractContextManager[Stream]],
+    opened: Opened,
     dims: tuple[int, ...],
     dtype: np.dtype[Any],
     label: NDArray[np.int64] | None,
+    sequential: str | None = None,
 ) -> ImageSource:
-    """A source over a stream of raw rows. `rows()` is a context manager that gives the stream at its first row."""
+    """A source over raw rows; `sequential` as there."""
     shape = image_shape(dims, path)
     image_type(dtype, path)
     count, row_bytes = dims[0], math.prod(shape) * dtype.itemsize
 
-    def blocks(size: int) -> Iterator[Block]:
-        with readable(path), rows() as stream:
-            for start in range(0, count, size):
-                n = min(size, count - start)
+    def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
+        with readable(path), opened(begin * row_bytes) as stream:
+            for start in range(begin, end, size):
+                n = min(size, end - start)
                 x = np.frombuffer(exactly(stream, n * row_bytes), dtype).reshape(n, *shape)
                 yield Block(x, None if label is None else label[start : start + n])
 
-    return ImageSource(path, (path,), count, shape, label is not None, blocks, lambda: content_digest(path))
+    return ImageSource(path, (path,), count, shape, label is not None, blocks, lambda: content_digest(path), sequential=sequential)
+
+
+def _in_file(path: Path, first: int) -> Opened:
+    """Rows that lie in a file as they are, packed by gzip or not, from byte `first` on."""
+
+    @contextmanager
+    def opened(offset: int) -> Generator[Stream]:
+        with _uncompressed(path) as stream:
+            stream.seek(first + offset)
+            yield stream
+
+    return opened
 
 
 def exactly(stream: Stream, size: int) -> bytes:
@@ -73,27 +89,25 @@ def open_npy(path: Path) -> ImageSource:
         start = stream.tell()
     image_type(dtype, path)
     _whole(start + math.prod(dims) * dtype.itemsize, path.stat().st_size)
-
-    @contextmanager
-    def rows() -> Generator[Stream]:
-        with path.open("rb") as stream:
-            stream.seek(start)
-            yield stream
-
-    return _array_source(path, rows, dims, dtype, None)
+    return _array_source(path, _in_file(path, start), dims, dtype, None)
 
 
 def open_npz(path: Path) -> ImageSource:
-    """Images under the key `x`, labels (if any) under `y`; other keys are ignored."""
+    """Images under the key `x`, labels (if any) under `y`; other keys are ignored.
+
+    The whole set is read through the archive, which checks it. From another place on, stored images are read from the file itself:
+    an archive comes to a place only by reading all that lies before it.
+    """
     with zipfile.ZipFile(path) as archive:
         keys = [name.removesuffix(".npy") for name in archive.namelist()]
         if "x" not in keys:
             raise BadInput(f"expected the images under the key x, got the keys {', '.join(keys) or 'none'} in {path}; save them as x=")
-        with archive.open("x.npy") as stream:
+        member = archive.getinfo("x.npy")
+        with archive.open(member) as stream:
             dims, dtype = _npy_header(stream, path)
-            promised, present = stream.tell() + math.prod(dims) * dtype.itemsize, archive.getinfo("x.npy").file_size
+            start = stream.tell()
     image_type(dtype, path)
-    _whole(promised, present)
+    _whole(start + math.prod(dims) * dtype.itemsize, member.file_size)
     label = None
     if "y" in keys:
         with np.load(path, allow_pickle=False) as arrays:
@@ -104,12 +118,25 @@ def open_npz(path: Path) -> ImageSource:
         label = integer_labels(y, dims[0] if dims else 0, path)
 
     @contextmanager
-    def rows() -> Generator[Stream]:
+    def opened(offset: int) -> Generator[Stream]:
         with zipfile.ZipFile(path) as archive, archive.open("x.npy") as stream:
-            _npy_header(stream, path)
+            stream.seek(start + offset)
             yield stream
 
-    return _array_source(path, rows, dims, dtype, label)
+    if member.compress_type != zipfile.ZIP_STORED:
+        why = f"expected images that lie in the file as they are, got deflated ones in {path}; save them with numpy.savez"
+        return _array_source(path, opened, dims, dtype, label, why)
+    stored = _in_file(path, _data_of(path, member) + start)
+    return _array_source(path, lambda offset: stored(offset) if offset else opened(0), dims, dtype, label)
+
+
+def _data_of(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where the data of a member begin: after its local header, whose name and extra field have lengths of their own."""
+    with path.open("rb") as stream:
+        stream.seek(member.header_offset)
+        header = exactly(stream, 30)
+    name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    return member.header_offset + len(header) + name + extra
 
 
 _IDX_TYPES = {0x08: np.dtype(np.uint8), 0x0D: np.dtype(">f4"), 0x0E: np.dtype(">f8")}
@@ -126,19 +153,17 @@ def open_idx(path: Path) -> ImageSource:
             stream.seek(label_start)
             label = integer_labels(np.frombuffer(stream.read(), label_type).reshape(label_dims), dims[0], labels_file)
 
-    @contextmanager
-    def rows() -> Generator[Stream]:
-        with _uncompressed(path) as stream:
-            stream.seek(start)
-            yield stream
+    packed = f"expected images that lie in the file as they are, got {path}, packed by gzip; unpack it with gunzip"
+    return _array_source(path, _in_file(path, start), dims, dtype, label, packed if _packed(path) else None)
 
-    return _array_source(path, rows, dims, dtype, label)
+
+def _packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _uncompressed(path: Path) -> Stream:
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if packed else path.open("rb")
+    return gzip.open(path, "rb") if _packed(path) else path.open("rb")
 
 
 def _idx_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:

@@ -25,10 +25,11 @@ def open_cifar(path: Path) -> ImageSource:
             f"expected a CIFAR-10 binary file of whole records of {record} bytes, got {rest} bytes more in {path}; fetch it again"
         )
 
-    def blocks(size: int) -> Iterator[Block]:
+    def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
         with readable(path), path.open("rb") as stream:
-            for start in range(0, count, size):
-                n = min(size, count - start)
+            stream.seek(begin * record)
+            for start in range(begin, end, size):
+                n = min(size, end - start)
                 records = np.frombuffer(exactly(stream, n * record), np.uint8).reshape(n, record)
                 label = records[:, 0].astype(np.int64)
                 _check(label, path)
@@ -38,13 +39,14 @@ def open_cifar(path: Path) -> ImageSource:
 
 
 def open_cifar_python(path: Path) -> ImageSource:
-    """A batch of the Python version of CIFAR-10. The file (31 MB) is read whole, once now and once each time the set is read."""
+    """A batch of the Python version of CIFAR-10. The file (31 MB) is read whole, once now and once each time images are read."""
     count = len(_unpickled(path)[0])
 
-    def blocks(size: int) -> Iterator[Block]:
+    def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
         planes, label = _unpickled(path)
-        for start in range(0, count, size):
-            yield Block(_images(planes[start : start + size]), label[start : start + size])
+        for start in range(begin, end, size):
+            here = slice(start, min(start + size, end))
+            yield Block(_images(planes[here]), label[here])
 
     return ImageSource(path, (path,), count, SHAPE, True, blocks, lambda: content_digest(path))
 

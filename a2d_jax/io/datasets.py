@@ -12,11 +12,11 @@ nowhere is an error that says what to do; nothing is ever downloaded.
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import open_idx
@@ -56,7 +56,14 @@ PREPARED = {"mnist": "mnist", "cifar10": "cifar10", "imagenet": "imagenet2012"}
 """Names in TensorFlow Datasets."""
 
 
-def load(name: str, split: str, *, shape: Shape | None = None, preprocessing: Preprocessing | None = None) -> ImageSource:
+def load(
+    name: str,
+    split: str,
+    *,
+    shape: Shape | None = None,
+    preprocessing: Preprocessing | None = None,
+    folder: Path | None = None,
+) -> ImageSource:
     """Open a data set by name.
 
     Args:
@@ -66,6 +73,7 @@ def load(name: str, split: str, *, shape: Shape | None = None, preprocessing: Pr
         digits have none: 1152 of them, drawn with seed 0, are for training.
       shape: height, width, channels that the classifier expects.
       preprocessing: how photographs of ImageNet get this shape (what a classifier declares); without it only those that have it are good.
+      folder: where data sets lie; default `data_folder()`.
 
     Raises:
       BadInput: an unknown name or split, a data set that is not there or not whole, or images of another shape.
@@ -77,12 +85,20 @@ def load(name: str, split: str, *, shape: Shape | None = None, preprocessing: Pr
     if name == "digits":
         source = _digits(split)
     else:
-        here = _photographs(split, shape, preprocessing) if name == "imagenet" else _from_files(name, split)
+        root = folder or data_folder()
+        here = _photographs(root, split, shape, preprocessing) if name == "imagenet" else _from_files(root, name, split)
         source = here or open_prepared(PREPARED[name], split, shape, preprocessing)
-    if source is None:
-        raise _nowhere(name, split)
+        if source is None:
+            raise _nowhere(root, name, split)
     check_shape(source, shape)
-    return source
+    origin = {
+        "data": name,
+        "split": split,
+        "shape": shape and list(shape),
+        "preprocessing": preprocessing and asdict(preprocessing),
+        "folder": folder and str(folder.absolute()),
+    }
+    return replace(source, origin=origin)
 
 
 def data_folder() -> Path:
@@ -91,6 +107,8 @@ def data_folder() -> Path:
 
 
 def _digits(split: str) -> ImageSource:
+    from sklearn.datasets import load_digits  # here: few commands should pay for it
+
     pixels, label = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(label))  # the set is sorted by writer
     rows = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
@@ -98,8 +116,8 @@ def _digits(split: str) -> ImageSource:
     return in_memory(f"scikit-learn digits ({split})", x, label[rows].astype(np.int64))
 
 
-def _photographs(split: str, shape: Shape | None, preprocessing: Preprocessing | None) -> ImageSource | None:
-    folders = (data_folder() / "imagenet" / name for name in IMAGENET_FOLDERS[split])
+def _photographs(root: Path, split: str, shape: Shape | None, preprocessing: Preprocessing | None) -> ImageSource | None:
+    folders = (root / "imagenet" / name for name in IMAGENET_FOLDERS[split])
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         return None
@@ -109,8 +127,7 @@ def _photographs(split: str, shape: Shape | None, preprocessing: Preprocessing |
     return source
 
 
-def _from_files(name: str, split: str) -> ImageSource | None:
-    root = data_folder()
+def _from_files(root: Path, name: str, split: str) -> ImageSource | None:
     for form in FILES[name]:
         folder = root / form.folder
         if folder.is_dir():
@@ -120,8 +137,8 @@ def _from_files(name: str, split: str) -> ImageSource | None:
     return None
 
 
-def _nowhere(name: str, split: str) -> BadInput:
-    root, prepared = data_folder(), prepared_folder(PREPARED[name])
+def _nowhere(root: Path, name: str, split: str) -> BadInput:
+    prepared = prepared_folder(PREPARED[name])
     if name == "imagenet":
         wanted = f"{root / 'imagenet' / split}/n01440764/*.JPEG and so on"
     else:

@@ -65,7 +65,7 @@ def source_of_rows(
     path: Path,
     files: Sequence[Path],
     count: int,
-    items: Callable[[], Iterable[T]],
+    items: Callable[[int, int], Iterable[T]],
     row: Callable[[T], Row],
     digest: Callable[[], str],
     *,
@@ -78,17 +78,17 @@ def source_of_rows(
 
     Args:
       path: see `ImageSource`, as for `files`, `count`, `digest`, `labels`, `preprocessing` and `note`.
-      items: what to decode, from the start each time it is called.
+      items: `(begin, end)` gives what to decode, from place `begin` to `end - 1`.
       row: decodes an item; called on several threads.
       shape: the shape asked for.
 
     Raises:
       BadInput: there is no good image.
     """
-    wanted = _first_good(map(row, items()), path, shape)
+    wanted = _first_good(map(row, items(0, count)), path, shape)
 
-    def blocks(size: int) -> Iterator[Block]:
-        return _collected(_ahead(row, items()), size, wanted)
+    def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
+        return _collected(_ahead(row, items(begin, end)), size, wanted)
 
     return ImageSource(path, files, count, wanted, labels, blocks, digest, preprocessing, note)
 

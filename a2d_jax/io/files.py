@@ -35,7 +35,7 @@ def refuse_existing(path: str | Path, force: bool) -> None:
 def atomic(path: str | Path) -> Generator[Path]:
     """A temporary name beside `path`, renamed to `path` at the end of the block, removed if the block fails.
 
-    The block writes a file under that name and closes it. Readers see the old content or the new one, never a part: same
+    The block writes a file under that name and closes it. Readers see the old content or the new one, whole: same
     folder, hence same file system, hence an atomic rename. An interrupt (Ctrl-C) counts as failure.
     """
     path = Path(path)

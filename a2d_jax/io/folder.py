@@ -56,7 +56,7 @@ def open_folder(path: Path, shape: Shape | None, preprocessing: Preprocessing | 
         path,
         files,
         len(files),
-        lambda: files,
+        lambda begin, end: files[begin:end],
         row,
         lambda: names_digest(path, files),
         labels=labels.of is not None,

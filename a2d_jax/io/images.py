@@ -1,21 +1,26 @@
 """Images in: a folder of image files, `.npz`, `.npy`, IDX, CIFAR-10 binary or parquet, opened by what the path is.
 
 Opening reads no more than it must; `ImageSource.pieces` then reads front to back, one piece ahead, and never holds more than two
-pieces, so that a set may be larger than memory. A bad image (corrupt, of another size, NaN, outside [0, 1]) is a row that carries its
+pieces, so that a set may be larger than memory; `ImageSource.rows` reads from any place. `reopen` opens a set from its description,
+which is plain data, on another machine for instance. A bad image (corrupt, of another size, NaN, outside [0, 1]) is a row that carries its
 error; a bad file raises `BadInput` before any work is done. Nothing is unpickled, and nothing is resized unless the classifier says how.
 """
 
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io import datasets
 from a2d_jax.io.arrays import open_idx, open_npy, open_npz
 from a2d_jax.io.cifar import open_cifar
 from a2d_jax.io.folder import Classes, open_folder
 from a2d_jax.io.parquet import open_parquet
 from a2d_jax.io.photographs import Preprocessing
-from a2d_jax.io.source import ImageSource, Piece, Shape, check_shape, readable
+from a2d_jax.io.source import Description, ImageSource, Piece, Shape, check_shape, readable
 
-__all__ = ["ImageSource", "Piece", "Shape", "open_images"]
+__all__ = ["Description", "ImageSource", "Piece", "Shape", "open_images", "reopen"]
 
 FORMS = "a folder of image files, .npz, .npy, IDX, CIFAR-10 binary (.bin) or .parquet"
 
@@ -49,7 +54,45 @@ def open_images(
     if not source.count:
         raise BadInput(f"expected at least one image, got none in {path}; check the file")
     check_shape(source, shape)
-    return source
+    origin = {
+        "path": str(path.absolute()),
+        "shape": shape and list(shape),
+        "preprocessing": preprocessing and asdict(preprocessing),
+        "classes": classes if classes is None or isinstance(classes, int) else list(classes),
+    }
+    return replace(source, origin=origin)
+
+
+def reopen(description: Description | None) -> ImageSource:
+    """Open a set from `ImageSource.description`: the same images in the same order, a limit included.
+
+    Whether they are the same bytes, `ImageSource.digest` tells.
+
+    Raises:
+      BadInput: no description, the set is not there, or it has fewer images than were described.
+    """
+    if description is None:
+        raise BadInput("expected the description of a set on disk, got None, as of a set in memory; save its images with numpy.savez")
+    try:
+        count = int(description["count"])
+        shape = None if description["shape"] is None else _shape(description["shape"])
+        preprocessing = None if description["preprocessing"] is None else Preprocessing(**description["preprocessing"])
+        if "data" in description:
+            folder = None if description["folder"] is None else Path(description["folder"])
+            opened = partial(datasets.load, description["data"], description["split"], folder=folder)
+        else:
+            opened = partial(open_images, description["path"], classes=description["classes"])
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"expected the description of a set, got {description!r}; take it from the source again") from error
+    source = opened(shape=shape, preprocessing=preprocessing)
+    if count > len(source):
+        raise BadInput(f"expected at least {count} images in {source.path}, as described, got {len(source)}; bring back those missing")
+    return replace(source, count=count)
+
+
+def _shape(values: Iterable[int]) -> Shape:
+    h, w, c = map(int, values)
+    return h, w, c
 
 
 def _open(path: Path, shape: Shape | None, preprocessing: Preprocessing | None, classes: Classes | None) -> ImageSource:

@@ -21,9 +21,13 @@ BATCH = 64
 
 
 def open_parquet(path: Path, shape: Shape | None, preprocessing: Preprocessing | None = None) -> ImageSource:
-    """A table with a column `x`, `image` or `img`; optional `y` or `label`, and `id`."""
+    """A table with a column `x`, `image` or `img`; optional `y` or `label`, and `id`.
+
+    Reading from another place begins with the row group in which that place lies.
+    """
     with pq.ParquetFile(path) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
+        ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
     if not count:
         raise BadInput(f"expected at least one image, got a table without rows in {path}; check the file")
     image_column = next((name for name in ("x", "image", "img") if name in schema.names), None)
@@ -39,14 +43,16 @@ def open_parquet(path: Path, shape: Shape | None, preprocessing: Preprocessing |
     columns = [name for name in (image_column, label_column, "id") if name in schema.names]
     image = _reader(schema, image_column, path, shape, preprocessing)
 
-    def values() -> Iterator[tuple[str, int | None, Any]]:
-        number = 0
+    def values(begin: int, end: int) -> Iterator[tuple[str, int | None, Any]]:
+        first, last = int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, end))
+        place = int(ends[first - 1]) if first else 0
         with readable(path), pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH, columns=columns):
-                ids = batch.column("id").to_pylist() if "id" in columns else range(number, number + len(batch))
+            for batch in file.iter_batches(batch_size=BATCH, row_groups=range(first, last + 1), columns=columns):
+                here = range(max(begin, place), min(end, place + len(batch)))
+                batch, place = batch.slice(here.start - place, len(here)), place + len(batch)
+                ids = batch.column("id").to_pylist() if "id" in columns else here
                 labels: list[int | None] = batch.column(label_column).to_pylist() if label_column else [0] * len(batch)
                 yield from zip(map(str, ids), labels, batch.column(image_column), strict=True)
-                number += len(batch)
 
     def row(item: tuple[str, int | None, Any]) -> Row:
         name, label, value = item

@@ -41,7 +41,7 @@ def open_prepared(name: str, split: str, shape: Shape | None = None, preprocessi
     versions = [info.parent for info in prepared_folder(name).glob("*/dataset_info.json")]
     if not versions:
         return None
-    folder = max(versions, key=lambda path: [int(part) if part.isdecimal() else -1 for part in path.name.split(".")])
+    folder = max(versions, key=lambda path: [int(number) if number.isdecimal() else -1 for number in path.name.split(".")])
 
     import tensorflow_datasets as tfds  # here: it takes half a second, which few commands should pay
 
@@ -61,9 +61,9 @@ def open_prepared(name: str, split: str, shape: Shape | None = None, preprocessi
         )
     source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
 
-    def records() -> Iterator[tuple[int, Any]]:
-        for start in range(0, len(source), BATCH):
-            yield from enumerate(source.__getitems__(range(start, min(start + BATCH, len(source)))), start)
+    def records(begin: int, end: int) -> Iterator[tuple[int, Any]]:
+        for start in range(begin, end, BATCH):
+            yield from enumerate(source.__getitems__(range(start, min(start + BATCH, end))), start)
 
     def row(item: tuple[int, Any]) -> Row:
         number, record = item

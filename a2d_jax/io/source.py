@@ -1,4 +1,4 @@
-"""A set of images on disk as a stream of checked pieces: what every reader gives and every command reads."""
+"""A set of images as checked pieces, in order or from any place: what every reader gives and every command reads."""
 
 import hashlib
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +37,12 @@ class Piece:
     error: list[str | None]
 
 
+Description = dict[str, Any]
+"""Plain data, as JSON can hold, from which `a2d_jax.io.images.reopen` opens a set again, here or on another machine."""
+
+
 class Block(NamedTuple):
-    """Some consecutive images as they lie in an array file, not yet checked or scaled."""
+    """A piece as a reader finds it, not yet checked or scaled."""
 
     x: NDArray[Any]
     label: NDArray[np.int64] | None
@@ -48,18 +52,22 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A set of images on disk, read in pieces as often as wanted.
+    """A set of images, read as often as wanted: in pieces from its start, or from any place.
+
+    `dataclasses.replace(source, count=n)` is the set of its first `n` images.
 
     Attributes:
-      path: where it lies.
+      path: where it lies, or what it is called.
       files: what it consists of: the file, or the image files of the folder.
       count: number of images, bad ones included; fewer than there are, if only the first are wanted.
       shape: height, width, channels of every good image.
       labels: the set has labels.
-      blocks: reads the set from its start in blocks of the given size.
+      blocks: `(begin, end, size)` reads the images from place `begin` to `end - 1`, `size` at a time.
       digest: gives the SHA-256 that tells whether the set is the same, see `content_digest`, `names_digest`.
       preprocessing: what was done to images of another size.
       note: a choice made on the user's behalf, if any.
+      sequential: why the set is read from its start alone, and what to do about it; None for sets that are read from any place.
+      origin: how it was opened, see `description`; None for sets in memory.
     """
 
     path: Path
@@ -67,13 +75,25 @@ class ImageSource:
     count: int
     shape: Shape
     labels: bool
-    blocks: Callable[[int], Iterator[Block]]
+    blocks: Callable[[int, int, int], Iterator[Block]]
     digest: Callable[[], str]
     preprocessing: Preprocessing | None = None
     note: str | None = None
+    sequential: str | None = None
+    origin: Description | None = None
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def random_access(self) -> bool:
+        """`rows` can be asked for."""
+        return self.sequential is None
+
+    @property
+    def description(self) -> Description | None:
+        """What `a2d_jax.io.images.reopen` takes; None for a set in memory, which exists here alone."""
+        return None if self.origin is None else {**self.origin, "count": self.count}
 
     @property
     def piece_size(self) -> int:
@@ -86,18 +106,30 @@ class ImageSource:
 
         While a piece is in use the next one is read on a thread, so that two are in memory and the reader seldom waits.
         """
-        return _one_ahead(self._pieces(size or self.piece_size))
+        return _one_ahead(self._pieces(0, self.count, size or self.piece_size))
 
-    def _pieces(self, size: int) -> Iterator[Piece]:
-        start = 0
-        for block in self.blocks(size):
-            n = min(len(block.x), self.count - start)
-            x, error = _checked(block.x[:n], block.error)
-            index = np.arange(start, start + n)
-            yield Piece(index, (block.id or [str(i) for i in index])[:n], x, None if block.label is None else block.label[:n], error[:n])
-            start += n
-            if start == self.count:
-                return
+    def rows(self, begin: int, end: int) -> Piece:
+        """The images from place `begin` to `end - 1` as one piece, read in a time that depends on their number and not on the set's.
+
+        Raises:
+          BadInput: places that are not in the set, or a set that is read from its start alone (`sequential`).
+        """
+        if not 0 <= begin <= end <= self.count:
+            raise BadInput(f"expected places from 0 to {self.count} in {self.path}, got {begin} to {end}; ask for images that are there")
+        if self.sequential is not None:
+            raise BadInput(self.sequential)
+        if begin == end:
+            label = np.zeros(0, np.int64) if self.labels else None
+            return Piece(np.arange(0), [], np.zeros((0, *self.shape), np.float32), label, [])
+        (piece,) = self._pieces(begin, end, end - begin)
+        return piece
+
+    def _pieces(self, begin: int, end: int, size: int) -> Iterator[Piece]:
+        for block in self.blocks(begin, end, size):
+            x, error = _checked(block.x, block.error)
+            index = np.arange(begin, begin + len(x))
+            yield Piece(index, block.id or [str(i) for i in index], x, block.label, error)
+            begin += len(x)
 
 
 def _one_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
@@ -133,11 +165,18 @@ def joined(path: Path, sources: Sequence[ImageSource]) -> ImageSource:
       path: what to call the whole, the folder of its files for instance.
       sources: at least one.
     """
+    starts = [0, *accumulate(source.count for source in sources)]
 
-    def blocks(size: int) -> Iterator[Block]:
+    def found(begin: int, end: int, size: int) -> Iterator[Block]:
+        for source, start in zip(sources, starts, strict=False):
+            first, last = max(begin - start, 0), min(end - start, source.count)
+            if first < last:
+                yield from source.blocks(first, last, size)
+
+    def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
         waiting: list[Block] = []
         missing = size
-        for block in chain.from_iterable(source.blocks(size) for source in sources):
+        for block in found(begin, end, size):
             while len(block.x) >= missing:
                 yield _one_block([*waiting, Block(block.x[:missing], _labels(block)[:missing])])
                 block = Block(block.x[missing:], _labels(block)[missing:])
@@ -149,8 +188,8 @@ def joined(path: Path, sources: Sequence[ImageSource]) -> ImageSource:
             yield _one_block(waiting)
 
     files = [file for source in sources for file in source.files]
-    count = sum(source.count for source in sources)
-    return ImageSource(path, files, count, sources[0].shape, True, blocks, lambda: content_digest(*files))
+    sequential = next((source.sequential for source in sources if source.sequential), None)
+    return ImageSource(path, files, starts[-1], sources[0].shape, True, blocks, lambda: content_digest(*files), sequential=sequential)
 
 
 def _labels(block: Block) -> NDArray[np.int64]:
@@ -162,23 +201,26 @@ def _one_block(blocks: Sequence[Block]) -> Block:
     return Block(np.concatenate([block.x for block in blocks]), np.concatenate([_labels(block) for block in blocks]))
 
 
-def in_memory(name: str, x: NDArray[Any], label: NDArray[np.int64]) -> ImageSource:
-    """A small set that is already there.
+def in_memory(name: str, x: NDArray[Any], label: NDArray[np.int64] | None = None) -> ImageSource:
+    """A set that is already there.
 
     Args:
       name: what to call it, in place of a path.
       x: images `n h w c`, uint8 or floating point in [0, 1].
-      label: classes `n`.
+      label: classes `n`, if they are known.
     """
 
-    def blocks(size: int) -> Iterator[Block]:
-        for start in range(0, len(x), size):
-            yield Block(x[start : start + size], label[start : start + size])
+    def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
+        for start in range(begin, end, size):
+            here = slice(start, min(start + size, end))
+            yield Block(x[here], None if label is None else label[here])
 
     def digest() -> str:
-        return hashlib.sha256(x.tobytes() + label.tobytes()).hexdigest()
+        hashed = hashlib.sha256(x.tobytes())
+        hashed.update(b"" if label is None else label.tobytes())
+        return hashed.hexdigest()
 
-    return ImageSource(Path(name), (), len(x), image_shape(x.shape, Path(name)), True, blocks, digest)
+    return ImageSource(Path(name), (), len(x), image_shape(x.shape, Path(name)), label is not None, blocks, digest)
 
 
 def _checked(x: NDArray[Any], error: list[str | None] | None) -> tuple[NDArray[np.float32], list[str | None]]:

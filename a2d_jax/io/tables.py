@@ -1,6 +1,6 @@
 """Results out and back in: tables of costs, predictions, scores and verdicts as parquet, crafted images as npz.
 
-All are written part by part, so that a set may be larger than memory, and appear whole under their final name or not at all.
+All are written piece by piece, so that a set may be larger than memory, and appear whole under their final name or not at all.
 Settings, versions and hashes of the run travel in the file itself, as JSON under the key `a2d`: in the metadata of a parquet
 table, as a member of an npz.
 """
@@ -78,7 +78,7 @@ def verdict_columns(columns: Sequence[Column]) -> list[str]:
 
 @contextmanager
 def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callable[[Mapping[str, Any]], None]]:
-    """Write a parquet table part by part.
+    """Write a parquet table piece by piece.
 
     Args:
       path: the file, which appears when the block ends well.
@@ -109,7 +109,7 @@ def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callabl
 
 @contextmanager
 def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: Meta) -> Generator[Callable[..., None]]:
-    """Write crafted images part by part into an npz that `open_images` and `numpy.load` read.
+    """Write crafted images piece by piece into an npz that `open_images` and `numpy.load` read.
 
     Members: `x` (float32, `n h w c`), `y` (int64), `success` (bool), `index` (int64), `error` (text, empty where all went well),
     `a2d` (JSON). Rows with an error have NaN in `x`, so that whoever reads them next reports them too.
@@ -137,7 +137,7 @@ def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: 
                     rest[name].append(np.asarray(values, types[name]))
 
             yield write
-        arrays = {name: np.concatenate(parts) for name, parts in rest.items()} | {"a2d": np.asarray(json.dumps(meta))}
+        arrays = {name: np.concatenate(pieces) for name, pieces in rest.items()} | {"a2d": np.asarray(json.dumps(meta))}
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)

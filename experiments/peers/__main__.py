@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from a2d_jax.errors import BadInput
+from a2d_jax.console import run
 from a2d_jax.io.convert import read_arrays
 from a2d_jax.io.files import atomic
 from experiments.peers.rows import Row, rows
@@ -168,7 +168,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Settings)))
-    except BadInput as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run("experiments.peers", lambda: main(tyro.cli(Settings)), interrupted="the same command goes on"))

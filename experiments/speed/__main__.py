@@ -21,6 +21,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from a2d_jax.console import run
 from a2d_jax.errors import BadInput
 from experiments.speed import checks, report
 from experiments.speed.contestants import CONTESTANTS
@@ -78,7 +79,4 @@ def main(settings: Settings) -> int:
 
 if __name__ == "__main__":
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process makes the images, and others want the card too
-    try:
-        sys.exit(main(tyro.cli(Settings, description=__doc__)))
-    except BadInput as error:
-        sys.exit(str(error))
+    sys.exit(run("experiments.speed", lambda: main(tyro.cli(Settings, description=__doc__))))

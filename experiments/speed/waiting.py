@@ -12,6 +12,7 @@ Expected (2026-11-22, EfficientNet-Lite0, 250 sample photographs, one busy CPU c
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import tyro
 
+from a2d_jax.console import run
 from a2d_jax.costs import predicted
 from a2d_jax.io.source import ImageSource, Piece
 from a2d_jax.jobs.images import open_both
@@ -89,4 +91,4 @@ def main(args: Args) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    sys.exit(run("experiments.speed.waiting", lambda: main(tyro.cli(Args))))

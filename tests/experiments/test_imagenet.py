@@ -101,3 +101,12 @@ def test_names_must_begin_with_the_class(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "tench.png")
     with pytest.raises(BadInput, match=r"tench\.png"):
         imagenet.main(imagenet.Settings(tmp_path, tmp_path / "out", classifier="tests.nets:convnet"))
+
+
+def test_errors_of_the_command_are_one_line(tmp_path, capsys):
+    """Protects scripts around it: bad input exits with 1 and one line that names the command."""
+    arguments = ["--photographs", str(tmp_path / "none"), "--out", str(tmp_path / "out"), "--classifier", "tests.nets:convnet"]
+    assert imagenet.run(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("experiments.imagenet: error: expected images")
+    assert said.count("\n") == 1

@@ -11,8 +11,8 @@ from experiments.speed import waiting
 SOURCE = in_memory("grey", np.full((6, 8, 8, 1), 0.5, np.float32), np.zeros(6, np.int64))
 
 
-def slow(size):
-    for block in SOURCE.blocks(size):
+def slow(begin, end, size):
+    for block in SOURCE.blocks(begin, end, size):
         time.sleep(0.1)
         yield block
 

@@ -187,7 +187,7 @@ def test_one_piece_ahead():
     """While a piece is in use the next one is read, and no more; what reading raises reaches the reader at its place."""
     made = []
 
-    def blocks(size):
+    def blocks(begin, end, size):
         for i in range(4):
             made.append(i)
             if i == 3:

@@ -17,15 +17,19 @@ from filelock import FileLock
 from flax import nnx
 from torch.nn import functional
 
+from a2d_jax import drivers
+from a2d_jax.classifiers import from_function
 from a2d_jax.costs import predictions
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import import_factory
 from a2d_jax.io.checkpoints import load as load_classifier
 from a2d_jax.io.datasets import load
 from a2d_jax.io.source import in_memory
-from models import train, training
+from a2d_jax.types import Example
+from models import training
 from models.lenet import lenet_digits
-from models.training import RECIPES, Pgd, Recipe
+from models.training import RECIPES, Recipe, climbing, command, folder, reading
+from models.training.command import run
 
 DIGITS = ["--classifier", "models.lenet:lenet_digits", "--data", "digits"]
 SMALL = ["--classifier", "tests.models.test_train:small", "--data", "digits", "--epochs", "3"]
@@ -75,7 +79,7 @@ def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lines(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / train.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (out / folder.METRICS).read_text().splitlines()]
 
 
 def arrays(out: Path) -> list[np.ndarray]:
@@ -172,14 +176,25 @@ def test_augmented_images_are_crops_of_the_image_or_its_mirror_image():
     assert (found != training.augment(jnp.asarray(x), jax.random.key(1))).any()
 
 
-def test_ascent_ends_where_a_linear_loss_is_largest():
-    """Protects the attack: for a linear loss it reaches the corner of the ball that NumPy names, within [0, 1], from any start."""
+def test_adversary_ends_where_a_linear_loss_is_largest():
+    """Protects the attack of training: on a linear network it reaches the corner of the ball that NumPy names, from any start."""
     generator = np.random.default_rng(0)
-    x, slope = generator.random((5, 8, 8, 1)).astype(np.float32), generator.normal(size=(5, 8, 8, 1)).astype(np.float32)
-    far = training.ascend(lambda z: (z * slope).sum(), jnp.asarray(x), jax.random.key(0), Pgd(0.3, 0.1, 10))
-    np.testing.assert_allclose(far, np.clip(x + 0.3 * np.sign(slope), 0, 1), atol=1e-6)
-    start = training.ascend(lambda z: (0 * z).sum(), jnp.asarray(x), jax.random.key(0), Pgd(0.3, 0.1, 1))
-    moved = np.asarray(start - x)[(x > 0.3) & (x < 0.7)]
+    x, slope = generator.random((5, 8, 8, 1)).astype(np.float32), generator.normal(size=(8, 8, 1)).astype(np.float32)
+
+    def two_classes(signs, x):
+        value = (x * slope[None]).sum((1, 2, 3))
+        return value[:, None] * signs
+
+    linear, still = (from_function(two_classes, jnp.array([signs])) for signs in ((-1.0, 1.0), (1.0, 1.0)))
+    label, keys = np.zeros(5, np.int32), jax.random.split(jax.random.key(0), 5)  # class 1 is what a step along the slope makes likely
+
+    def attacked(classifier, adversary):
+        result = drivers.attack(adversary, classifier, Example(x, label, keys), driver="run")
+        assert (result.iterations == adversary.max_steps).all(), "it goes on after success"
+        return result.x_adv
+
+    np.testing.assert_allclose(attacked(linear, climbing(0.3, 0.1, 10)), np.clip(x + 0.3 * np.sign(slope), 0, 1), atol=1e-6)
+    moved = (attacked(still, climbing(0.3, 0.1, 1)) - x)[(x > 0.3) & (x < 0.7)]  # no slope to climb: the random start itself
     assert np.abs(moved).max() <= 0.3 + 1e-6
     assert abs(moved.mean()) < 0.05
     assert abs(moved.std() - 0.3 / 3**0.5) < 0.02  # the deviation of a uniform distribution
@@ -189,14 +204,14 @@ def test_ascent_ends_where_a_linear_loss_is_largest():
 def test_adversarial_training_makes_robust(tmp_path):
     """Protects the purpose: far more test digits withstand PGD than after plain training of the same length, and the metrics say so."""
     pgd = ["--adversarial", "pgd", "--epsilon", "0.15", "--step-size", "0.05", "--updates", "5"]
-    assert train.run([*DIGITS, "--epochs", "10", *pgd, "--out", str(tmp_path / "robust")]) == 0
+    assert run([*DIGITS, "--epochs", "10", *pgd, "--out", str(tmp_path / "robust")]) == 0
     last = lines(tmp_path / "robust")[-1]
     assert last["robust_images"] == 645
 
-    assert train.run([*DIGITS, "--epochs", "10", "--out", str(tmp_path / "plain")]) == 0
+    assert run([*DIGITS, "--epochs", "10", "--out", str(tmp_path / "plain")]) == 0
     assert "robust_accuracy" not in lines(tmp_path / "plain")[-1]
     plain = nnx.merge(*nnx.split(lenet_digits(nnx.Rngs(0))))
-    trainer, state = training.prepare(plain, Recipe(), per_epoch=1, seed=0, pgd=Pgd(0.15, 0.05, 5))
+    trainer, state = training.prepare(plain, Recipe(), per_epoch=1, seed=0, adversary=climbing(0.15, 0.05, 5))
     weights = load_classifier("models.lenet:lenet_digits", tmp_path / "plain").classifier.variables
     state = state._replace(params=jax.tree.unflatten(jax.tree.structure(state.params), jax.tree.leaves(weights)))
     x, label = digits("test")
@@ -207,7 +222,7 @@ def test_adversarial_training_makes_robust(tmp_path):
 
 def test_weights_are_a_checkpoint_with_the_accuracy_reported(tmp_path):
     """Protects the end: `a2d --checkpoint` takes the folder, and its predictions are as good as the last line says."""
-    assert train.run([*DIGITS, "--out", str(tmp_path / "out")]) == 0
+    assert run([*DIGITS, "--out", str(tmp_path / "out")]) == 0
     x, label = digits("test")
     loaded = load_classifier("models.lenet:lenet_digits", tmp_path / "out")
     accuracy = (predictions(loaded.classifier, x)[0] == label).mean()
@@ -221,13 +236,13 @@ def test_weights_are_a_checkpoint_with_the_accuracy_reported(tmp_path):
 def test_training_begins_from_a_checkpoint(tmp_path, capsys):
     """Protects fine-tuning: the first weights are those of the checkpoint, and what is no checkpoint is told."""
     once = [*DIGITS, "--epochs", "1"]
-    assert train.run([*once, "--out", str(tmp_path / "first")]) == 0
+    assert run([*once, "--out", str(tmp_path / "first")]) == 0
     still = [*once, "--learning-rate", "0", "--initial"]
-    assert train.run([*still, str(tmp_path / "first"), "--out", str(tmp_path / "second")]) == 0
+    assert run([*still, str(tmp_path / "first"), "--out", str(tmp_path / "second")]) == 0
     first, second = (load_classifier("models.lenet:lenet_digits", tmp_path / name).classifier.variables for name in ("first", "second"))
     jax.tree.map(np.testing.assert_array_equal, first, second)
     capsys.readouterr()
-    assert train.run([*still, str(tmp_path), "--out", str(tmp_path / "third")]) == 1
+    assert run([*still, str(tmp_path), "--out", str(tmp_path / "third")]) == 1
     assert "expected an Orbax checkpoint" in capsys.readouterr().err
 
 
@@ -237,18 +252,18 @@ def test_killed_training_ends_with_the_same_weights(tmp_path):
     arguments = [*SMALL[:-1], "15", "--augment", "True"]
     out = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-m", "models.train", *arguments, "--out", out], cwd=ROOT, stdout=subprocess.DEVNULL)
-    metrics, end = out / train.METRICS, time.monotonic() + 60
+    metrics, end = out / folder.METRICS, time.monotonic() + 60
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 2) and time.monotonic() < end and process.poll() is None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (out / "classifier.json").exists()
 
-    for folder in (out, tmp_path / "whole"):
-        assert train.run([*arguments, "--out", str(folder)]) == 0
+    for place in (out, tmp_path / "whole"):
+        assert run([*arguments, "--out", str(place)]) == 0
     for killed, whole in zip(arrays(out), arrays(tmp_path / "whole"), strict=True):
         np.testing.assert_array_equal(killed, whole)
-    killed, whole = ([line | {"seconds": 0} for line in lines(folder)] for folder in (out, tmp_path / "whole"))
+    killed, whole = ([line | {"seconds": 0} for line in lines(place)] for place in (out, tmp_path / "whole"))
     assert killed == whole
     assert [line["epoch"] for line in killed] == list(range(1, 16))
 
@@ -256,8 +271,8 @@ def test_killed_training_ends_with_the_same_weights(tmp_path):
 @pytest.mark.slow
 def test_interrupted_in_an_epoch_goes_on_in_it(tmp_path, monkeypatch):
     """Protects states between epochs: Ctrl-C exits with 130, and what was trained on before is neither lost nor repeated."""
-    assert train.run([*SMALL, "--out", str(tmp_path / "whole")]) == 0
-    whole = train.fit
+    assert run([*SMALL, "--out", str(tmp_path / "whole")]) == 0
+    whole = command.fit
     seen = []
 
     def interrupted(trainer, state, batches):
@@ -267,11 +282,11 @@ def test_interrupted_in_an_epoch_goes_on_in_it(tmp_path, monkeypatch):
             if step == 12:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "SAVE_EVERY", 0)
-    monkeypatch.setattr(train, "fit", interrupted)
-    assert train.run([*SMALL, "--out", str(tmp_path / "broken")]) == 130
-    assert train.run([*SMALL, "--out", str(tmp_path / "broken")]) == 130
-    assert train.run([*SMALL, "--out", str(tmp_path / "broken")]) == 0
+    monkeypatch.setattr(command, "SAVE_EVERY", 0)
+    monkeypatch.setattr(command, "fit", interrupted)
+    assert run([*SMALL, "--out", str(tmp_path / "broken")]) == 130
+    assert run([*SMALL, "--out", str(tmp_path / "broken")]) == 130
+    assert run([*SMALL, "--out", str(tmp_path / "broken")]) == 0
     assert seen == list(range(1, 28))
     for broken, one in zip(arrays(tmp_path / "broken"), arrays(tmp_path / "whole"), strict=True):
         np.testing.assert_array_equal(broken, one)
@@ -281,16 +296,16 @@ def test_settings_belong_to_a_training(tmp_path, capsys):
     """Protects results: other settings do not go on from a training, --force starts anew, a finished one is left alone."""
     out = tmp_path / "out"
     quick = [*SMALL[:-1], "1", "--out", str(out)]
-    assert train.run(quick) == 0
+    assert run(quick) == 0
     first = arrays(out)
-    assert train.run(quick) == 0
+    assert run(quick) == 0
     assert "trained already" in capsys.readouterr().out
-    assert train.run([*quick, "--seed", "1"]) == 1
+    assert run([*quick, "--seed", "1"]) == 1
     said = capsys.readouterr().err
     assert "seed 0" in said
     assert "seed 1" in said
     assert said.count("\n") == 1
-    assert train.run([*quick, "--seed", "1", "--force"]) == 0
+    assert run([*quick, "--seed", "1", "--force"]) == 0
     assert any((one != other).any() for one, other in zip(first, arrays(out), strict=True))
     assert len(lines(out)) == 1
 
@@ -311,7 +326,7 @@ def test_settings_belong_to_a_training(tmp_path, capsys):
 )
 def test_bad_input_is_one_line(arguments, told, tmp_path, capsys):
     """Protects users: what cannot be trained is said in one line with what to do, exit code 1."""
-    assert train.run([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert run([*arguments, "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert told in said
     assert said.count("\n") == 1
@@ -320,7 +335,7 @@ def test_bad_input_is_one_line(arguments, told, tmp_path, capsys):
 def test_strange_folders_are_left_alone(tmp_path, capsys):
     """Protects files: a folder that no training made is not replaced, not even by force."""
     (tmp_path / "thesis.txt").write_text("mine")
-    assert train.run([*DIGITS, "--out", str(tmp_path), "--force"]) == 1
+    assert run([*DIGITS, "--out", str(tmp_path), "--force"]) == 1
     assert "choose another name" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
@@ -328,10 +343,10 @@ def test_strange_folders_are_left_alone(tmp_path, capsys):
 def test_two_trainings_in_one_folder_are_refused(tmp_path, capsys):
     """Protects a training from a second one with the same command: both would write states and metrics into each other."""
     with FileLock(tmp_path / ".out.lock"):
-        assert train.run([*SMALL, "--out", str(tmp_path / "out")]) == 1
+        assert run([*SMALL, "--out", str(tmp_path / "out")]) == 1
     assert "another one that writes to it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert train.run([*SMALL, "--out", str(tmp_path / "out")]) == 0
+    assert run([*SMALL, "--out", str(tmp_path / "out")]) == 0
 
 
 def test_every_epoch_has_every_image_in_an_order_of_its_own(monkeypatch):
@@ -339,9 +354,9 @@ def test_every_epoch_has_every_image_in_an_order_of_its_own(monkeypatch):
     x = np.arange(103, dtype=np.float32)[:, None, None, None] / 103
     label = np.random.default_rng(0).integers(0, 10, 103)
     source = in_memory("numbers", x, label)
-    for held in (train.HELD, 4 * 40):
-        monkeypatch.setattr(train, "HELD", held)
-        batches, per_epoch = train.reader(source, 10, 0)
+    for held in (reading.HELD, 4 * 40):
+        monkeypatch.setattr(reading, "HELD", held)
+        batches, per_epoch = reading.reader(source, 10, 0)
         orders = []
         for epoch in (0, 1, 0):
             pairs = [(images.copy(), labels.copy()) for images, labels in batches(epoch)]
@@ -351,7 +366,7 @@ def test_every_epoch_has_every_image_in_an_order_of_its_own(monkeypatch):
             assert len(set(numbers)) == 100
             orders.append(numbers.tolist())
         assert orders[0] == orders[2] != orders[1]
-    batches, _ = train.reader(in_memory("sorted", x, np.sort(label)), 10, 0)
+    batches, _ = reading.reader(in_memory("sorted", x, np.sort(label)), 10, 0)
     with pytest.raises(BadInput, match="random order"):
         next(batches(0))
 

@@ -7,11 +7,11 @@ Batches go through one jitted call each. A compiled loop over batches (`lax.scan
 brings convolutions into its fast layout only outside of loops.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,77 +20,14 @@ import optax
 from flax import nnx
 from jax import Array
 
+from a2d_jax.classifiers import from_function
+from a2d_jax.drivers import run
+from a2d_jax.errors import BadInput
+from a2d_jax.io.checkpoints import import_factory
+from a2d_jax.types import Attack, Example
+from models.training.recipes import Recipe
+
 AUGMENTED_BY = 4  # pixels that a random crop may move an image to each side
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train a network.
-
-    Attributes:
-      optimizer: by name; Adadelta with rho 0.95.
-      learning_rate: at the start.
-      schedule: the learning rate stays, falls to zero as a cosine, or is divided by ten after half and after three quarters.
-      momentum: of SGD.
-      weight_decay: this times the weight is added to its gradient.
-      decayed: attributes of the module whose weights decay; none named is all.
-      epochs: passes over the training images; the images that do not fill a last batch are left out, others each time.
-      batch_size: images per step.
-      augment: crop at random from the image with a border of 4 black pixels, and mirror every other image.
-    """
-
-    optimizer: Literal["adadelta", "adam", "sgd"] = "adam"
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine", "steps"] = "constant"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    decayed: tuple[str, ...] = ()
-    epochs: int = 20
-    batch_size: int = 128
-    augment: bool = False
-
-
-_CIFAR_RESNET = Recipe("sgd", 0.1, "steps", momentum=0.9, weight_decay=1e-4, epochs=164, augment=True)
-
-RECIPES = {
-    # Feinman et al., arXiv 1703.00410; the decay of the ConvNet is the gradient of its penalty, 0.01 times the sum of squares
-    "models.lenet:lenet_env1": Recipe("adadelta", 1.0, epochs=10),
-    "models.convnet:convnet12": Recipe("adadelta", 1.0, weight_decay=0.02, decayed=("fc1", "fc2"), epochs=60),
-    # Wang et al., arXiv 1812.05793, who tell the epochs of the substitute alone
-    "models.lenet:lenet5": Recipe("sgd", 0.01, momentum=0.5, batch_size=64, epochs=20),
-    "models.substitute:substitute_mnist": Recipe("sgd", 0.01, momentum=0.5, batch_size=64, epochs=10),
-    "models.googlenet:googlenet_cifar10": Recipe("sgd", 0.01, momentum=0.5, weight_decay=5e-4, epochs=100, augment=True),
-    # He et al., arXiv 1512.03385: 64,000 steps
-    **{f"models.resnet:cifar_resnet{n}": _CIFAR_RESNET for n in (20, 32, 44, 56, 110)},
-    # Madry et al., arXiv 1706.06083: 100,000 and 80,000 steps; meant for adversarial training
-    "models.madry:madry_mnist": Recipe("adam", 1e-4, epochs=83, batch_size=50),
-    "models.madry:madry_cifar10": Recipe("sgd", 0.1, "steps", momentum=0.9, weight_decay=2e-4, epochs=205, augment=True),
-    "models.lenet:lenet_digits": Recipe("adam", 2e-3, "cosine", epochs=20, batch_size=64),
-}
-"""What is not given on the command line, by factory; other networks get `Recipe()`."""
-
-
-@dataclass(frozen=True)
-class Pgd:
-    """Projected gradient ascent on the cross entropy in the maximum norm, from a random start, without an early stop.
-
-    Source: Madry et al., arXiv 1706.06083. Unlike `a2d_jax.attacks.PGD`, which counts what an image costs, it goes on after success:
-    a network should learn from the worst image in reach, not from the nearest.
-
-    Attributes:
-      epsilon: radius of the ball, in pixel units.
-      step_size: length of one update, same units.
-      updates: how many.
-    """
-
-    epsilon: float
-    step_size: float
-    updates: int
-
-
-PGD = {"mnist": Pgd(0.3, 0.01, 40), "cifar10": Pgd(8 / 255, 2 / 255, 10)}
-"""Settings of the two challenges, by data set."""
-
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Images `n h w c` and labels `n`."""
@@ -118,7 +55,19 @@ class Trainer(NamedTuple):
     epochs: int
 
 
-def prepare(module: nnx.Module, recipe: Recipe, *, per_epoch: int, seed: int, pgd: Pgd | None = None) -> tuple[Trainer, State]:
+def make_module(classifier: str, seed: int) -> nnx.Module:
+    """The module of a factory, with first weights drawn by the seed if the factory takes `rngs`."""
+    factory = import_factory(classifier)
+    try:
+        module = factory(rngs=nnx.Rngs(seed)) if "rngs" in inspect.signature(factory).parameters else factory()
+    except Exception as error:  # the user's own function, which may raise anything
+        raise BadInput(f"expected {classifier} to make a network, got {type(error).__name__}: {error}; check the factory") from error
+    if not isinstance(module, nnx.Module):
+        raise BadInput(f"expected {classifier} to make a Flax NNX module, got a {type(module).__name__}; write the network in NNX")
+    return module
+
+
+def prepare(module: nnx.Module, recipe: Recipe, *, per_epoch: int, seed: int, adversary: Attack | None = None) -> tuple[Trainer, State]:
     """Functions that train a module, and the state to begin with.
 
     Args:
@@ -126,7 +75,7 @@ def prepare(module: nnx.Module, recipe: Recipe, *, per_epoch: int, seed: int, pg
       recipe: how to train.
       per_epoch: steps of an epoch.
       seed: of augmentation and random starts.
-      pgd: train on adversarial images alone, made by this attack.
+      adversary: train on adversarial images alone, made by this attack.
     """
     module.eval()
     in_evaluation = nnx.graphdef(module)
@@ -138,7 +87,11 @@ def prepare(module: nnx.Module, recipe: Recipe, *, per_epoch: int, seed: int, pg
 
     def attacked(params: Any, rest: Any, x: Array, label: Array, key: Array) -> Array:
         """Adversarial images for the network in evaluation, as its users will meet it."""
-        return ascend(lambda x: _losses(nnx.merge(in_evaluation, params, rest)(x), label).sum(), x, key, pgd) if pgd else x
+        if adversary is None:
+            return x
+        classifier = from_function(lambda variables, x: nnx.merge(in_evaluation, *variables)(x), (params, rest))
+        examples = Example(x, label, jax.random.split(key, len(x)))
+        return jax.vmap(lambda example: run(adversary, classifier, example).x_adv)(examples)
 
     @partial(jax.jit, donate_argnums=0)
     def update(state: State, x: Array, label: Array) -> State:
@@ -202,13 +155,6 @@ def fit(trainer: Trainer, state: State, batches: Callable[[int], Iterator[Batch]
             yield state
 
 
-def shuffled(x: np.ndarray, label: np.ndarray, size: int, seed: tuple[int, ...]) -> Iterator[Batch]:
-    """All images once in random order, `size` at a time; those that do not fill a batch are left out."""
-    order = np.random.default_rng(seed).permutation(len(x))
-    for rows in order[: len(x) // size * size].reshape(-1, size):
-        yield x[rows], label[rows]
-
-
 def augment(x: Array, key: Array) -> Array:
     """Move every image `n h w c` by up to 4 pixels to each side, what comes in being black, and mirror every other one."""
     crop_key, flip_key = jax.random.split(key)
@@ -217,17 +163,6 @@ def augment(x: Array, key: Array) -> Array:
     corner = jax.random.randint(crop_key, (n, 2), 0, 2 * AUGMENTED_BY + 1)
     x = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], jnp.zeros_like(at[0])), shape))(jnp.pad(x, border), corner)
     return jnp.where(jax.random.bernoulli(flip_key, shape=(n, 1, 1, 1)), x[:, :, ::-1], x)
-
-
-def ascend(loss: Callable[[Array], Array], x: Array, key: Array, pgd: Pgd) -> Array:
-    """Images near `x` where `loss`, a sum over images, is large; see `Pgd`."""
-
-    def update(_: int, x_adv: Array) -> Array:
-        moved = x_adv + pgd.step_size * jnp.sign(jax.grad(loss)(x_adv))
-        return jnp.clip(jnp.clip(moved, x - pgd.epsilon, x + pgd.epsilon), 0, 1)
-
-    start = jnp.clip(x + jax.random.uniform(key, x.shape, x.dtype, -pgd.epsilon, pgd.epsilon), 0, 1)
-    return jax.lax.fori_loop(0, pgd.updates, update, start)
 
 
 def _schedule(recipe: Recipe, steps: int) -> optax.Schedule:
