@@ -39,7 +39,7 @@ def import_string(text: str, example: str) -> Any:
             found = getattr(found, part)
     except AttributeError as error:
         raise BadInput(
-            f"expected the name of something in {module_name}, got {name!r}, which it does not have; check the import string"
+            f"expected something of {module_name}, got the name {name!r}, which it does not have; check the import string"
         ) from error
     return found
 

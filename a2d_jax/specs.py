@@ -38,12 +38,13 @@ def names_of(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def attacks(text: str, makers: Mapping[str, Maker], **given: float | None) -> dict[str, Attack]:
+def attacks(text: str, makers: Mapping[str, Maker], called: Callable[[str], str] = str, **given: float | None) -> dict[str, Attack]:
     """Attacks as typed: separated by commas, each a name or an import string, with settings behind colons.
 
     Args:
       text: such as `bim,dba:mse_threshold=0.01,my.module:MyAttack:epsilon=0.1`.
       makers: the attacks that have a name, such as those of a preset.
+      called: what a user calls a setting that is given, such as `--epsilon` on a command line.
       **given: settings for every attack named; None is not given. Lengths (all but `max_steps`) mean something else in each attack and
         are taken for one attack alone.
 
@@ -59,7 +60,7 @@ def attacks(text: str, makers: Mapping[str, Maker], **given: float | None) -> di
         raise BadInput(f"expected at least one attack, got {text!r}; name some, such as bim (`a2d info` lists all)")
     shared = {setting: value for setting, value in given.items() if value is not None}
     if len(texts) > 1 and (lengths := shared.keys() - {"max_steps"}):
-        told = ", ".join(sorted(lengths))
+        told = ", ".join(map(called, sorted(lengths)))
         example = ",".join(f"{one.partition(':')[0]}:{min(lengths)}={shared[min(lengths)]:g}" for one in texts)
         raise BadInput(f"expected {told} for one attack, whose units it has, got {len(texts)} attacks; write {example}")
     found: dict[str, Attack] = {}
@@ -70,7 +71,7 @@ def attacks(text: str, makers: Mapping[str, Maker], **given: float | None) -> di
         own = parameters(spec.maker)
         for setting in shared.keys() - own.keys():
             raise BadInput(
-                f"expected {setting} for attacks that have it, got {spec.name}, whose settings are {', '.join(own)}; leave it out"
+                f"expected {called(setting)} for attacks that have it, got {spec.name}, whose settings are {', '.join(own)}; leave it out"
             )
         found[spec.name] = make_attack(spec.name, spec.maker, {**shared, **spec.settings})
     return found
@@ -86,11 +87,12 @@ def make_attack(name: str, maker: Maker, settings: Mapping[str, Any]) -> Attack:
     return made  # pyright: ignore[reportReturnType] (checked above)
 
 
-def detector(text: str, **given: Any) -> detectors.Detector:
+def detector(text: str, called: Callable[[str], str] = str, **given: Any) -> detectors.Detector:
     """A detector as typed, such as `knn`, `knn:k=50` or `my.module:MyDetector`.
 
     Args:
       text: a name of the box or an import string, with settings behind colons.
+      called: what a user calls a setting that is given.
       **given: more settings; None is not given.
 
     Raises:
@@ -100,7 +102,9 @@ def detector(text: str, **given: Any) -> detectors.Detector:
     own = parameters(spec.maker)
     shared = {setting: value for setting, value in given.items() if value is not None}
     if foreign := sorted(shared.keys() - own.keys()):
-        raise BadInput(f"expected settings of {spec.name} ({', '.join(own) or 'none'}), got {', '.join(foreign)}; leave it out")
+        raise BadInput(
+            f"expected settings of {spec.name} ({', '.join(own) or 'none'}), got {', '.join(map(called, foreign))}; leave it out"
+        )
     made = _make("detector", spec.name, spec.maker, {**shared, **spec.settings})
     if not hasattr(made, "fit"):
         raise BadInput(

@@ -137,9 +137,8 @@ def main(settings: Settings) -> str:
         return steps.once(f"costs-{name}.parquet", jobs.CostSpec, **model_on, images=images, attacks=",".join(DEFENCE), preset="imagenet")
 
     fitted_on = costs("fit", fit)
-    detectors = {
-        name: steps.once(f"zscore-{name}.json", jobs.FitSpec, benign=fitted_on, detector="zscore", attacks=name) for name in DEFENCE
-    }
+    how = {"benign": fitted_on, "detector": "zscore"}
+    detectors = {name: steps.once(f"zscore-{name}.json", jobs.FitSpec, **how, attacks=name) for name in DEFENCE}
     counted = {name: costs(name, images) for name, images in sets.items()}
     verdicts = {
         (name, defence): steps.once(f"verdicts-{name}-{defence}.parquet", jobs.DetectSpec, **model_on, detector=detector, images=images)

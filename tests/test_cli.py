@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 from a2d_jax import drivers
 from a2d_jax.cli import main
-from a2d_jax.costs import measure
+from a2d_jax.costs import measuring
 from a2d_jax.drivers import calibration
 
 FACTORY = """
@@ -325,7 +325,7 @@ def test_surest_images_are_fed_first(here, monkeypatch):
     def stream(attack, classifier, pieces, **settings):
         return drivers.stream(attack, classifier, (fed.append(piece.x) or piece for piece in pieces), **settings)
 
-    monkeypatch.setattr(measure, "drivers", SimpleNamespace(stream=stream))
+    monkeypatch.setattr(measuring, "drivers", SimpleNamespace(stream=stream))
     assert run("cost", "--out", "c.parquet", "--attacks", "bim", "--max-steps", 400) == 3
     margin = np.abs(x.reshape(-1, 16).astype(np.float64) @ DIRECTION)
     clean = np.delete(np.arange(12), 5)
@@ -584,7 +584,7 @@ def test_classifiers_that_do_not_import(here, capsys):
         ("no_such_module:net", ["no_such_module"]),
         ("tiny_net:missing", ["missing"]),
         ("tiny_net:not_callable", ["not_callable"]),
-        ("tiny_net", ["module:factory"]),
+        ("tiny_net", ["module:name"]),
     ]:
         refused(capsys, *words, code=run("predict", "--out", "out", factory=factory))
 

@@ -5,9 +5,9 @@ with arrays, the commands with files.
 """
 
 from a2d_jax.costs.defense import Arrays, Defense, FittedDefense, costs
-from a2d_jax.costs.examples import examples, fingerprints, predictions
-from a2d_jax.costs.judge import Judged, bounded, judge_images
-from a2d_jax.costs.measure import Measured, Predicted, class_count, measure, predicted
+from a2d_jax.costs.inputs import examples, fingerprints, predictions
+from a2d_jax.costs.judging import Judged, bounded, judge_images
+from a2d_jax.costs.measuring import Measured, Predicted, class_count, measure, predicted
 
 __all__ = [
     "Arrays",

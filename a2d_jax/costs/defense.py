@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from a2d_jax.costs.examples import checked, not_finite
-from a2d_jax.costs.judge import Judged, judge_images, read_columns
+from a2d_jax.costs.inputs import checked, not_finite
+from a2d_jax.costs.judging import Judged, judge_images, read_columns
 from a2d_jax.costs.lanes import Lanes
-from a2d_jax.costs.measure import Measured, measure
+from a2d_jax.costs.measuring import Measured, measure
 from a2d_jax.costs.targets import Target
 from a2d_jax.detectors import Detector, FittedDetector
 from a2d_jax.errors import BadInput
@@ -62,7 +62,7 @@ def costs(
 
 @dataclass(frozen=True)
 class Arrays:
-    """A set of images that a caller holds, as one piece; see `a2d_jax.costs.measure.ImageSet`."""
+    """A set of images that a caller holds, as one piece; see `a2d_jax.costs.measuring.ImageSet`."""
 
     x: Float[np.ndarray, "n h w c"]
     label: Int[np.ndarray, " n"] | None = None

@@ -29,6 +29,7 @@ from orbax.checkpoint import v1 as ocp
 from a2d_jax.classifiers import as_classifier, input_shape
 from a2d_jax.errors import BadInput
 from a2d_jax.imports import import_string, one_line
+from a2d_jax.io.files import FORCE
 from a2d_jax.io.photographs import Preprocessing, preprocessing_from
 from a2d_jax.types import Classifier
 
@@ -57,6 +58,7 @@ def save(
     source: Path | None = None,
     class_names: Sequence[str] | None = None,
     force: bool = False,
+    how: str = FORCE,
 ) -> dict[str, Any]:
     """Write a checkpoint of a Flax module or a `Classifier`; it appears whole or not at all.
 
@@ -67,6 +69,7 @@ def save(
       source: file from which the weights came; its name and hash go into the card.
       class_names: names of the classes in the order of the logits; default the module's own, if it has any.
       force: replace an existing checkpoint (never another kind of folder).
+      how: what the caller's user passes to have it replaced.
 
     Returns:
       The card.
@@ -74,7 +77,7 @@ def save(
     Raises:
       BadInput: the output cannot or must not be written there, or what the module says of itself cannot be.
     """
-    _refuse_existing(directory, force)
+    _refuse_existing(directory, force, how)
     classifier = as_classifier(module)
     shape = input_shape(module)
     weights = _named(classifier.variables)
@@ -203,12 +206,12 @@ def _parameter_count(module: object, weights: dict[Name, jax.Array]) -> int:
     return sum(array.size for name, array in weights.items() if name[0] != "batch_stats")  # as Linen calls them
 
 
-def _refuse_existing(directory: Path, force: bool) -> None:
+def _refuse_existing(directory: Path, force: bool, how: str) -> None:
     parent = directory.absolute().parent
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise BadInput(f"expected an existing, writable folder for the output {directory}, got {parent}; create it or choose another")
     if directory.exists() and not force:
-        raise BadInput(f"expected a new output, got {directory}, which exists; choose another name, or have it replaced (force)")
+        raise BadInput(f"expected a new output, got {directory}, which exists; choose another name or pass {how}")
     if directory.exists() and not (directory / CARD).is_file():
         raise BadInput(f"expected a checkpoint to replace, got {directory}, which has no {CARD}; choose another name")
 

@@ -7,14 +7,22 @@ from pathlib import Path
 
 from a2d_jax.errors import BadInput
 
+FORCE = "force=True"
+"""How a caller in Python has an output replaced."""
+
 
 def cache_folder() -> Path:
     """Where things are kept for the next command; nothing in it is needed. It may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "a2d-jax"
 
 
-def refuse_existing(path: str | Path, force: bool) -> None:
+def refuse_existing(path: str | Path, force: bool, how: str = FORCE) -> None:
     """Refuse an output that cannot or must not be written. Call it before the work, which may take hours.
+
+    Args:
+      path: of the output.
+      force: replace it if it exists.
+      how: what the caller's user passes to have it replaced.
 
     Raises:
       BadInput: `path` exists and `force` is not given, or it is a folder, or its own folder is missing or read-only.
@@ -28,7 +36,7 @@ def refuse_existing(path: str | Path, force: bool) -> None:
     if path.is_dir():
         raise BadInput(f"expected a file name for the output, got the folder {path}; add a name")
     if path.exists() and not force:
-        raise BadInput(f"expected a new output, got {path}, which exists; choose another name, or have it replaced (force)")
+        raise BadInput(f"expected a new output, got {path}, which exists; choose another name or pass {how}")
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class Measurements:
       label: the class that was attacked.
       numbers: by measurement and number, each `n`.
       success: by measurement, `n`; all true in a table that does not tell.
+      censored: by measurement, `n`: the budget ended before the attack did; all false in a table that does not tell.
       errors: index, id and error of the images left out.
       meta: settings of the run; empty if the table was not written by this project.
     """
@@ -44,6 +45,7 @@ class Measurements:
     label: NDArray[np.int64]
     numbers: Mapping[str, Mapping[str, NDArray[Any]]]
     success: Mapping[str, NDArray[np.bool_]]
+    censored: Mapping[str, NDArray[np.bool_]]
     errors: list[tuple[int, str, str]]
     meta: Meta
 
@@ -58,10 +60,10 @@ class Measurements:
         Raises:
           BadInput: the table lacks one of them.
         """
-        try:
-            found = tuple(Column.named(text, self.names) for text in texts)
-        except BadInput as error:
-            raise BadInput(f"{error} (in {self.path})") from error
+        if not all({text, text.rpartition(".")[0]} & set(self.names) for text in texts):
+            have = ", ".join(self.names)
+            raise BadInput(f"expected {', '.join(texts)}, got a table of {have} in {self.path}; measure all of them, or name others")
+        found = tuple(Column.named(text, self.names) for text in texts)
         for column in found:
             if column.number not in self.numbers[column.measurement]:
                 raise BadInput(
@@ -96,7 +98,7 @@ def read_measurements(path: str | Path) -> Measurements:
     schema = _schema(path)
     clever = "attack" not in schema.names and {"target", "score"} <= set(schema.names)
     by, usual = ("target", "score") if clever else ("attack", "cost")
-    table = _read(path, schema, ["index", "id", by, "label", usual])
+    table = _read(path, schema, ["index", "id", by, "label", usual, *([] if clever else ["censored"])])
     if not len(table):
         raise BadInput(f"expected a table of costs, got one without rows in {path}; run `a2d cost` on some images")
     texts = table["error"].to_pylist() if "error" in table.column_names else [None] * len(table)
@@ -127,17 +129,22 @@ def read_measurements(path: str | Path) -> Measurements:
 
     present = [name for name in (CLEVER_NUMBERS if clever else ATTACK_NUMBERS) if name in table.column_names]
     numbers = {name: wide(name, np.float64, np.nan) if name in FLOATS else wide(name, np.int64, 0) for name in present}
-    success = wide("success", np.bool_, False) if "success" in table.column_names else np.ones((int(good.sum()), len(names)), bool)
+    flags = {
+        name: wide(name, np.bool_, False) if name in table.column_names else np.full((int(good.sum()), len(names)), usually)
+        for name, usually in (("success", True), ("censored", False))
+    }
+    prints = table["fingerprint"].take(first[good]) if "fingerprint" in table.column_names else None
     called = [f"{CLEVER}{name}" if clever else name for name in names]
     return Measurements(
         path=path,
         names=tuple(called),
         index=index[good],
         id=[ids[i] for i in np.flatnonzero(good)],
-        fingerprint=table["fingerprint"].take(first[good]).to_numpy() if "fingerprint" in table.column_names else None,
+        fingerprint=None if prints is None or prints.null_count else prints.to_numpy(),
         label=pc.fill_null(table["label"].take(first[good]), -1).to_numpy(),
         numbers={name: {number: values[:, i] for number, values in numbers.items()} for i, name in enumerate(called)},
-        success={name: success[:, i] for i, name in enumerate(called)},
+        success={name: flags["success"][:, i] for i, name in enumerate(called)},
+        censored={name: flags["censored"][:, i] for i, name in enumerate(called)},
         errors=[(int(index[i]), ids[i], reasons[i] or "no cost") for i in np.flatnonzero(~good)],
         meta=meta,
     )
@@ -156,7 +163,7 @@ def _read(path: Path, schema: Any, columns: Sequence[str]) -> Any:
     missing = [name for name in columns if name not in schema.names]
     if missing:
         raise BadInput(f"expected a table of costs, got one without the columns {', '.join(missing)} in {path}; give a table of `a2d cost`")
-    more = [name for name in ("success", "fingerprint", "error", *ATTACK_NUMBERS, *CLEVER_NUMBERS) if name in schema.names]
+    more = [name for name in ("success", "censored", "fingerprint", "error", *ATTACK_NUMBERS, *CLEVER_NUMBERS) if name in schema.names]
     try:
         return pq.read_table(path, columns=list(dict.fromkeys([*columns, *more])))
     except (OSError, pa.ArrowException) as error:

@@ -31,7 +31,6 @@ COSTS = pa.schema(
         *_IMAGE,
         ("attack", pa.string()),
         ("label", pa.int64()),
-        ("target", pa.int64()),  # class to reach; null for an attack that leaves the label
         ("cost", pa.int64()),
         ("iterations", pa.int64()),
         ("success", pa.bool_()),
@@ -41,6 +40,7 @@ COSTS = pa.schema(
         ("distance", pa.float32()),
         ("preset", pa.string()),
         ("seed", pa.int64()),
+        ("target", pa.int64()),  # class to reach; null for an attack that leaves the label
         *_PIXELS,
         *_ERROR,
     ]
@@ -63,6 +63,8 @@ CLEVER = pa.schema(
         *_ERROR,
     ]
 )
+OPTIONAL = ("target", "fingerprint")
+"""Columns that may be left out, and are null then."""
 
 
 def verdicts_schema(columns: Sequence[Column]) -> Any:
@@ -97,7 +99,9 @@ def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callabl
         def write(columns: Mapping[str, Any]) -> None:
             failed = np.asarray([error is not None for error in columns["error"]], bool)
             arrays = [
-                pa.array(columns[field.name], field.type)
+                pa.nulls(len(failed), field.type)
+                if field.name in OPTIONAL and field.name not in columns
+                else pa.array(columns[field.name], field.type)
                 if field.name in kept
                 else pa.array(np.asarray(columns[field.name]), field.type, mask=failed | np.ma.getmaskarray(columns[field.name]))
                 for field in schema

@@ -26,7 +26,7 @@ def convert(spec: ConvertSpec, report: Report = silent) -> Done:
             f"expected a factory of a Flax NNX module, got {type(module).__name__} from {spec.classifier}; convert into such a module"
         )
     whole = to_module(read_arrays(spec.source), module)
-    card = save(whole, spec.out, factory=spec.classifier, source=spec.source, class_names=names, force=spec.force)
+    card = save(whole, spec.out, factory=spec.classifier, source=spec.source, class_names=names, force=spec.force, how="--force")
     return Done({"out": str(spec.out), "parameters": card["parameters"], "classes": card["classes"]})
 
 

@@ -17,7 +17,7 @@ from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.measurements import Measurements, read_measurements
 from a2d_jax.io.provenance import record, same_settings, versions
 from a2d_jax.io.tables import table_writer, verdict_columns, verdicts_schema
-from a2d_jax.jobs.images import open_both
+from a2d_jax.jobs.images import flag, open_both
 from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
 from a2d_jax.measurements import CLEVER, Column, coarse
 from a2d_jax.metrics import detection_report
@@ -28,11 +28,11 @@ FLAGS = ("h", "k", "level", "two_sided", "per_class", "as_released")
 
 def fit(spec: FitSpec, report: Report = silent) -> Done:
     """Fit a detector to tables of costs and write it as JSON."""
-    refuse_existing(spec.out, spec.force)
+    refuse_existing(spec.out, spec.force, "--force")
     settings = {name: getattr(spec, name) for name in FLAGS}
     given = {name: value for name, value in settings.items() if value not in (None, False)}
     seed = {"seed": spec.seed} if specs.has_setting(spec.detector, "seed") else {}
-    unfitted = specs.detector(spec.detector, **seed, **given)
+    unfitted = specs.detector(spec.detector, flag, **seed, **given)
     if getattr(unfitted, "needs_adversarial", False) and not spec.adversarial:
         raise BadInput(
             f"expected costs of adversarial images for {spec.detector}, got none; pass --adversarial, or take zscore, vote or conformal"
@@ -61,7 +61,7 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
 
 def detect(spec: DetectSpec, report: Report = silent) -> Done:
     """Write verdicts on images, from their costs or from the images themselves."""
-    refuse_existing(spec.out, spec.force)
+    refuse_existing(spec.out, spec.force, "--force")
     if (spec.costs is None) == (spec.images is None) or (spec.images is None) != (spec.classifier is None):
         raise BadInput("expected either --costs, or --classifier with --images, got something between; give one or the other")
     stored = read_detector(spec.detector, spec.plugin)

@@ -29,7 +29,7 @@ ROWS = 4096  # images written at a time
 
 def predict(spec: PredictSpec, report: Report = silent) -> Done:
     """Write the predicted class of each image and its probability."""
-    refuse_existing(spec.out, spec.force)
+    refuse_existing(spec.out, spec.force, "--force")
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
     failed = right = labelled = 0
     with table_writer(spec.out, PREDICTIONS, record(model, source, **told(spec))) as write:
@@ -47,7 +47,7 @@ def predict(spec: PredictSpec, report: Report = silent) -> Done:
 
 def cost(spec: CostSpec, report: Report = silent) -> Done:
     """Write what it costs each attack to change the predicted class of each image."""
-    refuse_existing(spec.out, spec.force)
+    refuse_existing(spec.out, spec.force, "--force")
     attacks = chosen(spec, "defence", spec.attacks)
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
     measured = measure(model, source, attacks, seed=spec.seed, lanes=spec.lanes, report=report, target=target_of(spec))
@@ -75,7 +75,7 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
 
     With `stretch` they are written as an 8-bit file holds them, each stretched to its own range, and success is that of what was written.
     """
-    refuse_existing(spec.out, spec.force)
+    refuse_existing(spec.out, spec.force, "--force")
     attacks = chosen(spec, "crafting", spec.attack)
     if len(attacks) > 1:
         raise BadInput(f"expected one attack, got {', '.join(attacks)}; run the command once for each")
@@ -119,7 +119,12 @@ def chosen(spec: AttacksSpec, role: presets.Role, text: str) -> dict[str, Attack
     """The attacks of a job, with the settings that are given instead of the preset's."""
     preset = presets.named(spec.preset, spec.plugin)
     flags = {"max_steps": spec.max_steps, "epsilon": spec.epsilon, "step_size": spec.step_size}
-    return specs.attacks(text, getattr(preset, role), **flags)
+    return specs.attacks(text, getattr(preset, role), flag, **flags)
+
+
+def flag(setting: str) -> str:
+    """What the command line calls a setting."""
+    return "--" + setting.replace("_", "-")
 
 
 def target_of(spec: AttacksSpec) -> Any:

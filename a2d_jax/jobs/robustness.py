@@ -27,7 +27,7 @@ NOT_FINITE = "expected finite gradients, got NaN or infinity from the classifier
 
 def clever(spec: CleverSpec, report: Report = silent) -> Done:
     """Write the CLEVER scores of each image, against the class that the classifier predicts."""
-    refuse_existing(spec.out, spec.force)
+    refuse_existing(spec.out, spec.force, "--force")
     names = names_of(spec.targets)
     if not names:
         raise BadInput("expected at least one target, got none; name some of untargeted, target-2, least-likely")

@@ -83,8 +83,8 @@ def test_goes_on_where_it_stopped(finished, monkeypatch):
     log = json.loads((settings.out / "log.json").read_text())
     (settings.out / "log.json").write_text(json.dumps({name: step for name, step in log.items() if name != "costs-bim-6.parquet"}))
     ran = []
-    cost = imagenet.jobs.cost
-    monkeypatch.setattr(imagenet.jobs, "cost", lambda **given: ran.append(given["out"].name) or cost(**given))
+    run = imagenet.jobs.run
+    monkeypatch.setattr(imagenet.jobs, "run", lambda spec, report: ran.append(spec.out.name) or run(spec, report))
     assert imagenet.main(settings).splitlines()[:-1] == text.splitlines()[:-1]  # the last line has the seconds
     assert ran == ["costs-bim-6.parquet"]
 

@@ -202,8 +202,8 @@ def test_bare_orbax_checkpoint(user):
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("user_networks", "expected --classifier module:factory, got 'user_networks'"),
-        (":net", "expected --classifier module:factory"),
+        ("user_networks", "expected an import string module:name, got 'user_networks'"),
+        (":net", "expected an import string module:name"),
         ("no_such_module:net", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("does_not_import:net", "ModuleNotFoundError: No module named 'no_such_package'"),
         ("user_networks:nothing", "got the name 'nothing', which it does not have"),
@@ -258,7 +258,7 @@ def test_existing_output(user, monkeypatch):
     """An output is replaced only when forced, only if it is a checkpoint, and a failed write leaves the old one whole."""
     first, second = checkpoints.make_module("user_networks:net"), scrambled("user_networks:net")
     checkpoints.save(first, user / "out", factory="user_networks:net")
-    with pytest.raises(BadInput, match="which exists; choose another name or pass --force"):
+    with pytest.raises(BadInput, match="which exists; choose another name or pass force=True"):
         checkpoints.save(second, user / "out", factory="user_networks:net")
     (user / "photographs").mkdir()
     with pytest.raises(BadInput, match="expected a checkpoint to replace"):

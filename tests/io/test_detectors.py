@@ -27,7 +27,7 @@ def test_same_scores_after_the_round_trip(detector, tmp_path):
     write_detector(path, StoredDetector(fitted, ("bim", "dba")[: fitted.columns], {"preset": "mnist"}))
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     stored = read_detector(path)
-    assert stored.attacks == ("bim", "dba")[: fitted.columns]
+    assert stored.columns == ("bim", "dba")[: fitted.columns]
     assert stored.meta == {"preset": "mnist"}
     fresh = np.random.default_rng(1).poisson(40, (50, 2))[:, columns]
     np.testing.assert_array_equal(stored.fitted.score(fresh), fitted.score(fresh))
@@ -60,16 +60,16 @@ def test_detector_of_a_users_module(tmp_path, monkeypatch):
     path = tmp_path / "detector.json"
     write_detector(path, StoredDetector(fitted, ("bim",), {}))
     assert read_detector(path, ["my_detectors"]).fitted == fitted
-    with pytest.raises(BadInput, match=r"expected --plugin my_detectors, .*, got none; name it .*detector.json"):
+    with pytest.raises(BadInput, match=r"expected my_detectors to be named as a plugin, got none, .*; a file .*detector.json"):
         read_detector(path)
     for change, told in [
-        (lambda module: module.write_text("raise RuntimeError('a\\nb')"), "a b; correct"),
-        (lambda module: module.unlink(), "No module named .*; correct"),
+        (lambda module: module.write_text("raise RuntimeError('a\\nb')"), "RuntimeError: a b; check"),
+        (lambda module: module.unlink(), "ModuleNotFoundError: No module named .*; check"),
     ]:
         change(tmp_path / "my_detectors.py")
         sys.modules.pop("my_detectors", None)
         importlib.invalidate_caches()
-        with pytest.raises(BadInput, match=f"expected the detector my_detectors:FittedLowest, got {told}"):
+        with pytest.raises(BadInput, match=f"expected an importable module, got 'my_detectors', which raises {told}"):
             read_detector(path, ["my_detectors"])
 
 
@@ -94,10 +94,20 @@ def test_refused_files(tmp_path):
         ({"kind": "oracle"}, "oracle"),
         ({"params": {"h": 1}}, "parameters"),
         ({"params": 3}, "missing or changed"),
-        ({"attacks": ["bim", "dba"]}, "got 2"),
+        ({"columns": ["bim", "dba"]}, "got 2"),
     ]:
         path.write_text(json.dumps(whole | change))
         refused(word)
     del whole["meta"]
     path.write_text(json.dumps(whole))
     refused("missing or changed")
+
+
+def test_files_of_the_first_version(tmp_path):
+    """Protects detectors that exist: the first version called its columns attacks."""
+    path = tmp_path / "detector.json"
+    write_detector(path, StoredDetector(ZScore().fit(BENIGN[:, :1]), ("bim",), {}))
+    content = json.loads(path.read_text())
+    content["attacks"] = content.pop("columns")
+    path.write_text(json.dumps(content))
+    assert read_detector(path).columns == ("bim",)

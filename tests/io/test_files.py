@@ -13,7 +13,7 @@ def test_refusals(tmp_path):
     path = tmp_path / "a"
     refuse_existing(path, force=False)
     path.write_text("old")
-    with pytest.raises(BadInput, match="--force"):
+    with pytest.raises(BadInput, match="pass force=True"):
         refuse_existing(path, force=False)
     refuse_existing(path, force=True)
     with pytest.raises(BadInput, match="a file name"):

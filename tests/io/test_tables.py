@@ -11,10 +11,13 @@ import pytest
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.images import open_images
-from a2d_jax.io.tables import COSTS, npz_writer, read_costs, stretched, table_writer, verdicts_schema
+from a2d_jax.io.measurements import read_measurements
+from a2d_jax.io.tables import COSTS, npz_writer, stretched, table_writer, verdicts_schema
+from a2d_jax.measurements import Column
 
 CONTRACT = ["index", "id", "attack", "label", "cost", "iterations", "success", "censored"]
 CONTRACT += ["forward_queries", "backward_queries", "distance", "preset", "seed"]
+OPTIONAL = ["target", "fingerprint"]  # null where nothing is to be said
 
 
 def cost_rows(index: list[int], attacks: list[str], failed: tuple[int, ...] = ()) -> dict[str, list]:
@@ -47,18 +50,20 @@ def test_costs_survive_the_round_trip(tmp_path):
     with table_writer(path, COSTS, meta) as write:
         write(cost_rows([0, 1], ["bim", "jsma"]))
         write(cost_rows([2, 5], ["bim", "jsma"], failed=(2,)))
-    table = read_costs(path)
-    assert table.attacks == ("jsma", "bim")
-    np.testing.assert_array_equal(table.costs, [[100, 0], [101, 1], [105, 5]])
-    np.testing.assert_array_equal(table.censored, table.costs > 102)
+    table = read_measurements(path)
+    assert table.names == ("jsma", "bim")
+    both = table.columns(["jsma", "bim"])
+    np.testing.assert_array_equal(table.select(both), [[100, 0], [101, 1], [105, 5]])
+    np.testing.assert_array_equal(table.censored["jsma"], [False, False, True])
+    np.testing.assert_array_equal(table.censored["bim"], [False, False, False])
     np.testing.assert_array_equal(table.index, [0, 1, 5])
     np.testing.assert_array_equal(table.label, [0, 1, 2])
     assert table.id == ["image 0", "image 1", "image 5"]
     assert table.errors == [(2, "image 2", "corrupt")]
     assert table.meta == meta
-    np.testing.assert_array_equal(table.select(["bim"]), [[0], [1], [5]])
+    np.testing.assert_array_equal(table.select(both[1:]), [[0], [1], [5]])
     with pytest.raises(BadInput, match="dba"):
-        table.select(["bim", "dba"])
+        table.columns(["bim", "dba"])
 
 
 def test_file_keeps_the_contract(tmp_path):
@@ -67,7 +72,7 @@ def test_file_keeps_the_contract(tmp_path):
     with table_writer(path, COSTS, {"seed": 7}) as write:
         write(cost_rows([0, 1], ["bim"], failed=(1,)))
     table = pq.read_table(path)
-    assert table.column_names == [*CONTRACT, "error"]
+    assert table.column_names == [*CONTRACT, *OPTIONAL, "error"]
     good, failed = table.to_pylist()
     assert None not in [good[name] for name in CONTRACT]
     assert {name for name, value in failed.items() if value is not None} == {"index", "id", "attack", "preset", "seed", "error"}
@@ -77,7 +82,7 @@ def test_file_keeps_the_contract(tmp_path):
 def test_verdicts_carry_the_costs(tmp_path):
     """A table of verdicts has a column of costs for each attack."""
     path = tmp_path / "verdicts.parquet"
-    with table_writer(path, verdicts_schema(["bim"]), {}) as write:
+    with table_writer(path, verdicts_schema([Column("bim", "cost")]), {}) as write:
         write({"index": [3], "id": ["a"], "label": [1], "score": [0.25], "adversarial": [True], "cost_bim": [12], "error": [None]})
     row = {"index": 3, "id": "a", "label": 1, "score": 0.25, "adversarial": True, "cost_bim": 12, "error": None}
     assert pq.read_table(path).to_pylist() == [row]
@@ -100,7 +105,7 @@ def test_interrupt_leaves_no_table(tmp_path):
 
 def refused(path, *words: str) -> None:
     with pytest.raises(BadInput) as caught:
-        read_costs(path)
+        read_measurements(path)
     text = str(caught.value)
     assert re.match(r"expected [^\n]*, got [^\n]*; [^\n]*$", text)
     assert all(word in text for word in (*words, str(path)))

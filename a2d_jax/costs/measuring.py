@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from a2d_jax import drivers
 from a2d_jax.console import Report, silent
-from a2d_jax.costs.examples import decided, examples, fingerprints, logits_of
+from a2d_jax.costs.inputs import decided, examples, fingerprints, logits_of
 from a2d_jax.costs.lanes import Lanes, fastest_lanes
 from a2d_jax.costs.targets import Target, targets
 from a2d_jax.drivers.loops import MIN_WIDTH

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from a2d_jax.costs.measure import ImageSet, Measured, measure
+from a2d_jax.costs.measuring import ImageSet, Measured, measure
 from a2d_jax.detectors import FittedDetector
 from a2d_jax.measurements import Column, farthest, honest
 from a2d_jax.types import Attack, Classifier
