@@ -127,7 +127,7 @@ def parse(text: str, makers: Mapping[str, Maker], what: str) -> Spec:
       what: attack or detector, for the error.
     """
     name, *rest = text.split(":")
-    if rest and "=" not in rest[0]:
+    if name not in makers and rest and "=" not in rest[0]:
         name, rest = f"{name}:{rest[0]}", rest[1:]
         maker = import_string(name, f"my.module:My{what.capitalize()}")
         if not callable(maker):

@@ -22,6 +22,7 @@ from a2d_jax import drivers
 from a2d_jax.cli import main
 from a2d_jax.costs import measuring
 from a2d_jax.drivers import calibration
+from a2d_jax.io.measurements import read_measurements
 
 FACTORY = """
 import numpy as np
