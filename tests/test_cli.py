@@ -411,7 +411,7 @@ def test_costs_of_two_precisions_are_never_mixed(costs, capsys):
     for name in ("far", "half"):
         assert a2d("fit", "--benign", f"{name}.parquet", "--detector", "zscore", "--out", f"{name}.json") == 0
     capsys.readouterr()
-    both = "costs in float32 as in far", "got bfloat16 in half.parquet", "--precision float32"
+    both = "costs in float32 as in far", "got bfloat16 in half.parquet", "precision float32"
     refused(capsys, *both, code=a2d("fit", "--benign", "far.parquet", "--adversarial", "half.parquet", "--detector", "svm", "--out", "out"))
     refused(capsys, *both, code=a2d("eval", "--benign", "far.parquet", "--adversarial", "half.parquet"))
     refused(capsys, *both, code=a2d("detect", "--detector", "far.json", "--costs", "half.parquet", "--out", "out"))

@@ -65,7 +65,7 @@ def same_settings(names: Iterable[str], one: Mapping[str, Any], one_name: str, o
         mine, theirs = one.get(what), other.get(what)
         if None not in (mine, theirs) and mine != theirs:
             raise BadInput(
-                f"expected costs {said.format(mine)} as in {one_name}, got {theirs} in {other_name}; run `a2d cost` with the same {what}"
+                f"expected costs {said.format(mine)} as in {one_name}, got {theirs} in {other_name}; run `a2d cost` with {what} {mine}"
             )
     for name in names:
         mine, theirs = (meta.get("attacks", {}).get(name, {}) for meta in (one, other))
