@@ -190,7 +190,7 @@ def named(preset: str, plugins: Sequence[str] = ()) -> Preset:
         raise BadInput(f"expected a preset as TOML, got {preset}, which cannot be read as such ({one_line(error)}); correct it") from error
     if unknown := sorted(content.keys() - {"base", "defence", "crafting"}):
         raise BadInput(f"expected base, defence and crafting in {preset}, got {', '.join(unknown)}; correct it")
-    base = named(content["base"]) if "base" in content else Preset({}, {})
+    base = named(str(content["base"])) if "base" in content else Preset({}, {})
     return Preset(*(_changed(getattr(base, role), content.get(role, {}), preset, plugins) for role in ("defence", "crafting")))
 
 

@@ -116,7 +116,8 @@ def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: 
     """Write crafted images piece by piece into an npz that `open_images` and `numpy.load` read.
 
     Members: `x` (float32, `n h w c`), `y` (int64), `success` (bool), `index` (int64), `error` (text, empty where all went well),
-    `a2d` (JSON). Rows with an error have NaN in `x`, so that whoever reads them next reports them too.
+    `target` (int64, of a targeted attack), `a2d` (JSON). Rows with an error have NaN in `x`, so that whoever reads them next reports
+    them too.
 
     Args:
       path: the file, which appears when the block ends well.
@@ -127,8 +128,8 @@ def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: 
     Yields:
       `write(x=, y=, success=, index=, error=)`: append images.
     """
-    rest: dict[str, list[NDArray[Any]]] = {"y": [], "success": [], "index": [], "error": []}
-    types = {"y": np.int64, "success": np.bool_, "index": np.int64, "error": np.str_}
+    rest: dict[str, list[NDArray[Any]]] = {}
+    types = {"y": np.int64, "success": np.bool_, "index": np.int64, "error": np.str_, "target": np.int64}
 
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("x.npy", "w", force_zip64=True) as member:
@@ -138,7 +139,7 @@ def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: 
                 failed = np.asarray([text is not None for text in error], bool)
                 member.write(np.where(failed[:, None, None, None], np.nan, x).astype("<f4").tobytes())
                 for name, values in {**columns, "error": [text or "" for text in error]}.items():
-                    rest[name].append(np.asarray(values, types[name]))
+                    rest.setdefault(name, []).append(np.asarray(values, types[name]))
 
             yield write
         arrays = {name: np.concatenate(pieces) for name, pieces in rest.items()} | {"a2d": np.asarray(json.dumps(meta))}
