@@ -28,7 +28,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing a2d_jax into $(VENV) (a minute or two the first time)"
-	$(INSTALL) --editable .
+	$(INSTALL) --editable ".[report,train]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python

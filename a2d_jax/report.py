@@ -10,16 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-import jinja2
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import NullLocator, PercentFormatter
 from PIL import Image
 from sklearn.metrics import roc_curve
+
+try:
+    import jinja2
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import NullLocator, PercentFormatter
+except ImportError as error:
+    raise ImportError('expected matplotlib and jinja2 for figures and pages, got none; run: pip install "a2d-jax[report]"') from error
 
 from a2d_jax import metrics
 from a2d_jax.errors import BadInput
