@@ -81,8 +81,8 @@ def logits_of(classifier: Classifier, x: Float[Any, "n h w c"]) -> Float[np.ndar
     size = default_lanes(x.shape[1:], jax.local_devices()[0].platform)
     short = -len(x) % size
     padded = np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)]) if short else x
-    parts = [predict(classifier, padded[begin : begin + size]) for begin in range(0, len(padded), size)]
-    return np.concatenate([np.asarray(part) for part in parts])[: len(x)]
+    batches = [predict(classifier, padded[begin : begin + size]) for begin in range(0, len(padded), size)]
+    return np.concatenate([np.asarray(batch) for batch in batches])[: len(x)]
 
 
 def fingerprints(x: Float[Any, "n h w c"]) -> Int[np.ndarray, " n"]:

@@ -46,9 +46,9 @@ def attack(
     """
     devices = jax.local_devices() if devices is None else list(devices)
     if driver == "stream":
-        parts = list(stream(attack, classifier, [examples], lanes=lanes, devices=devices))
-        order = np.argsort(np.concatenate([part.index for part in parts]))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *(part.result for part in parts))
+        finished = list(stream(attack, classifier, [examples], lanes=lanes, devices=devices))
+        order = np.argsort(np.concatenate([some.index for some in finished]))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *(some.result for some in finished))
     if driver not in ("run", "unroll"):
         raise ValueError(f"expected a driver among stream, run, unroll, got {driver!r}; pass one of them")
     count = len(examples.label)

@@ -37,13 +37,13 @@ class HostExamples(NamedTuple):
         return cls(np.asarray(example.x), np.asarray(example.label), predicted, np.asarray(data), impl)
 
     @classmethod
-    def concatenate(cls, parts: "list[HostExamples]") -> "HostExamples":
-        if len(parts) == 1:
-            return parts[0]
-        columns = (np.concatenate(leaves) for leaves in zip(*(part[:-1] for part in parts), strict=True))
-        return cls._make((*columns, parts[0].key_impl))
+    def concatenate(cls, pieces: "list[HostExamples]") -> "HostExamples":
+        if len(pieces) == 1:
+            return pieces[0]
+        columns = (np.concatenate(leaves) for leaves in zip(*(piece[:-1] for piece in pieces), strict=True))
+        return cls._make((*columns, pieces[0].key_impl))
 
-    def part(self, rows: slice) -> "HostExamples":
+    def rows(self, rows: slice) -> "HostExamples":
         return HostExamples._make((*(column[rows] for column in self[:-1]), self.key_impl))
 
     def take(self, rows: np.ndarray) -> Example:
@@ -66,12 +66,12 @@ def pieces_of(examples: Iterable[Example], per_device: int, mesh: Mesh) -> Itera
 
 def _rechunk(examples: Iterable[Example], size: int) -> Iterator[HostExamples]:
     """The same examples in pieces of `size`, the last one shorter."""
-    parts: list[HostExamples] = []
+    waiting: list[HostExamples] = []
     for example in examples:
-        parts.append(HostExamples.of(example))
-        while sum(len(part.label) for part in parts) >= size:
-            whole = HostExamples.concatenate(parts)
-            parts = [whole.part(slice(size, None))]
-            yield whole.part(slice(size))
-    if sum(len(part.label) for part in parts):
-        yield HostExamples.concatenate(parts)
+        waiting.append(HostExamples.of(example))
+        while sum(len(piece.label) for piece in waiting) >= size:
+            whole = HostExamples.concatenate(waiting)
+            waiting = [whole.rows(slice(size, None))]
+            yield whole.rows(slice(size))
+    if sum(len(piece.label) for piece in waiting):
+        yield HostExamples.concatenate(waiting)
