@@ -1,5 +1,7 @@
 """What every test shares: strict JAX settings, several CPU devices, and the data that lies beside the checkout."""
 
+import ctypes
+import gc
 import os
 import pathlib
 import subprocess
@@ -7,6 +9,8 @@ import sys
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")  # before JAX starts: sharding is tested on virtual devices
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # tests compile for themselves, commands that they run too
+# A person who waits gets programs that compile in a fifth of the time; continuous integration runs what users run, with XLA_FLAGS= (empty).
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
 import pytest
@@ -15,19 +19,40 @@ from filelock import FileLock
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-MAPS = pathlib.Path("/proc/self/maps")
+MAPS, MEMORY = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/statm")
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+GROWTH = 600e6  # bytes of compiled programs and their sources that a process may gather
+
+kept = 0  # bytes that the process held after it last let programs go
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file run in one process, which has their fixtures and programs, unless they name another group."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
 
 
 def pytest_runtest_setup() -> None:
-    """Let compiled programs go before the process runs out of memory maps.
+    """Let compiled programs go before the process holds gigabytes, or runs out of memory maps.
 
     Linux gives a process 65,530 maps (vm.max_map_count). XLA takes about a dozen for each program on a CPU,
-    and its compiler ends the process with a segmentation fault when there are none left: the suite in two processes
-    comes that far.
+    and its compiler ends the process with a segmentation fault when there are none left.
     """
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+    global kept
+    if not MEMORY.exists():
+        return
+    kept = kept or resident()
+    if resident() > kept + GROWTH or MAPS.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        kept = resident()
+
+
+def resident() -> int:
+    return int(MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture(scope="session")

@@ -56,11 +56,11 @@ def formula_input(s: int, offset: float) -> np.ndarray:
 
 
 def batch(classifier: Classifier, x, seed: int = 0, label=None) -> Example:
-    """Examples with the model's own predictions as labels, and a key for each."""
+    """Examples with the model's own predictions as labels, as if they were given, and a key for each."""
     if label is None:
         label = np.asarray(jax.vmap(classifier)(jnp.asarray(x))).argmax(1)
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(jnp.arange(len(x), dtype=jnp.uint32))
-    return Example(np.asarray(x), np.asarray(label, np.int32), keys)
+    return Example(np.asarray(x), np.asarray(label, np.int32), keys, np.zeros(len(x), bool))
 
 
 def forget_times(monkeypatch) -> None:

@@ -13,7 +13,7 @@ from a2d_jax.costs import lanes
 from a2d_jax.drivers import Calibration
 from a2d_jax.errors import BadInput
 from tests.nets import batch, convnet
-from tests.test_contract import ATTACKS
+from tests.test_contract import CASES
 
 BIM, NET = bim(), convnet()
 
@@ -64,9 +64,9 @@ def test_a_broken_file_is_said(tried, tmp_path, text):
         ask()
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_every_attack_can_be_remembered(name):
+@pytest.mark.parametrize("attack", [pytest.param(case.attack, id=name) for name, case in CASES.items()])
+def test_every_attack_can_be_remembered(attack):
     """Protects the key: it is the same in another process (no address in it), and attacks can be shortened."""
     examples = batch(NET, np.zeros((1, 8, 8, 1), np.float32))
-    assert "0x" not in lanes._key(ATTACKS[name], NET, examples)
-    assert replace(ATTACKS[name], max_steps=1).max_steps == 1
+    assert "0x" not in lanes._key(attack, NET, examples)
+    assert replace(attack, max_steps=1).max_steps == 1
