@@ -21,7 +21,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 MAPS, MEMORY = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/statm")
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
-GROWTH = 600e6  # bytes of compiled programs and their sources that a process may gather
+GROWTH = 400e6  # bytes of compiled programs and their sources that a process may gather
 
 kept = 0  # bytes that the process held after it last let programs go
 
