@@ -15,18 +15,18 @@ import tyro
 
 from a2d_jax import console
 from a2d_jax.io.files import cache_folder
-from a2d_jax.jobs import spec as specs
+from a2d_jax.jobs import spec
 
 Job = (
-    Annotated[specs.ConvertSpec, tyro.conf.subcommand("convert")]
-    | Annotated[specs.PredictSpec, tyro.conf.subcommand("predict")]
-    | Annotated[specs.AttackSpec, tyro.conf.subcommand("attack")]
-    | Annotated[specs.CostSpec, tyro.conf.subcommand("cost")]
-    | Annotated[specs.CleverSpec, tyro.conf.subcommand("clever")]
-    | Annotated[specs.FitSpec, tyro.conf.subcommand("fit")]
-    | Annotated[specs.DetectSpec, tyro.conf.subcommand("detect")]
-    | Annotated[specs.EvaluateSpec, tyro.conf.subcommand("eval")]
-    | Annotated[specs.InfoSpec, tyro.conf.subcommand("info")]
+    Annotated[spec.ConvertSpec, tyro.conf.subcommand("convert")]
+    | Annotated[spec.PredictSpec, tyro.conf.subcommand("predict")]
+    | Annotated[spec.AttackSpec, tyro.conf.subcommand("attack")]
+    | Annotated[spec.CostSpec, tyro.conf.subcommand("cost")]
+    | Annotated[spec.CleverSpec, tyro.conf.subcommand("clever")]
+    | Annotated[spec.FitSpec, tyro.conf.subcommand("fit")]
+    | Annotated[spec.DetectSpec, tyro.conf.subcommand("detect")]
+    | Annotated[spec.EvaluateSpec, tyro.conf.subcommand("eval")]
+    | Annotated[spec.InfoSpec, tyro.conf.subcommand("info")]
 )
 
 

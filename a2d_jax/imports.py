@@ -45,7 +45,7 @@ def import_string(text: str, example: str) -> Any:
 
 
 def plugged(kind: str, origin: object, plugins: Sequence[str]) -> Any:
-    """What an import string in a file names, if the user names its module too.
+    """What an import string in a file names, if the user names its module too: a class or function made in that module, nothing it imports.
 
     Args:
       kind: the import string.
@@ -53,7 +53,7 @@ def plugged(kind: str, origin: object, plugins: Sequence[str]) -> Any:
       plugins: modules that the user named.
 
     Raises:
-      BadInput: the module is not named, or as `import_string`.
+      BadInput: the module is not named, the name is of something else, or as `import_string`.
     """
     module = kind.partition(":")[0]
     if module not in plugins:
@@ -61,7 +61,10 @@ def plugged(kind: str, origin: object, plugins: Sequence[str]) -> Any:
             f"expected {module} to be named as a plugin, got {', '.join(plugins) or 'none'}, while {origin} needs {kind}; "
             "a file never imports code by itself: name the module as a plugin if you trust it"
         )
-    return import_string(kind, "my.module:MyAttack")
+    found = import_string(kind, "my.module:MyAttack")
+    if (getattr(found, "__module__", None), getattr(found, "__qualname__", None)) != (module, kind.partition(":")[2]):
+        raise BadInput(f"expected a class or function made in {module}, got {kind}, which is none, in {origin}; correct the file")
+    return found
 
 
 def one_line(error: Exception) -> str:

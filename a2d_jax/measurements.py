@@ -10,7 +10,7 @@ can be farther, so that a failure never ties with one, and every detector can re
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +55,23 @@ class Column(NamedTuple):
             )
         return cls(measurement, number)
 
+    @classmethod
+    def all_named(cls, texts: Sequence[str], measurements: Collection[str]) -> "tuple[Column, ...]":
+        """Columns as typed, each once.
+
+        Raises:
+          BadInput: as `named`, none at all, or one of them twice.
+        """
+        found = tuple(cls.named(text, measurements) for text in texts)
+        if not found or len(set(found)) < len(found):
+            raise BadInput(f"expected at least one column and each once, got {', '.join(texts) or 'none'}; name each number once")
+        return found
+
+    @property
+    def is_effort(self) -> bool:
+        """What was spent until the attack ended, which does not say how far from succeeding it was."""
+        return self.number in ("iterations", "forward_queries", "backward_queries")
+
     @property
     def is_cost(self) -> bool:
         """Whole numbers that an iteration bound may cut off."""
@@ -93,7 +110,10 @@ def honest(column: Column, values: NDArray[np.generic], success: NDArray[np.bool
     Raises:
       BadInput: a distance of a failure is asked for, and `farthest` is not known.
     """
-    if column.number != "distance" or success.all():
+    if column.number != "distance":
+        return values
+    values = values.astype(np.float64)  # a failure reads the same number wherever it is read
+    if success.all():
         return values
     if farthest is None:
         raise BadInput(
@@ -103,14 +123,14 @@ def honest(column: Column, values: NDArray[np.generic], success: NDArray[np.bool
     return np.where(success, values, farthest)
 
 
-def coarse(columns: Mapping[str, NDArray[np.generic]]) -> list[str]:
+def coarse(columns: Mapping[Column, NDArray[np.generic]]) -> list[str]:
     """What to tell of columns that take few values on benign images."""
     notes: list[str] = []
-    for name, values in columns.items():
+    for column, values in columns.items():
         if len(values) > FEW and len(different := np.unique(values)) <= FEW:
             shown = ", ".join(f"{value:g}" for value in different.tolist())
-            more = "" if name.startswith(CLEVER) or "." in name else f"; another number may tell more, such as {name}.distance"
+            more = f"; another number may tell more, such as {column.measurement}.distance" if column.is_cost else ""
             notes.append(
-                f"{name} takes {len(different)} values on {len(values)} benign images ({shown}), too few to tell images apart{more}"
+                f"{column} takes {len(different)} values on {len(values)} benign images ({shown}), too few to tell images apart{more}"
             )
     return notes

@@ -190,7 +190,9 @@ def named(preset: str, plugins: Sequence[str] = ()) -> Preset:
         raise BadInput(f"expected a preset as TOML, got {preset}, which cannot be read as such ({one_line(error)}); correct it") from error
     if unknown := sorted(content.keys() - {"base", "defence", "crafting"}):
         raise BadInput(f"expected base, defence and crafting in {preset}, got {', '.join(unknown)}; correct it")
-    base = named(str(content["base"])) if "base" in content else Preset({}, {})
+    if (base_name := content.get("base")) not in (None, *PRESETS):
+        raise BadInput(f"expected a base among {', '.join(PRESETS)}, got {base_name!r} in {preset}; name one of them")
+    base = Preset({}, {}) if base_name is None else PRESETS[base_name]
     return Preset(*(_changed(getattr(base, role), content.get(role, {}), preset, plugins) for role in ("defence", "crafting")))
 
 
@@ -200,6 +202,8 @@ def _changed(makers: Mapping[str, Maker], content: Any, origin: str, plugins: Se
     for name, settings in content.items() if isinstance(content, dict) else [("", None)]:
         if not isinstance(settings, dict):
             raise BadInput(f"expected a table of settings for each attack in {origin}, got {settings!r} for {name or 'a role'}; correct it")
+        if set(name) & set(",:=.") or not name.strip():
+            raise BadInput(f"expected a name without comma, colon, point or equals sign, got {name!r} in {origin}; call it otherwise")
         own = dict(settings)
         attack = str(own.pop("attack", name))
         if ":" in attack:
@@ -212,7 +216,7 @@ def _changed(makers: Mapping[str, Maker], content: Any, origin: str, plugins: Se
         if unknown := sorted(own.keys() - specs.parameters(maker).keys()):
             known = ", ".join(specs.parameters(maker))
             raise BadInput(f"expected settings of {attack} among {known}, got {', '.join(unknown)} in {origin}; correct it")
-        changed[name] = partial(maker, **own)
+        changed[name] = partial(maker, **{key: specs.typed(one, specs.parameters(maker)[key], f"{name}:{key}") for key, one in own.items()})
     return changed
 
 

@@ -8,15 +8,23 @@ file never imports anything: an import string in it is looked up among the modul
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from a2d_jax import attacks as attacks_in_the_box
 from a2d_jax import detectors
 from a2d_jax.errors import BadInput
-from a2d_jax.imports import import_string, plugged
+from a2d_jax.imports import import_string, one_line, plugged
+from a2d_jax.norms import NORMS
 from a2d_jax.types import Attack
+
+MOST_STEPS = 2**31 - 1
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 Maker = Callable[..., Any]
 """Makes an attack or a detector of its settings."""
@@ -25,7 +33,7 @@ IN_THE_BOX: Mapping[str, Maker] = {name: vars(attacks_in_the_box)[name] for name
 """Every attack of the library: classes as JSON names them, and the functions that fill in settings."""
 
 
-class Spec(NamedTuple):
+class Parsed(NamedTuple):
     """What one text says."""
 
     name: str  # of the attack or detector; an import string where it is one
@@ -81,9 +89,21 @@ def make_attack(name: str, maker: Maker, settings: Mapping[str, Any]) -> Attack:
     """An attack of its settings, refused unless it is one."""
     made = _make("attack", name, maker, settings)
     lacks = [part for part in ("init", "step", "length", "norm", "max_steps") if not hasattr(made, part)]
-    if lacks or not is_dataclass(made):
-        what = f"a {type(made).__name__} without {', '.join(lacks)}" if lacks else f"a {type(made).__name__}, which is no dataclass"
-        raise BadInput(f"expected {name} to make an attack, got {what}; see `Attack` in a2d_jax.types")
+    if lacks:
+        raise BadInput(
+            f"expected {name} to make an attack, got a {type(made).__name__} without {', '.join(lacks)}; see `Attack` in a2d_jax.types"
+        )
+    if isinstance(made, type) or not is_dataclass(made) or jax.tree.leaves(made) == [made]:
+        raise BadInput(
+            f"expected {name} to make an attack, a frozen dataclass registered with jax.tree_util.register_dataclass, "
+            f"got a {type(made).__name__}; see `Attack` in a2d_jax.types"
+        )
+    attack: Any = made
+    if attack.norm not in NORMS:
+        raise BadInput(f"expected {name} with a norm among {', '.join(NORMS)}, got {attack.norm!r}; correct it")
+    if isinstance(attack.max_steps, float) or (isinstance(attack.max_steps, int) and not 0 <= attack.max_steps < MOST_STEPS):
+        raise BadInput(f"expected max_steps of {name} as a whole number from 0 to {MOST_STEPS - 1}, got {attack.max_steps!r}; correct it")
+    kind_of(attack)  # refuses what no file could name
     return made  # pyright: ignore[reportReturnType] (checked above)
 
 
@@ -101,14 +121,17 @@ def detector(text: str, called: Callable[[str], str] = str, **given: Any) -> det
     spec = parse(text, _detectors(), "detector")
     own = parameters(spec.maker)
     shared = {setting: value for setting, value in given.items() if value is not None}
+    if twice := sorted(shared.keys() & spec.settings.keys() - {"seed"}):
+        raise BadInput(f"expected each setting once, got {', '.join(map(called, twice))} beside {text}; leave one out")
     if foreign := sorted(shared.keys() - own.keys()):
         raise BadInput(
             f"expected settings of {spec.name} ({', '.join(own) or 'none'}), got {', '.join(map(called, foreign))}; leave it out"
         )
     made = _make("detector", spec.name, spec.maker, {**shared, **spec.settings})
-    if not hasattr(made, "fit"):
+    if "labels" not in parameters(getattr(made, "fit", None)):
         raise BadInput(
-            f"expected {spec.name} to make a detector, got a {type(made).__name__} without fit; see `Detector` in a2d_jax.detectors"
+            f"expected {spec.name} to make a detector with fit(benign, adversarial, *, labels), got a {type(made).__name__} without; "
+            "see a2d_jax.detectors.Detector"
         )
     return made
 
@@ -118,7 +141,7 @@ def has_setting(text: str, setting: str) -> bool:
     return setting in parameters(parse(text, _detectors(), "detector").maker)
 
 
-def parse(text: str, makers: Mapping[str, Maker], what: str) -> Spec:
+def parse(text: str, makers: Mapping[str, Maker], what: str) -> Parsed:
     """Read `name:setting=value:...` or `module:name:setting=value:...`.
 
     Args:
@@ -129,6 +152,8 @@ def parse(text: str, makers: Mapping[str, Maker], what: str) -> Spec:
     name, *rest = text.split(":")
     if name not in makers and rest and "=" not in rest[0]:
         name, rest = f"{name}:{rest[0]}", rest[1:]
+        if name.startswith("clever:"):
+            raise BadInput(f"expected a module of another name, got {name}, which would be taken for a CLEVER score; rename the module")
         maker = import_string(name, f"my.module:My{what.capitalize()}")
         if not callable(maker):
             raise BadInput(f"expected {_a(what)} as a class or a function, got {name}, a {type(maker).__name__}; check the import string")
@@ -142,11 +167,11 @@ def parse(text: str, makers: Mapping[str, Maker], what: str) -> Spec:
         setting, equals, value = one.partition("=")
         if not equals or setting not in own:
             raise BadInput(f"expected setting=value for {name} with a setting among {', '.join(own)}, got {one!r}; correct it")
-        settings[setting] = _value(value, own[setting].default, f"{name}:{setting}")
-    return Spec(name, maker, settings)
+        settings[setting] = _value(value, own[setting], f"{name}:{setting}")
+    return Parsed(name, maker, settings)
 
 
-def parameters(maker: Maker) -> Mapping[str, inspect.Parameter]:
+def parameters(maker: Any) -> Mapping[str, inspect.Parameter]:
     """The settings of a class or function, with their defaults."""
     try:
         return inspect.signature(maker).parameters
@@ -156,12 +181,14 @@ def parameters(maker: Maker) -> Mapping[str, inspect.Parameter]:
 
 def settings_of(attacks: Mapping[str, Attack]) -> dict[str, dict[str, Any]]:
     """Every setting of every attack, as JSON has it."""
-    return {name: {"kind": kind_of(attack), **asdict(attack)} for name, attack in attacks.items()}  # pyright: ignore[reportArgumentType] (dataclasses)
+    return {name: {"kind": kind_of(attack), **_plain(asdict(attack))} for name, attack in attacks.items()}  # pyright: ignore[reportArgumentType] (dataclasses)
 
 
 def kind_of(made: object) -> str:
     """How JSON names the class of an attack: by its name in the box, else by import string."""
     kind = type(made)
+    if "<locals>" in kind.__qualname__ or kind.__module__ == "__main__":
+        raise BadInput(f"expected a class that can be imported, got {kind.__module__}:{kind.__qualname__}; move it to the top of a module")
     return kind.__name__ if IN_THE_BOX.get(kind.__name__) is kind else f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -198,24 +225,55 @@ def _detectors() -> Mapping[str, Maker]:
 
 
 def _make(what: str, name: str, maker: Maker, settings: Mapping[str, Any]) -> Any:
+    for setting, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"expected a finite number for {name}:{setting}, got {value}; correct it")
     try:
         return maker(**settings)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise BadInput(f"{what} {name}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # the user's own, which may raise anything
+        raise BadInput(f"{what} {name}: {one_line(error)}") from error
 
 
-def _value(text: str, usual: object, what: str) -> object:
-    """A value of the type of the usual one; scales for each channel are given as one number for all."""
-    if isinstance(usual, bool):
+def typed(value: object, like: inspect.Parameter, what: str) -> object:
+    """A value out of a file, refused unless it has the type of a setting: a number for a number, true or false for a flag."""
+    kind = _kind(like)
+    numbers = value if isinstance(value, list) and kind is float else [value]
+    if not all(isinstance(one, (int, float) if kind is float else kind) and isinstance(one, bool) == (kind is bool) for one in numbers):
+        raise BadInput(f"expected {WORDS[kind]} for {what}, got {value!r}; correct it")
+    return tuple(numbers) if isinstance(value, list) else value
+
+
+def _value(text: str, like: inspect.Parameter, what: str) -> object:
+    """A value as typed; scales for each channel are given as one number for all."""
+    kind = _kind(like)
+    if kind is bool:
         if text not in ("true", "false"):
             raise BadInput(f"expected true or false for {what}, got {text!r}; pass one of them")
         return text == "true"
-    kind = int if isinstance(usual, int) else str if isinstance(usual, str) else float
     try:
         return kind(text)
     except ValueError as error:
-        wanted = "a whole number" if kind is int else "a number"
-        raise BadInput(f"expected {wanted} for {what}, got {text!r}; correct it") from error
+        raise BadInput(f"expected {WORDS[kind]} for {what}, got {text!r}; correct it") from error
+
+
+def _kind(like: inspect.Parameter) -> type:
+    """The type of a setting, by its usual value or else by its annotation."""
+    if isinstance(like.default, bool | int | str | float):
+        return type(like.default)
+    annotation = str(like.annotation)
+    named = next((kind for kind in (bool, int, str) if annotation.startswith(kind.__name__) or f"'{kind.__name__}'" in annotation), None)
+    return named or float
+
+
+def _plain(value: Any) -> Any:
+    """Settings as JSON has them: NumPy's and JAX's numbers become Python's."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | jax.Array) else value
 
 
 def _a(what: str) -> str:

@@ -6,7 +6,7 @@ change the program are static.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -50,6 +50,11 @@ class Example(NamedTuple):
     key: Key[Array, ""]  # belongs to the example, never to its lane, batch or device
     predicted: Bool[Array, ""] | None = None  # `label` is what the classifier predicts of x; None: it is given, for every example
 
+    @property
+    def own(self) -> Bool[Array, ""]:
+        """`predicted`, false where it is None."""
+        return jnp.asarray(False if self.predicted is None else self.predicted, bool)
+
 
 class Progress(NamedTuple):
     """The part of an attack's state that drivers read."""
@@ -66,7 +71,7 @@ class Progress(NamedTuple):
     def start(cls, example: Example) -> "Progress":
         """Nothing done yet. Whose label it is decides whether the input itself can be a success, see `admit`."""
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return cls(zero, no, no, no, zero, zero, no if example.predicted is None else jnp.asarray(example.predicted))
+        return cls(zero, no, no, no, zero, zero, example.own)
 
     def admit(self, success: Array) -> Array:
         """`success`, but never of the input itself where its label is the classifier's own prediction.
@@ -141,6 +146,14 @@ class Attack(Protocol):
     def length(self) -> int:
         """Steps after which every example is done (an upper bound; a Python number, for loops of static length)."""
         ...
+
+
+def can_be_shortened(attack: Any) -> bool:
+    """Whether a smaller `max_steps` walks the same path and ends earlier, so that a detector's bound may stop the attack.
+
+    An attack whose schedule hangs on its budget says so by `scheduled = True` on its class.
+    """
+    return not getattr(attack, "scheduled", False) and "max_steps" in {one.name for one in fields(attack)}
 
 
 class AttackResult(NamedTuple):

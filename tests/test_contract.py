@@ -35,7 +35,7 @@ from a2d_jax.attacks import (
 )
 from a2d_jax.drivers import refill
 from a2d_jax.drivers.loops import advance
-from a2d_jax.types import Attack, Classifier, Example
+from a2d_jax.types import Attack, Classifier, Example, can_be_shortened
 from tests.nets import batch, convnet, forget_times
 
 
@@ -283,6 +283,17 @@ def test_a_prediction_is_not_contradicted(case, net, examples):
     assert result.iterations[result.success].min(initial=1) >= 1
     if case.goal == "second best":  # which is the best but the label: here the class that this program sees
         np.testing.assert_array_equal(result.success, np.asarray(jax.vmap(net)(result.x_adv)).argmax(1) == logits.argmax(1))
+
+
+@every_attack
+def test_a_bound_cuts_the_cost_and_nothing_else(case, net, examples, results):
+    """Protects the iteration bound: a smaller budget walks the same path, or the attack says that it does not."""
+    if not can_be_shortened(case.attack):
+        pytest.skip("its path hangs on its budget: no bound stops it")
+    full = results[case]
+    for bound in (2, 5):
+        short = drivers.attack(dataclasses.replace(case.attack, max_steps=bound - 1), net, examples, driver="run")
+        np.testing.assert_array_equal(short.cost, np.minimum(full.cost, bound))
 
 
 @every_attack

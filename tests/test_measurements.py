@@ -123,8 +123,48 @@ def test_coarse_counts_are_told(here, capsys):
     told = capsys.readouterr().err
     assert "fmn takes" in told
     assert "fmn.distance" in told
-    assert coarse({"bim": np.arange(50)}) == []
-    assert len(coarse({"bim": np.arange(50) % 3})) == 1
+    assert coarse({Column("bim", "cost"): np.arange(50)}) == []
+    assert len(coarse({Column("bim", "cost"): np.arange(50) % 3})) == 1
+
+
+def test_tables_and_images_read_the_same_failures(here):
+    """Protects verdicts: a failure's distance is the same number in a table and from images, also where float32 cannot hold it."""
+    colour = "from a2d_jax.types import Classifier\nimport numpy as np\n"
+    colour += "W = np.random.default_rng(0).normal(size=(48, 2)).astype(np.float32)\n"
+    (here / "rgb_net.py").write_text(colour + "def net():\n    return Classifier(W, lambda w, x: x.reshape(48) @ w)\n")
+    for name, seed in (("a", 0), ("b", 1)):
+        np.savez(f"{name}.npz", x=np.random.default_rng(seed).uniform(0.3, 0.7, (60, 4, 4, 3)).astype(np.float32))
+    (here / "l2.toml").write_text('[defence.l2]\nattack = "PGD"\nnorm = "l2"\nepsilon = 0.1\nstep_size = 0.002\nmax_steps = 20\n')
+    for name in ("a", "b"):
+        cost = "cost", "--preset", "l2.toml", "--attacks", "l2", "--out", f"{name}.parquet"
+        assert run(*cost, images=f"{name}.npz", factory="rgb_net:net") == 0
+    fit = "fit", "--benign", "b.parquet", "--attacks", "l2.distance", "--detector", "conformal:level=0.3", "--out", "d.json"
+    assert a2d(*fit) == 0
+    assert a2d("detect", "--detector", "d.json", "--costs", "a.parquet", "--out", "v.parquet") == 0
+    assert run("detect", "--detector", "d.json", "--out", "w.parquet", images="a.npz", factory="rgb_net:net") == 0
+    first, second = (pq.read_table(name).to_pydict() for name in ("v.parquet", "w.parquet"))
+    assert first["score"] == second["score"]
+    assert max(first["l2.distance"]) == np.sqrt(48)
+
+
+def test_columns_are_named_once(here, capsys):
+    """Protects votes: one number under two names is one voice, and no column at all is none."""
+    assert run("cost", "--attacks", "bim", "--out", "far.parquet", images="far.npz") == 0
+    capsys.readouterr()
+    for text in ("bim,bim.cost", ","):
+        assert a2d("fit", "--benign", "far.parquet", "--attacks", text, "--detector", "vote", "--out", "d.json") == 1
+        assert "each once" in capsys.readouterr().err
+
+
+def test_reported_stops_are_real(here, capsys):
+    """Protects honesty: an attack of which two numbers are read goes on to its end, and no saving is told."""
+    assert run("cost", "--attacks", "bim", "--out", "far.parquet", images="far.npz") == 0
+    fit = "fit", "--benign", "far.parquet", "--attacks", "bim.distance,bim", "--detector", "vote:k=1", "--out", "d.json"
+    assert a2d(*fit) == 0
+    capsys.readouterr()
+    assert run("detect", "--detector", "d.json", "--out", "v.parquet", "--json", images="far.npz") == 0
+    (steps,) = json.loads(capsys.readouterr().out)["steps"]
+    assert (steps["stops at cost"], steps["images stopped"], steps["steps saved, at most"]) == (None, 0, 0)
 
 
 def test_scores_of_clever(here, capsys):

@@ -158,6 +158,24 @@ def test_a_file_imports_nothing_by_itself(here, capsys):
     assert a2d("detect", "--detector", "z.json", "--costs", "far.parquet", "--out", "v.parquet") == 0, "costs alone need no attack"
 
 
+def test_a_file_runs_nothing_that_a_plugin_imports(here, capsys):
+    """Protects users who name a plugin: a file may take the attacks made in that module, and nothing that it imports from elsewhere."""
+    (here / "my_module.py").write_text("import os\n" + MODULE)
+    command = "echo wrong > ran"
+    (here / "evil.toml").write_text(f'[defence.x]\nattack = "my_module:os.system"\ncommand = "{command}"\n')
+    own = "cost", "--preset", "evil.toml", "--plugin", "my_module", "--attacks", "x", "--out", "c.parquet"
+    refused(capsys, "made in my_module", code=run(*own, images="far.npz"))
+    assert run("cost", "--attacks", "bim", "--out", "far.parquet", images="far.npz") == 0
+    assert a2d("fit", "--benign", "far.parquet", "--detector", "zscore", "--out", "z.json") == 0
+    stored = json.loads((here / "z.json").read_text())
+    stored["meta"]["costs"]["attacks"]["bim"] = {"kind": "my_module:os.system", "command": command}
+    (here / "z.json").write_text(json.dumps(stored))
+    capsys.readouterr()
+    judge = "detect", "--detector", "z.json", "--plugin", "my_module", "--out", "v.parquet"
+    refused(capsys, "made in my_module", code=run(*judge, images="far.npz"))
+    assert not (here / "ran").exists()
+
+
 def test_from_python(here):
     """Protects the same from Python: text, settings and back."""
     sys.path.insert(0, str(here))
@@ -212,6 +230,12 @@ def test_preset_from_a_file(here, capsys):
         ('base = "imagenette"\n', "imagenette"),
         ("base = 3\n", "3"),
         ("[defence.bim]\nepsilon = -1\n", "epsilon >= 0"),
+        ("[defence.bim]\nmax_steps = 10.5\n", "a whole number"),
+        ("[defence.bim]\nmax_steps = true\n", "a whole number"),
+        ('[defence.bim]\ntargeted = "false"\n', "true or false"),
+        ("[defence.bim]\nepsilon = nan\n", "a finite number"),
+        ('[defence."a.b"]\nattack = "bim"\n', "without comma"),
+        ('base = "bad.toml"\n', "a base among"),
     ]:
         (here / "bad.toml").write_text(content)
         refused(capsys, word, code=run("cost", "--preset", "bad.toml", "--attacks", "bim", "--out", "t.parquet", images="near.npz"))
@@ -247,5 +271,8 @@ def test_a_targeted_attack_needs_a_target(here, capsys):
     refused(capsys, "targeted=true", code=run("attack", "--attack", "bim", "--target", "1", "--out", "a.npz", images="near.npz"))
     for target, word in [("third", "'third'"), ("7", "from 0 to 1"), ("labels", "with labels"), ("-1", "'-1'")]:
         refused(capsys, word, code=run(*targeted, f"--target={target}", images="near.npz"))
+    for target in ("secnd", True, 1.0, np.int64(-1)):
+        with pytest.raises(BadInput, match="a class number, second"):
+            costs.costs(convnet(), np.full((3, 8, 8, 1), 0.5, np.float32), {"bim": bim(targeted=True)}, target=target)
     with pytest.raises(BadInput, match="expected a target for bim"):
         costs.costs(convnet(), np.full((3, 8, 8, 1), 0.5, np.float32), {"bim": bim(targeted=True)})

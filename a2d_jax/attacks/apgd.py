@@ -17,7 +17,7 @@ compares with the loss of the start (the reference with a zero).
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,8 @@ class APGD:
       norm: `linf` or `l2`.
       loss: `ce` or `dlr` (three classes at least).
     """
+
+    scheduled: ClassVar[bool] = True  # checkpoints hang on the budget
 
     epsilon: float | Array = 8 / 255
     max_steps: int | Array = 101

@@ -92,8 +92,7 @@ class DeepFool:
 
         move = self._towards_nearest(values, rows, classes == example.label, state.progress.fresh)
         success = misclassifies(logits, example.label)
-        stuck = ~jnp.any(move) & ~state.progress.fresh
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=count, give_up=stuck)
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=count, give_up=~jnp.any(move))
         total = state.total + move
         start, way = (example.x, total) if self.form == "original" else (state.x_adv, move)
         moved = jnp.clip(start + (1 + self.overshoot) * way, 0, 1)
@@ -116,13 +115,14 @@ class DeepFool:
           values: logits of the classes in view.
           rows: their gradients.
           own: which of them is the label.
-          leads: the label leads by definition: a gap that rounding has turned around is none.
+          leads: the label leads by definition: a gap that rounding has turned around is none, and no distance is below EXTRA.
         """
         gaps = jnp.sum(jnp.where(own, values, 0)) - values
         gaps = jnp.where(leads, jnp.maximum(gaps, 0), gaps)
         normals = jnp.sum(jnp.where(own[:, None, None, None], rows, 0), axis=0)[None] - rows
         lengths = jax.vmap(lambda w: norms.norm(w, "l2" if self.norm == "l2" else "l1"))(normals)
         distances = jnp.abs(gaps) / (lengths + TINY)
+        distances = jnp.where(leads, jnp.maximum(distances, EXTRA), distances)  # beyond rounding, so that the attack moves
         eligible = ~own & jnp.isfinite(distances)
         if self.form == "foolbox":
             eligible &= (gaps > 0) | leads

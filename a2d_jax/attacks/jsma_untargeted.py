@@ -89,9 +89,10 @@ class JSMAUntargeted:
         named = jnp.where(reached < 0, _another(example, logits.shape[0]), reached)
 
         change = jnp.where(searching, 0, choose(state.x_adv, state.changes, gradient, self.max_changes))
+        untouched = ~searching & example.own & ~jnp.any(state.changes > 0)  # the input again, whose label stands
         spent = jnp.sum(state.changes, dtype=jnp.int32) >= self.max_updates
         progress = state.progress.judge(
-            wrong & (at_input | ~searching),
+            wrong & (at_input | ~searching) & ~untouched,
             self.max_steps,
             forward=1,
             backward=(at_input | ~searching).astype(jnp.int32),

@@ -15,7 +15,7 @@ from a2d_jax.costs.measuring import Measured, measure
 from a2d_jax.costs.targets import Target
 from a2d_jax.detectors import Detector, FittedDetector
 from a2d_jax.errors import BadInput
-from a2d_jax.io.source import Piece, Shape
+from a2d_jax.io.source import Piece, Shape, integer_labels
 from a2d_jax.measurements import Column
 from a2d_jax.types import Attack, AttackResult, Classifier
 
@@ -47,7 +47,7 @@ def costs(
       BadInput: images of another shape or type, outside [0, 1] or NaN; logits that are not finite; labels that the classifier does not
         have; a targeted attack without a target.
     """
-    images = Arrays(checked(x), None if label is None else np.asarray(label, np.int64))
+    images = Arrays(checked(x), None if label is None else integer_labels(np.asarray(label), len(x), Path("the arrays")))
     x_adv = {name: np.zeros_like(images.x) for name in attacks}
 
     def keep(name: str, rows: np.ndarray, attacked: np.ndarray) -> None:
@@ -106,6 +106,7 @@ class Defense:
       attacks: by name.
       detector: how to judge what they cost, see `a2d_jax.detectors`.
       columns: what the detector reads, such as `fmn.distance`; default the cost of each attack, in their order.
+      target: class that targeted attacks reach.
 
     Example:
       defense = Defense(classifier, {"bim": bim()}, ZScore()).fit(benign)
@@ -116,19 +117,20 @@ class Defense:
     attacks: Mapping[str, Attack]
     detector: Detector
     columns: Sequence[str] | None = None
+    target: Target | None = None
 
     def fit(self, benign: Float[Any, "n h w c"], adversarial: Float[Any, "m h w c"] | None = None, *, seed: int = 0) -> "FittedDefense":
         """Measure these images, in full, and fit the detector to them."""
-        columns = tuple(Column.named(text, self.attacks) for text in (self.attacks if self.columns is None else self.columns))
+        columns = Column.all_named(list(self.attacks) if self.columns is None else self.columns, self.attacks)
 
         def read(x: Float[Any, "n h w c"]) -> tuple[np.ndarray, np.ndarray]:
             images = Arrays(checked(x))
-            measured = whole(measure(self.classifier, images, self.attacks, seed=seed))
+            measured = whole(measure(self.classifier, images, self.attacks, seed=seed, target=self.target))
             return read_columns(measured, self.attacks, columns, images.shape), measured.label
 
         negative, labels = read(benign)
         positive = None if adversarial is None else read(adversarial)[0]
-        return FittedDefense(self.classifier, self.attacks, self.detector.fit(negative, positive, labels=labels), columns)
+        return FittedDefense(self.classifier, self.attacks, self.detector.fit(negative, positive, labels=labels), columns, self.target)
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class FittedDefense:
     attacks: Mapping[str, Attack]
     detector: FittedDetector
     columns: tuple[Column, ...]
+    target: Target | None = None
 
     def score(self, x: Float[Any, "n h w c"], *, seed: int = 0) -> Float[np.ndarray, " n"]:
         """Higher is more adversarial. From full costs: a bound would cut off the ranking of benign images."""
@@ -159,6 +162,7 @@ class FittedDefense:
         return self._judge(x, bound=bound, seed=seed).adversarial
 
     def _judge(self, x: Float[Any, "n h w c"], *, bound: bool, seed: int) -> Judged:
-        judged = judge_images(self.classifier, Arrays(checked(x)), self.attacks, self.columns, self.detector, bound=bound, seed=seed)
+        how: dict[str, Any] = {"bound": bound, "seed": seed, "target": self.target}
+        judged = judge_images(self.classifier, Arrays(checked(x)), self.attacks, self.columns, self.detector, **how)
         whole(judged.measured)
         return judged

@@ -33,7 +33,7 @@ def examples(
       x: images in [0, 1].
       label: classes to leave; default the prediction, as every attack used as defence takes it.
       predicted: which labels are the classifier's own predictions; default all or none, as `label` is left out or given.
-      index: numbers of the examples, from whose low 32 bits their keys derive; default 0, 1, ...
+      index: numbers of the examples, from whose low 32 bits their keys derive; default the fingerprints of the images.
       seed: of the random attacks.
 
     Raises:
@@ -45,7 +45,7 @@ def examples(
         label = predictions(classifier, x)[0]
         if np.any(broken := np.asarray(label) < 0):
             raise not_finite(int(np.flatnonzero(broken)[0]))
-    numbers = jnp.asarray((np.arange(len(x)) if index is None else np.asarray(index)) & LOW_BITS, jnp.uint32)
+    numbers = jnp.asarray((fingerprints(x) if index is None else np.asarray(index)) & LOW_BITS, jnp.uint32)
     columns: Any = (x, np.asarray(label, np.int32), _keys(seed, numbers), np.broadcast_to(np.asarray(own, bool), (len(x),)))
     return Example(*columns)
 
@@ -78,6 +78,8 @@ def logits_of(classifier: Classifier, x: Float[Any, "n h w c"]) -> Float[np.ndar
     predict two classes: one size for all gives every image one class.
     """
     x = np.asarray(x)
+    if not len(x):
+        return np.zeros((0, *jax.eval_shape(classifier, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)).shape), np.float32)
     size = default_lanes(x.shape[1:], jax.local_devices()[0].platform)
     short = -len(x) % size
     padded = np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)]) if short else x

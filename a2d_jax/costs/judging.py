@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from a2d_jax.costs.measuring import ImageSet, Measured, measure
 from a2d_jax.detectors import FittedDetector
 from a2d_jax.measurements import Column, farthest, honest
-from a2d_jax.types import Attack, Classifier
+from a2d_jax.types import Attack, Classifier, can_be_shortened
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ def judge_images(
     attacks = {name: attacks[name] for name in dict.fromkeys(column.measurement for column in columns)}
     most = [int(attacks[column.measurement].max_steps) + 1 if column.is_cost else None for column in columns]
     stops = detector.bounds(most) if bound else (None,) * len(columns)
-    measured = measure(classifier, source, _stopped(attacks, columns, stops), **how)
+    stops = _possible(attacks, columns, stops)
+    at = {column.measurement: stop for column, stop in zip(columns, stops, strict=True)}
+    measured = measure(classifier, source, bounded(attacks, [at[name] for name in attacks]), **how)
     table = read_columns(measured, attacks, columns, source.shape)
     good = measured.good
     score, adversarial = np.zeros(len(good)), np.zeros(len(good), bool)
@@ -90,11 +92,11 @@ def bounded(attacks: Mapping[str, Attack], bounds: Iterable[int | None]) -> dict
     return {name: attack if bound is None else _shorten(attack, bound) for (name, attack), bound in pairs}
 
 
-def _stopped(attacks: Mapping[str, Attack], columns: Sequence[Column], stops: Sequence[int | None]) -> dict[str, Attack]:
-    """Attacks stopped at their bounds; one of which another number is read too goes on to its end."""
+def _possible(attacks: Mapping[str, Attack], columns: Sequence[Column], stops: Sequence[int | None]) -> tuple[int | None, ...]:
+    """The stops that change nothing: not of an attack of which another number is read too, nor of one whose path hangs on its budget."""
     whole = {column.measurement for column, stop in zip(columns, stops, strict=True) if stop is None}
-    at = {column.measurement: stop for column, stop in zip(columns, stops, strict=True)}
-    return bounded(attacks, [None if name in whole else at[name] for name in attacks])
+    whole |= {name for name, attack in attacks.items() if not can_be_shortened(attack)}
+    return tuple(None if column.measurement in whole else stop for column, stop in zip(columns, stops, strict=True))
 
 
 def _shorten(attack: Any, bound: int) -> Attack:

@@ -37,7 +37,10 @@ def fastest_lanes(attack: Attack, classifier: Classifier, examples: Example, kee
     path, key = cache_folder() / "lanes.json", _key(attack, classifier, examples)
     remembered = _read(path)
     if key not in remembered:
-        found = drivers.calibrate(attack, classifier, examples, keep_x_adv=keep_x_adv)
+        try:
+            found = drivers.calibrate(attack, classifier, examples, keep_x_adv=keep_x_adv)
+        except ValueError as error:
+            raise BadInput(str(error)) from error
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:  # read again: another command may have written meanwhile
             temporary.write_text(json.dumps(_read(path) | {key: asdict(found)}, indent=1))

@@ -14,7 +14,7 @@ from a2d_jax import drivers
 from a2d_jax.console import Report, silent
 from a2d_jax.costs.inputs import decided, examples, fingerprints, logits_of
 from a2d_jax.costs.lanes import Lanes, fastest_lanes
-from a2d_jax.costs.targets import Target, targets
+from a2d_jax.costs.targets import Target, read_target, targets
 from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.errors import BadInput
 from a2d_jax.io.source import Piece, Shape, text
@@ -136,7 +136,7 @@ def measure(
     devices: Sequence[Any] | None = None,
     report: Report = silent,
     labels: str = "prediction",
-    target: Target | None = None,
+    target: Target | str | None = None,
     keep_x_adv: Keep | None = None,
 ) -> Measured:
     """Run every attack on every image.
@@ -160,11 +160,16 @@ def measure(
     Raises:
       BadInput: no image that can be attacked, a targeted attack without a target, or too few lanes.
     """
-    if isinstance(lanes, int) and lanes < MIN_WIDTH:
+    if not (lanes in (None, "auto") or (type(lanes) is int and lanes >= MIN_WIDTH)):
         raise BadInput(f"expected at least {MIN_WIDTH} lanes, got {lanes}; leave it out to take the default")
+    if not attacks or not len(source):
+        raise BadInput(f"expected at least one attack and one image, got {len(attacks)} and {len(source)}; give some")
+    if not -(2**31) <= seed < 2**31:
+        raise BadInput(f"expected a seed of at most 31 bits, got {seed}; choose a smaller one")
+    target = None if target is None else read_target(target)
+    classes = class_count(classifier, source.shape, source.path)
     _target_where_needed(attacks, target)
     known = _known(list(predicted(classifier, source, report, target=target, seed=seed)), labels, target is not None)
-    classes = class_count(classifier, source.shape, source.path)
     for column in (known.label, *([] if known.target is None else [known.target])):
         for row in np.flatnonzero((column < 0) | (column >= classes)):
             known.error[row] = known.error[row] or f"expected a label from 0 to {classes - 1}, got {column[row]}; correct it"

@@ -1,6 +1,6 @@
 """Which class a targeted attack shall reach."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,19 +11,21 @@ Target = int | Literal["second", "least-likely", "random", "labels"]
 """A class; the one of the second largest or of the smallest logit; one drawn from all but the label; or the labels of the set."""
 
 
-def read_target(text: str) -> Target:
-    """A target as typed.
+def read_target(target: Any) -> Target:
+    """A target as typed, or as a number.
 
     Raises:
       BadInput: neither a class nor one of the words.
     """
-    match text:
+    match target:
         case "second" | "least-likely" | "random" | "labels":
-            return text
-        case _ if text.isdecimal():
-            return int(text)
+            return target
+        case str() if target.isdecimal():
+            return int(target)
+        case int() | np.integer() if not isinstance(target, bool) and target >= 0:
+            return int(target)
         case _:
-            raise BadInput(f"expected a target as a class number, second, least-likely, random or labels, got {text!r}; pass one of them")
+            raise BadInput(f"expected a target as a class number, second, least-likely, random or labels, got {target!r}; pass one of them")
 
 
 def targets(
@@ -57,7 +59,7 @@ def targets(
             raise BadInput(f"expected a target from 0 to {classes - 1}, got {target}; correct it")
         return np.full(len(label), target)
     if target == "random":
-        drawn = np.asarray([np.random.default_rng((seed, int(number))).integers(classes - 1) for number in fingerprint])
+        drawn = np.asarray([np.random.default_rng((seed & 0xFFFFFFFF, int(number))).integers(classes - 1) for number in fingerprint])
         return drawn + (drawn >= label)
     order = np.argsort(-np.where(np.arange(classes) == label[:, None], np.inf, logits), axis=1, kind="stable")  # the label comes first
     return order[:, 1 if target == "second" else -1]

@@ -1,6 +1,6 @@
 """Detectors: tables of numbers in, such as costs of attacks, scores and verdicts out. They know no attack, no image and no name."""
 
-from a2d_jax.detectors.base import Detector, Fitted, FittedDetector
+from a2d_jax.detectors.base import Detector, Fitted, FittedDetector, whole_detector
 from a2d_jax.detectors.conformal import Conformal, FittedConformal
 from a2d_jax.detectors.knn import KNN, FittedKNN
 from a2d_jax.detectors.learned import SVM, FittedSVM, FittedTrees, Forest, Tree
@@ -31,4 +31,5 @@ __all__ = [
     "from_params",
     "maker",
     "to_params",
+    "whole_detector",
 ]

@@ -83,6 +83,18 @@ class Detector(Protocol):
         ...
 
 
+def whole_detector(fitted: Any, name: str) -> FittedDetector:
+    """A fitted detector, refused unless it has what files and commands ask of one.
+
+    Raises:
+      BadInput: a part is missing.
+    """
+    lacks = [part for part in ("columns", "threshold", "score", "predict", "bounds") if not hasattr(fitted, part)]
+    if lacks:
+        raise BadInput(f"expected {name} to fit a detector, got a {type(fitted).__name__} without {', '.join(lacks)}; see `FittedDetector`")
+    return fitted
+
+
 class Fitted:
     """The methods that fitted detectors of this package have in common. A detector of a user's own may take them or bring its own."""
 

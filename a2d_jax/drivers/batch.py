@@ -45,11 +45,14 @@ def attack(
       ValueError: if `driver` is unknown.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    if driver == "stream":
+    if examples.predicted is not None:
+        own: Any = np.broadcast_to(np.asarray(examples.predicted, bool), np.shape(examples.label))
+        examples = examples._replace(predicted=own)
+    if driver == "stream" and len(examples.label):
         finished = list(stream(attack, classifier, [examples], lanes=lanes, devices=devices))
         order = np.argsort(np.concatenate([some.index for some in finished]))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *(some.result for some in finished))
-    if driver not in ("run", "unroll"):
+    if driver not in ("stream", "run", "unroll"):
         raise ValueError(f"expected a driver among stream, run, unroll, got {driver!r}; pass one of them")
     count = len(examples.label)
     rows = max(MIN_WIDTH, -(-count // len(devices)))

@@ -7,7 +7,7 @@ of compilation: worth it before a long job.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -60,6 +60,10 @@ def calibrate(
     """
     if not len(examples.label):
         raise ValueError("expected at least one example to try lanes with, got none; give some images")
+    if "max_steps" not in {one.name for one in fields(attack)}:  # pyright: ignore[reportArgumentType] (all are dataclasses)
+        raise ValueError(
+            f"expected an attack with a field max_steps to try lanes with, got {type(attack).__name__}; give a number of lanes"
+        )
     devices = jax.local_devices() if devices is None else list(devices)
     platform = devices[0].platform
     found: dict[int, float] = {}

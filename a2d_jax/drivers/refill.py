@@ -103,6 +103,8 @@ def stream(
     devices = jax.local_devices() if devices is None else list(devices)
     if lanes is not None and lanes < MIN_WIDTH:
         raise ValueError(f"expected lanes >= {MIN_WIDTH}, got {lanes}; give the number of examples in work on each device")
+    if not devices:
+        raise ValueError("expected at least one device, got none; leave devices out to take all")
     stats = Stats()
     compiled = program(Mesh(np.array(devices), (AXIS,)))
     return Stream(_results(attack, classifier, examples, lanes, compiled, keep_x_adv, stats, clock), stats)

@@ -70,6 +70,8 @@ def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetect
         fitted = from_params(content["kind"], {name: _number(value) for name, value in content["params"].items()}, plugins)
         names = content["columns"] if "columns" in content else content["attacks"]  # as the first version called them
         columns, meta = tuple(names), dict(content["meta"])
+        if not (all(isinstance(name, str) for name in columns) and isinstance(meta.get("costs", {}), dict)):
+            raise TypeError
     except BadInput as error:
         raise BadInput(f"{error} (in {path})") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:

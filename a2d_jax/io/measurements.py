@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from a2d_jax.errors import BadInput
 from a2d_jax.io.tables import Meta
 from a2d_jax.measurements import ATTACK_NUMBERS, CLEVER, CLEVER_NUMBERS, Column, farthest, honest
+from a2d_jax.norms import NORMS
 
 FLOATS = {"distance", *CLEVER_NUMBERS}
 
@@ -63,7 +64,7 @@ class Measurements:
         if not all({text, text.rpartition(".")[0]} & set(self.names) for text in texts):
             have = ", ".join(self.names)
             raise BadInput(f"expected {', '.join(texts)}, got a table of {have} in {self.path}; measure all of them, or name others")
-        found = tuple(Column.named(text, self.names) for text in texts)
+        found = Column.all_named(texts, self.names)
         for column in found:
             if column.number not in self.numbers[column.measurement]:
                 raise BadInput(
@@ -77,15 +78,16 @@ class Measurements:
         Raises:
           BadInput: the table lacks one of them.
         """
-        wanted = self.columns([str(column) for column in columns])
-        return np.stack([self._read(column) for column in wanted], axis=1)
+        if missing := [str(column) for column in columns if column.number not in self.numbers.get(column.measurement, ())]:
+            raise BadInput(f"expected {', '.join(missing)}, got a table of {', '.join(self.names)} in {self.path}; measure all of them")
+        return np.stack([self._read(column) for column in columns], axis=1)
 
     def _read(self, column: Column) -> NDArray[Any]:
         return honest(column, self.numbers[column.measurement][column.number], self.success[column.measurement], self._farthest(column))
 
     def _farthest(self, column: Column) -> float | None:
         norm, shape = self.meta.get("norms", {}).get(column.measurement), self.meta.get("shape")
-        return farthest(norm, tuple(shape)) if norm and shape else None
+        return farthest(norm, tuple(shape)) if norm in NORMS and shape else None
 
 
 def read_measurements(path: str | Path) -> Measurements:
@@ -103,7 +105,7 @@ def read_measurements(path: str | Path) -> Measurements:
         raise BadInput(f"expected a table of costs, got one without rows in {path}; run `a2d cost` on some images")
     texts = table["error"].to_pylist() if "error" in table.column_names else [None] * len(table)
     bad = table[usual].is_null().to_numpy() | np.asarray([text is not None for text in texts])
-    meta = _meta(table.schema.metadata)
+    meta = _meta(table.schema.metadata, path)
     long = table[by].to_pylist()
     names = tuple(dict.fromkeys(long))
     ordered = tuple(meta.get("attacks", ()))
@@ -174,9 +176,15 @@ def _damaged(path: Path) -> BadInput:
     return BadInput(f"expected a parquet table of costs, got {path}, which is damaged or of another kind; write it again")
 
 
-def _meta(metadata: Mapping[bytes, bytes] | None) -> Meta:
+def _meta(metadata: Mapping[bytes, bytes] | None, path: Path) -> Meta:
     try:
         found = json.loads((metadata or {}).get(b"a2d", b"{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    settings = found.get("attacks", {})
+    tables = [settings, found.get("norms", {}), found.get("clever", {}), *(settings.values() if isinstance(settings, dict) else ())]
+    if not all(isinstance(one, dict) for one in tables):
+        raise BadInput(f"expected settings of the run as `a2d cost` writes them, got others in the metadata of {path}; measure again")
+    return found

@@ -16,6 +16,9 @@ from a2d_jax.types import Classifier
 
 PACKAGES = ("a2d-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn")
 
+SHARED = {"precision": "in {}", "labels": "with labels from the {}", "target": "with the target {}", "clever": "of {}"}
+"""What all numbers of two tables must have in common, and how an error says it."""
+
 
 def record(classifier: Classifier, source: ImageSource, /, **settings: Any) -> dict[str, Any]:
     """What a table should know of its origin: versions, inputs with their hashes, settings."""
@@ -61,11 +64,16 @@ def same_settings(names: Iterable[str], one: Mapping[str, Any], one_name: str, o
     Raises:
       BadInput: something differs; it names what.
     """
-    for what, said in (("precision", "in {}"), ("labels", "with labels from the {}")):
+    for what, said in (
+        ("precision", "in {}"),
+        ("labels", "with labels from the {}"),
+        ("target", "with the target {}"),
+        ("clever", "of {}"),
+    ):
         mine, theirs = one.get(what), other.get(what)
         if None not in (mine, theirs) and mine != theirs:
             raise BadInput(
-                f"expected costs {said.format(mine)} as in {one_name}, got {theirs} in {other_name}; run `a2d cost` with {what} {mine}"
+                f"expected costs {said.format(mine)} as in {one_name}, got {theirs} in {other_name}; measure both with {what} {mine}"
             )
     for name in names:
         mine, theirs = (meta.get("attacks", {}).get(name, {}) for meta in (one, other))

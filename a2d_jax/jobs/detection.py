@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from a2d_jax import specs
 from a2d_jax.console import Done, Report, silent
 from a2d_jax.costs import judge_images
-from a2d_jax.detectors import Detector
+from a2d_jax.detectors import Detector, whole_detector
 from a2d_jax.errors import BadInput
 from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
 from a2d_jax.io.files import refuse_existing
@@ -42,7 +42,7 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
     _common(columns, table, others, str(spec.benign))
     negative = table.select(columns)
     positive = np.concatenate([other.select(columns) for other in others]) if others else None
-    fitted = unfitted.fit(negative, positive, labels=table.label)
+    fitted = whole_detector(unfitted.fit(negative, positive, labels=table.label), spec.detector)
     names = [str(column) for column in columns]
     meta = {"versions": versions(), "detector": spec.detector, "settings": settings, "seed": spec.seed, "benign": str(spec.benign)}
     write_detector(spec.out, StoredDetector(fitted, tuple(names), {**meta, "spec": spec.as_json(), "costs": table.meta}))
@@ -55,7 +55,7 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
         for one in (table, *others)
     ]
     summary = {"out": str(spec.out), "detector": spec.detector, "attacks": ", ".join(names), "flagged": flagged}
-    notes += coarse(dict(zip(names, negative.T, strict=True)))
+    notes += coarse(dict(zip(columns, negative.T, strict=True))) + _efforts(columns, table)
     return Done(summary, notes=notes + _left_out(table, *others))
 
 
@@ -95,6 +95,14 @@ def evaluate(spec: EvaluateSpec, report: Report = silent) -> Done:
 
 def _left_out(*tables: Measurements) -> list[str]:
     return [f"{len(table.errors)} images of {table.path} carry an error and are left out" for table in tables if table.errors]
+
+
+def _efforts(columns: Sequence[Column], table: Measurements) -> list[str]:
+    """What to tell of columns that count what was spent, where attacks failed."""
+    failed = {column: int((~table.success[column.measurement]).sum()) for column in columns if column.is_effort}
+    return [
+        f"{column} counts what was spent until the attack ended, also on {n} images where it failed" for column, n in failed.items() if n
+    ]
 
 
 def _columns_for(detector: Detector, spec: FitSpec, table: Measurements) -> tuple[tuple[Column, ...], list[str]]:
@@ -150,7 +158,13 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     attacks = specs.attacks_from(known, names, spec.detector, spec.plugin)
     precision = fitted_on.get("precision", "float32")
     model, source = open_both(str(spec.classifier), spec.checkpoint, Path(str(spec.images)), spec.limit, precision)
-    how: dict[str, Any] = {"bound": not spec.no_bound, "seed": spec.seed, "lanes": spec.lanes, "report": report}
+    how: dict[str, Any] = {
+        "bound": not spec.no_bound,
+        "seed": spec.seed,
+        "lanes": spec.lanes,
+        "report": report,
+        "target": fitted_on.get("target"),
+    }
     judged = judge_images(model, source, attacks, columns, stored.fitted, **how)
     measured = judged.measured
     stops_at = {str(column): stop for column, stop in zip(columns, judged.stops, strict=True)}

@@ -14,7 +14,6 @@ from a2d_jax import presets, specs
 from a2d_jax.classifiers import in_bfloat16
 from a2d_jax.console import Done, Report, silent
 from a2d_jax.costs import Measured, class_count, measure, predicted, predictions
-from a2d_jax.costs.targets import read_target
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import load
 from a2d_jax.io.files import refuse_existing
@@ -50,7 +49,7 @@ def cost(spec: CostSpec, report: Report = silent) -> Done:
     refuse_existing(spec.out, spec.force, "--force")
     attacks = chosen(spec, "defence", spec.attacks)
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
-    measured = measure(model, source, attacks, seed=spec.seed, lanes=spec.lanes, report=report, target=target_of(spec))
+    measured = measure(model, source, attacks, seed=spec.seed, lanes=spec.lanes, report=report, target=spec.target)
     meta = record(model, source, **told(spec), **of_attacks(attacks, measured))
     with table_writer(spec.out, COSTS, meta) as write:
         for begin in range(0, len(source), ROWS):
@@ -89,7 +88,7 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
                 scratch.seek(int(row) * image_bytes)
                 scratch.write(image.astype(np.float32).tobytes())
 
-        how: dict[str, Any] = {"seed": spec.seed, "lanes": spec.lanes, "report": report, "target": target_of(spec)}
+        how: dict[str, Any] = {"seed": spec.seed, "lanes": spec.lanes, "report": report, "target": spec.target}
         measured = measure(model, source, attacks, labels="set" if source.labels else "prediction", keep_x_adv=keep, **how)
         aimed = measured.target is not None
         (success,) = (np.array(result.success) for result in measured.results.values())
@@ -101,7 +100,8 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
                 index = measured.index[piece]
                 x_adv = np.frombuffer(scratch.read(len(index) * image_bytes), np.float32).reshape(-1, *source.shape)
                 if spec.stretch:
-                    x_adv, seen = stretched(x_adv), predictions(model, stretched(x_adv))[0]
+                    x_adv = stretched(x_adv)
+                    seen = predictions(model, x_adv)[0]
                     reached = seen == measured.target[piece] if measured.target is not None else seen != measured.label[piece]
                     success[piece] = measured.good[piece] & reached
                 goal = {"target": measured.target[piece]} if measured.target is not None else {}
@@ -127,14 +127,11 @@ def flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
-def target_of(spec: AttacksSpec) -> Any:
-    """The class that targeted attacks shall reach, if one is given."""
-    return None if spec.target is None else read_target(spec.target)
-
-
 def told(spec: PredictSpec | AttacksSpec | Any) -> dict[str, Any]:
     """What a table keeps of its spec: all of it, and apart from it what tables are compared by."""
-    alone = {name: getattr(spec, name) for name in ("classifier", "precision", "preset", "seed", "stretch") if hasattr(spec, name)}
+    alone = {
+        name: getattr(spec, name) for name in ("classifier", "precision", "preset", "seed", "stretch", "target") if hasattr(spec, name)
+    }
     return {**alone, "spec": {"job": type(spec).__name__.removesuffix("Spec").lower(), **spec.as_json()}}
 
 

@@ -19,6 +19,11 @@ class Spec:
     seed: int = 0
     """Seed of everything random: the same seed gives the same result. Commands that draw nothing accept and ignore it."""
 
+    def __post_init__(self) -> None:
+        for one in fields(self):  # a script may give paths as text
+            if isinstance(value := getattr(self, one.name), str) and "Path" in str(one.type):
+                object.__setattr__(self, one.name, Path(value))
+
     def as_json(self) -> dict[str, Any]:
         """The spec as JSON has it: paths as text, tuples as lists."""
         return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
@@ -123,7 +128,8 @@ class CostSpec(AttacksSpec):
     """Measure how many steps each attack needs against each image: a long table, one row per image and attack.
 
     Costs are counted in updates; a failure within the budget costs one more than the budget (`censored`). Attacks leave the class
-    that the classifier predicts, whatever the image's true label, so that no cost is 0.
+    that the classifier predicts, whatever the image's true label, so that no cost is 0. Targeted attacks reach a class, which some images
+    may have already.
     """
 
     attacks: str = "bim,bim2,jsma,dba"
