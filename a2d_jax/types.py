@@ -151,7 +151,7 @@ class Attack(Protocol):
 def can_be_shortened(attack: Any) -> bool:
     """Whether a smaller `max_steps` walks the same path and ends earlier, so that a detector's bound may stop the attack.
 
-    An attack whose schedule hangs on its budget says so by `scheduled = True` on its class.
+    An attack whose path or count hangs on its budget says so by an attribute `scheduled`.
     """
     return not getattr(attack, "scheduled", False) and "max_steps" in {one.name for one in fields(attack)}
 

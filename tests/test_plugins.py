@@ -233,7 +233,7 @@ def test_preset_from_a_file(here, capsys):
         ("[defence.bim]\nmax_steps = 10.5\n", "a whole number"),
         ("[defence.bim]\nmax_steps = true\n", "a whole number"),
         ('[defence.bim]\ntargeted = "false"\n', "true or false"),
-        ("[defence.bim]\nepsilon = nan\n", "a finite number"),
+        ("[defence.bim]\nepsilon = nan\n", "got nan"),
         ('[defence."a.b"]\nattack = "bim"\n', "without comma"),
         ('base = "bad.toml"\n', "a base among"),
     ]:

@@ -110,6 +110,11 @@ class CarliniWagner:
     def norm(self) -> Norm:
         return "l2"
 
+    @property
+    def scheduled(self) -> bool:
+        """A search for the nearest counts every update that it makes."""
+        return self.minimise
+
     def init(self, example: Example) -> CarliniWagnerState:
         none, zero, infinite = jnp.zeros_like(example.x), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, example.x.dtype)
         return CarliniWagnerState(

@@ -70,6 +70,11 @@ class CWMargin:
         """The Euclidean distance, although nothing makes it small."""
         return "l2"
 
+    @property
+    def scheduled(self) -> bool:
+        """Every update is made and counted."""
+        return True
+
     def init(self, example: Example) -> CWMarginState:
         none = jnp.zeros_like(example.x)
         return CWMarginState(example.x, none, none, none, Progress.start(example))

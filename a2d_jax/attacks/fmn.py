@@ -83,6 +83,11 @@ class FMN:
             require(self.max_steps >= 0, "max_steps >= 0", self.max_steps, "give the number of updates")
         require(self.norm in DUAL, f"a norm among {', '.join(DUAL)}", self.norm, "pass one of them")
 
+    @property
+    def scheduled(self) -> bool:
+        """A search for the nearest counts every update that it makes."""
+        return self.minimise
+
     def init(self, example: Example) -> FMNState:
         infinite = jnp.full((), jnp.inf, example.x.dtype)
         return FMNState(example.x, example.x, infinite, infinite, Progress.start(example))

@@ -193,6 +193,11 @@ class LBFGS:
         """The Euclidean distance."""
         return "l2"
 
+    @property
+    def scheduled(self) -> bool:
+        """A search for the nearest counts every evaluation that it makes."""
+        return self.minimise
+
     def init(self, example: Example) -> LBFGSState:
         zero, infinite = jnp.zeros((), example.x.dtype), jnp.full((), jnp.inf, example.x.dtype)
         return LBFGSState(

@@ -69,6 +69,11 @@ class PGD:
         if isinstance(self.restart_every, int):
             require(self.restart_every >= 1, "restart_every >= 1", self.restart_every, "give the updates of one run, or None")
 
+    @property
+    def scheduled(self) -> bool:
+        """Without an early stop every update is made and counted."""
+        return not self.early_stop
+
     def init(self, example: Example) -> PGDState:
         return PGDState(example.x, Progress.start(example))
 
