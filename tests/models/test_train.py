@@ -314,7 +314,7 @@ def test_settings_belong_to_a_training(tmp_path, capsys):
     ("arguments", "told"),
     [
         (["--classifier", "tests.models.test_train:large", "--data", "digits"], "expected images of 28 x 28 x 1"),
-        (["--classifier", "models.lenet:nothing", "--data", "digits"], "expected a factory"),
+        (["--classifier", "models.lenet:nothing", "--data", "digits"], "got the name 'nothing', which it does not have"),
         (["--classifier", "builtins:dict", "--data", "digits"], "expected builtins:dict to make"),
         (["--classifier", SMALL[1], "--data", "letters"], "expected a data set among"),
         ([*SMALL, "--batch-size", "2000"], "batch size of at most 1152"),
