@@ -1,6 +1,10 @@
 """Convolution, pool and ReLU on planes, against PyTorch and against the same layers one after the other."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +90,25 @@ def test_flat_images_give_ties(h, w, c, outs, kernel, window, paddings, lanes):
         for j in range(0, w - kernel[1] + 2 - window, window):
             expected[i : i + kernel[0], j : j + kernel[1]] += matrix.sum(-1)
     np.testing.assert_allclose(loop(jnp.asarray(x)), np.broadcast_to(expected, x.shape), rtol=1e-4, atol=1e-4)
+
+
+CORES = """
+import jax, jax.numpy as jnp, numpy as np
+from a2d_jax.nn import planes
+rng = np.random.default_rng(0)
+matrix = planes._matrix(jnp.asarray(rng.standard_normal((5, 5, 6, 16), np.float32)), 2)
+flat = np.repeat(rng.uniform(size=6), 36).astype(np.float32)[:, None]  # the second layer of LeNet-5 above images of one colour
+product = jax.jit(planes._product_with_ties)
+for count in range(75, 500, 50):
+    places = np.asarray(product(matrix, jnp.asarray(np.broadcast_to(flat, (216, count))))).reshape(4, 16, count)
+    assert (places == places[0]).all(), f"{count} columns"
+"""
+
+
+@pytest.mark.parametrize("cores", [4, 64])
+def test_ties_on_many_cores(cores):
+    """Ties do not depend on the number of cores, nor on that of images: XLA shares out the terms of a product on four threads or more."""
+    subprocess.run([sys.executable, "-c", CORES], check=True, env=os.environ | {"NPROC": str(cores)}, cwd=Path(__file__).parents[2])
 
 
 def stack(seed=0, dtype=jnp.float32, images=3):
