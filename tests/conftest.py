@@ -1,5 +1,6 @@
 """What every test shares: strict JAX settings, several CPU devices, and the data that lies beside the checkout."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -28,6 +29,25 @@ def pytest_runtest_setup() -> None:
     """
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
+
+
+NEED_TORCH = (
+    "experiments/test_accelerator.py",
+    "experiments/test_speed.py",
+    "io/test_convert.py",
+    "models/test_efficientnet.py",
+    "models/test_lenet.py",
+    "models/test_train.py",
+    "models/test_zoo.py",
+)
+collect_ignore = [] if importlib.util.find_spec("torch") else list(NEED_TORCH)
+"""The pass with the newest JAX (.ci/newest) has no PyTorch: these files, and tests that take the fixture `torch`, are left out of it."""
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, where it is installed."""
+    return pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="session")

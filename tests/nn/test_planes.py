@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from jax import lax
 
 from a2d_jax import nn
@@ -39,7 +38,7 @@ def weights(rng, c, outs, kernel, whole):
     return [(drawn(rng, (*kernel, a, b), whole), drawn(rng, (b,), whole)) for a, b in zip((c, *outs), outs, strict=False)]
 
 
-def torch_stack(x, layers, window, paddings, grad):
+def torch_stack(torch, x, layers, window, paddings, grad):
     """Value and gradients to the image and to all kernels and biases by PyTorch."""
     image = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
     arrays = [[torch.tensor(k.transpose(3, 2, 0, 1), requires_grad=True), torch.tensor(b, requires_grad=True)] for k, b in layers]
@@ -53,14 +52,14 @@ def torch_stack(x, layers, window, paddings, grad):
 
 @pytest.mark.parametrize("whole", [False, True], ids=["floats", "whole numbers"])
 @pytest.mark.parametrize(SHAPES, STACKS)
-def test_equals_pytorch(h, w, c, outs, kernel, window, paddings, whole):
+def test_equals_pytorch(h, w, c, outs, kernel, window, paddings, whole, torch):
     """Value and all gradients are PyTorch's; with small whole numbers, where sums are exact and ties many, to the last bit."""
     rng = np.random.default_rng([h, outs[0]])
     x, layers = drawn(rng, (3, h, w, c), whole), weights(rng, c, outs, kernel, whole)
     layer = jax.jit(partial(nn.conv_pool_relu, window=window, paddings=paddings))
     y, back = jax.vjp(layer, jnp.asarray(x), jax.tree.map(jnp.asarray, layers))
     grad = drawn(rng, y.shape, whole)
-    ours, theirs = (y, *back(jnp.asarray(grad))), torch_stack(x, layers, window, paddings, grad)
+    ours, theirs = (y, *back(jnp.asarray(grad))), torch_stack(torch, x, layers, window, paddings, grad)
     for mine, yours in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         if whole:
             np.testing.assert_array_equal(mine, yours)
