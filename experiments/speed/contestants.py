@@ -99,7 +99,7 @@ def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
     settings = [*((best, way) for way in fewer), (best, all_of_it), *((n, all_of_it) for n in others if not quick)]
     variants = {f"channels last, {n} lanes, {way}": variant(baseline.look_with(last), n, way) for n, way in settings}
     if x.is_cuda:
-        for n in (best, *others)[: 1 if quick else 2]:
+        for n in (best, *others)[:2]:
             look = baseline.look_with(last)
             variants[f"CUDA graph, channels last, {n} lanes"] = variant(baseline.captured(look, min(n, len(x))), n, all_of_it)
     if not quick:
