@@ -20,7 +20,7 @@ bench: $(VENV)/.bench  ## speed against PyTorch and its libraries, as ratios wit
 	$(BIN)/python -m experiments.speed
 
 clean:
-	rm -rf $(VENV) build dist demo-output bench-output .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest build dist demo-output bench-output accelerator-output .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "a2d_jax needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -53,6 +54,25 @@ def pytest_runtest_setup() -> None:
 
 def resident() -> int:
     return int(MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+NEED_TORCH = (
+    "experiments/test_accelerator.py",
+    "experiments/test_speed.py",
+    "io/test_convert.py",
+    "models/test_efficientnet.py",
+    "models/test_lenet.py",
+    "models/test_train.py",
+    "models/test_zoo.py",
+)
+collect_ignore = [] if importlib.util.find_spec("torch") else list(NEED_TORCH)
+"""The pass with the newest JAX (.ci/newest) has no PyTorch: these files, and tests that take the fixture `torch`, are left out of it."""
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, where it is installed."""
+    return pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="session")

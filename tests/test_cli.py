@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -154,7 +153,7 @@ def test_costs_of_a_linear_classifier(here):
     assert {"versions", "weights_sha256", "images_sha256", "seed", "preset"} <= set(meta)
 
 
-def test_converted_checkpoint(here, capsys):
+def test_converted_checkpoint(here, capsys, torch):
     """A PyTorch checkpoint becomes an Orbax folder with which `predict` gives PyTorch's own classes."""
     x = near_boundary(20, 1, 10)
     np.savez("x.npz", x=x)
@@ -167,7 +166,7 @@ def test_converted_checkpoint(here, capsys):
         assert table("p.parquet")["label"] == net(torch.tensor(x.reshape(-1, 16))).argmax(1).tolist()
 
 
-def test_photographs(here, capsys):
+def test_photographs(here, capsys, torch):
     """Photographs of any size are resized and cropped as the classifier's card says, and folders called like classes are labels."""
     random = np.random.default_rng(12)
     torch.manual_seed(0)
@@ -399,7 +398,7 @@ def test_detectors(detector, costs, capsys):
     assert np.mean(verdicts["near"]) > np.mean(verdicts["far"])
 
 
-def test_costs_of_two_precisions_are_never_mixed(costs, capsys):
+def test_costs_of_two_precisions_are_never_mixed(costs, capsys, torch):
     """--precision bfloat16 is what PyTorch computes in bfloat16, is recorded, and costs so counted fit no detector of float32 ones."""
     half = ["--precision", "bfloat16"]
     assert run("predict", "--out", "p", *half, images="near.npz") == 0
@@ -590,7 +589,7 @@ def test_classifiers_that_do_not_import(here, capsys):
         refused(capsys, *words, code=run("predict", "--out", "out", factory=factory))
 
 
-def test_checkpoints_that_do_not_fit(here, capsys):
+def test_checkpoints_that_do_not_fit(here, capsys, torch):
     """A checkpoint of other shapes is refused with the array and both shapes, a missing one and a pickle of code by name."""
     np.savez("x.npz", x=near_boundary(3, 1, 9))
     torch.save({"fc.weight": torch.zeros(2, 16), "fc.bias": torch.zeros(2)}, "net.pth")

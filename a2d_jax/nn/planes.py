@@ -14,7 +14,8 @@ which such layers win back. What is left is moving pixels, and that is fast on a
 
 A batch is seen as one, under `vmap` too (`custom_vmap`). The input gradient computes the value again, which XLA finds to be the same. Equal
 pixels give equal entries, on which the pool's gradient depends wherever an image is flat: each row adds the same terms in the same order,
-as zeros change no sum (`_product` says what that takes). Accelerators run the layers one after the other. docs/performance.md has the gain.
+as zeros change no sum (`_product_with_ties` says what that takes). Accelerators run the layers one after the other. docs/performance.md has
+the gain.
 """
 
 import itertools
@@ -33,6 +34,10 @@ from a2d_jax.nn.pooling import sliding_max_pool
 
 PIECES = 16
 """Into so many at least a gradient is cut: fewer would be joined with what reads them into one loop."""
+ALONE, SHARED = 1 << 19, 1 << 23
+"""Multiplications of a product that one thread does, and of one whose columns are shared out; between these the terms may be."""
+FEW_TERMS = 64
+"""Terms of a sum that are never shared out among threads."""
 
 
 class Weights(NamedTuple):
@@ -224,7 +229,7 @@ def _run(x: Array, weights: Layers, layers: Sequence[_Layer]) -> tuple[Array, li
     planes, seen = _split(x, layers[0]), []
     for (_, bias, matrix), layer in zip(weights, layers, strict=True):
         places = layer.window**2
-        y = _product(matrix, _patches(planes, layer)).reshape(places, len(bias), -1)
+        y = _product_with_ties(matrix, _patches(planes, layer)).reshape(places, len(bias), -1)
         best = y[0]
         for place in range(1, places):
             best = jnp.maximum(best, y[place])
@@ -261,6 +266,20 @@ def _gradients(x: Array, weights: Layers, grads: Array, window: int, paddings: S
 def _product(matrix: Array, columns: Array) -> Array:
     """`matrix.T @ columns`. A matrix that lies transposed makes routines add up a product's terms one after the other."""
     return lax.dot_general(matrix, columns, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+
+
+def _product_with_ties(matrix: Array, columns: Array) -> Array:
+    """The same, its terms always added up one after the other.
+
+    On four threads or more a product of middling size is not shared out by its columns but by its terms: each thread adds up some, and
+    equal pixels give equal entries no longer. Smaller products, one after the other, are left to one thread each.
+    """
+    multiplications = matrix.size * columns.shape[1]
+    if matrix.shape[0] <= FEW_TERMS or not ALONE < multiplications < SHARED:
+        return _product(matrix, columns)
+    step = max(ALONE // matrix.size // 16, 1) * 16  # whole registers, so that only the last piece has leftovers, as the whole has
+    pieces = [_product(matrix, columns[:, begin : begin + step]) for begin in range(0, columns.shape[1], step)]
+    return jnp.concatenate(pieces, axis=1)
 
 
 def _matrix(kernel: Array, window: int) -> Array:

@@ -158,7 +158,7 @@ def start(path: Path) -> dict[str, Any]:
         kept = {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
         for _ in range(2):
             begin = time.perf_counter()
-            _ask("costs", path, 16, kept)
+            ask("costs", path, 16, kept)
             seconds.append(time.perf_counter() - begin)
     return {"cold": seconds[0], "warm": seconds[1]}
 
@@ -183,7 +183,7 @@ def processes(path: Path, images: int) -> dict[str, Any]:
 def memory(path: Path, images: int) -> dict[str, Any]:
     """Peak memory of a job and of one ten times as long."""
     sizes = [images, 10 * images]
-    peaks = [_ask("peak", path, n) for n in sizes]
+    peaks = [ask("peak", path, n) for n in sizes]
     return {"images": sizes, "megabytes": peaks, "ratio": peaks[1] / peaks[0]}
 
 
@@ -196,10 +196,10 @@ def check(work: Work, memory_images: int, brief: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "work.npz"
         save(work, path)
-        found = {name: _ask(name, path, len(work.x)) for name in ("limit", "traces")}
+        found = {name: ask(name, path, len(work.x)) for name in ("limit", "traces")}
         if brief:
             return found
-        found |= {"growth": _ask("growth", path, len(work.x)), "start": start(path)}
+        found |= {"growth": ask("growth", path, len(work.x)), "start": start(path)}
         if jax.default_backend() == "cpu" and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
             found["processes"] = processes(path, len(work.x))
         if work.network == "lenet5":
@@ -222,7 +222,7 @@ def _command(name: str, path: Path, number: int) -> list[str]:
     return [sys.executable, "-m", "experiments.speed.checks", name, str(path), str(number)]
 
 
-def _ask(name: str, path: Path, number: int, environment: Mapping[str, str] | None = None) -> Any:
+def ask(name: str, path: Path, number: int, environment: Mapping[str, str] | None = None) -> Any:
     """The answer of a process."""
     done = subprocess.run(
         _command(name, path, number),

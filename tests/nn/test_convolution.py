@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 from jax import lax
 
@@ -119,7 +118,7 @@ def test_accelerators_run_lax_itself(route):
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), [(1, 2, 1, 1), (2, 1, 1, 2), (1, 0, 2, 2), (3, 2, 2, 1)])
-def test_gradients_equal_pytorch(stride, padding, dilation, groups):
+def test_gradients_equal_pytorch(stride, padding, dilation, groups, torch):
     """Value and both gradients are those of torch.nn.functional.conv2d."""
     x, kernel = arrays((11, 13), 4, groups, window=(3, 3))
     settings = {

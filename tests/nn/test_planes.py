@@ -1,12 +1,15 @@
 """Convolution, pool and ReLU on planes, against PyTorch and against the same layers one after the other."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from jax import lax
 
 from a2d_jax import nn
@@ -35,7 +38,7 @@ def weights(rng, c, outs, kernel, whole):
     return [(drawn(rng, (*kernel, a, b), whole), drawn(rng, (b,), whole)) for a, b in zip((c, *outs), outs, strict=False)]
 
 
-def torch_stack(x, layers, window, paddings, grad):
+def torch_stack(torch, x, layers, window, paddings, grad):
     """Value and gradients to the image and to all kernels and biases by PyTorch."""
     image = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
     arrays = [[torch.tensor(k.transpose(3, 2, 0, 1), requires_grad=True), torch.tensor(b, requires_grad=True)] for k, b in layers]
@@ -49,14 +52,14 @@ def torch_stack(x, layers, window, paddings, grad):
 
 @pytest.mark.parametrize("whole", [False, True], ids=["floats", "whole numbers"])
 @pytest.mark.parametrize(SHAPES, STACKS)
-def test_equals_pytorch(h, w, c, outs, kernel, window, paddings, whole):
+def test_equals_pytorch(h, w, c, outs, kernel, window, paddings, whole, torch):
     """Value and all gradients are PyTorch's; with small whole numbers, where sums are exact and ties many, to the last bit."""
     rng = np.random.default_rng([h, outs[0]])
     x, layers = drawn(rng, (3, h, w, c), whole), weights(rng, c, outs, kernel, whole)
     layer = jax.jit(partial(nn.conv_pool_relu, window=window, paddings=paddings))
     y, back = jax.vjp(layer, jnp.asarray(x), jax.tree.map(jnp.asarray, layers))
     grad = drawn(rng, y.shape, whole)
-    ours, theirs = (y, *back(jnp.asarray(grad))), torch_stack(x, layers, window, paddings, grad)
+    ours, theirs = (y, *back(jnp.asarray(grad))), torch_stack(torch, x, layers, window, paddings, grad)
     for mine, yours in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         if whole:
             np.testing.assert_array_equal(mine, yours)
@@ -86,6 +89,25 @@ def test_flat_images_give_ties(h, w, c, outs, kernel, window, paddings, lanes):
         for j in range(0, w - kernel[1] + 2 - window, window):
             expected[i : i + kernel[0], j : j + kernel[1]] += matrix.sum(-1)
     np.testing.assert_allclose(loop(jnp.asarray(x)), np.broadcast_to(expected, x.shape), rtol=1e-4, atol=1e-4)
+
+
+CORES = """
+import jax, jax.numpy as jnp, numpy as np
+from a2d_jax.nn import planes
+rng = np.random.default_rng(0)
+matrix = planes._matrix(jnp.asarray(rng.standard_normal((5, 5, 6, 16), np.float32)), 2)
+flat = np.repeat(rng.uniform(size=6), 36).astype(np.float32)[:, None]  # the second layer of LeNet-5 above images of one colour
+product = jax.jit(planes._product_with_ties)
+for count in range(75, 500, 50):
+    places = np.asarray(product(matrix, jnp.asarray(np.broadcast_to(flat, (216, count))))).reshape(4, 16, count)
+    assert (places == places[0]).all(), f"{count} columns"
+"""
+
+
+@pytest.mark.parametrize("cores", [4, 64])
+def test_ties_on_many_cores(cores):
+    """Ties do not depend on the number of cores, nor on that of images: XLA shares out the terms of a product on four threads or more."""
+    subprocess.run([sys.executable, "-c", CORES], check=True, env=os.environ | {"NPROC": str(cores)}, cwd=Path(__file__).parents[2])
 
 
 def stack(seed=0, dtype=jnp.float32, images=3):
@@ -182,11 +204,15 @@ def test_wants_a_padding_for_each_layer():
         nn.conv_pool_relu(jnp.zeros((1, 6, 6, 1)), [(jnp.ones((3, 3, 1, 2)), jnp.zeros(2))], window=2, paddings=(0, 0))
 
 
-def test_a_step_is_two_products_a_layer_and_a_spread():
-    """In a loop, value and gradient of a layer are three matrix products: the value is not computed twice, and nothing is a convolution."""
+@pytest.mark.parametrize(("images", "products"), [(32, 6), (4, 9)])
+def test_a_step_is_two_products_a_layer_and_a_spread(images, products):
+    """In a loop, value and gradient of a layer are three matrix products: the value is not computed twice, and nothing is a convolution.
+
+    Of four images one product is of middling size and comes in four pieces.
+    """
     layers = [(jnp.ones((5, 5, 1, 6)), jnp.zeros(6)), (jnp.ones((5, 5, 6, 16)), jnp.zeros(16))]
     step = jax.vmap(jax.grad(lambda x: jnp.sum(jnp.tanh(nn.conv_pool_relu(x[None], layers, window=2, paddings=(2, 0))))))
-    text = jax.jit(lambda x: lax.fori_loop(0, 3, lambda i, x: x - step(x), x)).lower(jnp.ones((4, 28, 28, 1))).compile().as_text()
-    assert text.count(" dot(") == 6
+    text = jax.jit(lambda x: lax.fori_loop(0, 3, lambda i, x: x - step(x), x)).lower(jnp.ones((images, 28, 28, 1))).compile().as_text()
+    assert text.count(" dot(") == products
     assert "convolution(" not in text
     assert "scatter(" not in text
