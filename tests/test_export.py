@@ -19,7 +19,7 @@ from a2d_jax.io.checkpoints import import_factory
 from a2d_jax.nn import conv_general_dilated, max_pool
 from a2d_jax.types import Classifier, Example
 from tests.nets import batch
-from tests.test_contract import ATTACKS, every_attack
+from tests.test_contract import every_attack
 
 PLATFORMS = ("tpu", "cuda")
 NETWORKS = (
@@ -66,9 +66,9 @@ def two_steps(attack, classifier, examples):
 
 
 @every_attack
-def test_every_attack_is_lowered(name, net, examples):
+def test_every_attack_is_lowered(case, net, examples):
     """Protects accelerators: start, steps and result of an attack use no operation that a TPU or an NVIDIA card lacks, and no float64."""
-    lowered(two_steps, ATTACKS[name], net, examples)
+    lowered(two_steps, case.attack, net, examples)
 
 
 def test_the_loop_of_stream_is_lowered(net, examples):
