@@ -26,6 +26,7 @@ from a2d_jax.attacks import (
     GradientSign,
     JSMAUntargeted,
     LocalSearch,
+    Newton,
     bim,
     bim2,
     bim_b,
@@ -80,6 +81,9 @@ _SEARCH_CRAFTING: Mapping[str, Maker] = {
 _CIFAR10_DEFENCE: Mapping[str, Maker] = {
     "bim": partial(bim, epsilon=0.03, step_size=6e-5, max_steps=500),
     "bim2": partial(bim2, epsilon=0.01, step_size=2e-5, max_steps=500),
+    # Not in the paper: the radii of BIM and of BIM2, whose ranks their *crossing* gives (docs/newton.md).
+    "newton": partial(Newton, epsilon=0.03),
+    "newton_l2": partial(Newton, epsilon=0.01, norm="rms"),
     "jsma": _JSMA,
     "dba": _CIFAR10_DBA,
     "cw": _FIRST_CW,
@@ -112,6 +116,8 @@ PRESETS: Mapping[str, Preset] = {
         defence={
             "bim": partial(bim, epsilon=0.3, step_size=6e-4, max_steps=500),
             "bim2": partial(bim2, epsilon=0.1, step_size=2e-4, max_steps=500),
+            "newton": partial(Newton, epsilon=0.3),
+            "newton_l2": partial(Newton, epsilon=0.1, norm="rms"),
             "jsma": _JSMA,
             "dba": _MNIST_DBA,
             "cw": _FIRST_CW,

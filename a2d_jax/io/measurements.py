@@ -16,7 +16,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.tables import Meta
 from a2d_jax.measurements import ATTACK_NUMBERS, CLEVER, CLEVER_NUMBERS, Column, farthest, honest
 
-FLOATS = {"distance", *CLEVER_NUMBERS}
+FLOATS = {"distance", "crossing", *CLEVER_NUMBERS}
 
 
 @dataclass(frozen=True)
