@@ -3,7 +3,7 @@
 m is the margin of the label (its logit minus the largest other) at the current point and g its gradient, with entries that push a
 scalar out of [0, 1] set to 0. ||g|| is the dual norm: m falls by ||g|| per unit length along the steepest direction d.
 
-    length <- clip( overshoot * m / ||g||, shortest * epsilon, epsilon / 2 )
+    length <- clip( overshoot * m / ||g||, shortest * epsilon, max(longest * epsilon, radius walked) )
     x_adv  <- clip_[0,1]( x_adv - length * d )         d = sign g in Linf, g / ||g|| in L2 and root mean square
 
 until the class changes; then the `crossing` is the radius at which m is 0 (`a2d_jax.attacks.path`). Where m is linear, one step ends
@@ -46,9 +46,11 @@ class Newton:
     """Newton's method on the margin, untargeted; `crossing` is what it is for.
 
     Attributes:
-      epsilon: the radius that matters, in the units of `norm`: the longest step is half of it. The walk itself may go beyond.
+      epsilon: the radius that matters, in the units of `norm`, by which steps are measured. The walk itself may go beyond.
       overshoot: length of a step, as a share of the linear estimate of the boundary's distance.
       shortest: shortest step, as a share of epsilon.
+      longest: longest step at first, as a share of epsilon; later a step may double the radius walked. Long steps cut the bends of the
+        path, short ones cost more gradients.
       max_steps: updates at most, each with one gradient; the point after the last one is still judged.
       norm: `linf`, `l2` or `rms`.
       max_radius: end as a failure at the first point as far as this from the input, where a farther crossing changes nothing; None
@@ -58,12 +60,13 @@ class Newton:
     epsilon: float | Array = 8 / 255
     overshoot: float | Array = 1.05
     shortest: float | Array = 0.002
+    longest: float | Array = 1 / 6
     max_steps: int | Array = 8
     norm: Norm = field(default="linf", metadata=STATIC)
     max_radius: float | Array | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("epsilon", self.epsilon), ("shortest", self.shortest)):
+        for name, value in (("epsilon", self.epsilon), ("shortest", self.shortest), ("longest", self.longest)):
             if isinstance(value, int | float):
                 require(value > 0, f"{name} > 0", value, "an input that lies on the boundary must move at all")
         if isinstance(self.overshoot, int | float):
@@ -88,14 +91,11 @@ class Newton:
         slope = jnp.sum(gradient * direction)
         stuck = ~jnp.any(direction)
         far = False if self.max_radius is None else path.radius >= self.max_radius
-        progress = state.progress.judge(
-            across, self.max_steps, forward=1, backward=1, give_up=stuck | far, crossing=path.crossing
-        )
+        progress = state.progress.judge(across, self.max_steps, forward=1, backward=1, give_up=stuck | far, crossing=path.crossing)
         estimate = self.overshoot * path.margin / jnp.where(slope > 0, slope, 1)
-        length = jnp.clip(estimate, self.shortest * self.epsilon, self.epsilon / 2)
+        length = jnp.clip(estimate, self.shortest * self.epsilon, jnp.maximum(self.longest * self.epsilon, path.radius))
         moved = jnp.clip(state.x_adv - length * direction, 0, 1)
         return NewtonState(jnp.where(progress.done, state.x_adv, moved), path, progress)
 
     def length(self) -> int:
         return int(self.max_steps) + 1
-

@@ -79,9 +79,7 @@ class PGD:
         success = (predicts if self.targeted else misclassifies)(logits, example.label)
         towards = margin(logits, example.label) * (-1 if self.targeted else 1)
         path = state.path.reach(norms.norm(state.x_adv - example.x, self.norm), towards, state.progress.admit(success))
-        progress = state.progress.judge(
-            success, self.max_steps, forward=1, backward=1, goes_on=not self.early_stop, crossing=path.crossing
-        )
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, goes_on=not self.early_stop, crossing=path.crossing)
         ascent = norms.steepest(-gradient if self.targeted else gradient, self.norm)
         moved = norms.clip_to_ball(state.x_adv + self.step_size * ascent, example.x, self.epsilon, self.norm)
         if self.restart_every is not None:
