@@ -320,9 +320,10 @@ def table(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = ["| network, date | benign | updates, newton / BIM | rho | censored | mean AUROC, newton / BIM / one / margin |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, one in done.items():
+        rho = f"{one['rank correlation']:.3f}"
         means = [np.mean([found["scores"][score][0] for found in one["sets"].values()]) for score in ("newton", "BIM", *SCORES[3:])]
         lines += [
-            f"| {name}, {one['date']} | {one['benign']} | {one['updates'][0]:.2f} / {one['updates'][1]:.1f} | {one['rank correlation']:.3f} | "
+            f"| {name}, {one['date']} | {one['benign']} | {one['updates'][0]:.2f} / {one['updates'][1]:.1f} | {rho} | "
             f"{one['censored'][0]:.1%} / {one['censored'][1]:.1%} | {' / '.join(f'{mean:.3f}' for mean in means)} |"
         ]
     lines += [
@@ -333,10 +334,11 @@ def table(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, one in done.items():
         for kind, found in one["sets"].items():
             ours, theirs = found["scores"]["newton"], found["scores"]["BIM"]
+            one_gradient, nothing = (found["scores"][score][0] for score in SCORES[3:])
             middle, low, high = found["difference"]
             lines += [
                 f"| {name} | {kind} {found['images']} ({found['tried']}) | {ours[0]:.3f} | {theirs[0]:.3f} | "
-                f"{middle:+.3f} [{low:+.3f}, {high:+.3f}] | {found['scores']['one gradient'][0]:.3f} | {found['scores']['margin'][0]:.3f} | "
+                f"{middle:+.3f} [{low:+.3f}, {high:+.3f}] | {one_gradient:.3f} | {nothing:.3f} | "
                 f"{ours[1]:.2f} / {theirs[1]:.2f} | {ours[2]:.2f} / {theirs[2]:.2f} |"
             ]
     lines += [
