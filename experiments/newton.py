@@ -55,6 +55,7 @@ READ = (Column("newton", "crossing"), Column("bim", "cost"), Column("bim", "cros
 SCORES = ("newton", "BIM", "BIM, crossing", "one gradient", "margin")
 LEVEL = 0.05  # of false alarms
 RESAMPLES = 2000
+LEAST = 96  # images on which BIM is timed
 BATCH = 64  # images of which margins are taken at a time
 CHUNK = 100  # images crafted at a time
 
@@ -84,14 +85,15 @@ SLOW = ("photographs",)  # data on which the attacks of many gradients craft not
 
 
 class Sizes(NamedTuple):
-    """Numbers of images."""
+    """Numbers of images, and how many are in work at a time."""
 
     benign: int
     crafted: int  # of each set, as far as attacks succeed
     updates: int  # of BIM, about, while it is timed
+    lanes: int | None = None
 
 
-SIZES: Mapping[str, Sizes] = {"full": Sizes(1000, 300, 50_000), "tiny": Sizes(60, 20, 4_000)}
+SIZES: Mapping[str, Sizes] = {"full": Sizes(1000, 300, 10_000), "tiny": Sizes(60, 20, 4_000)}
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ class Settings:
     """Benign images instead of 1,000."""
     crafted: int | None = None
     """Images of each crafted set instead of 300."""
+    lanes: int | None = None
+    """Images in work at a time on each device; results do not depend on it, time does (8 for a ResNet-20 on a CPU)."""
     out: Path = Path("newton-output")
     """Folder for the results."""
 
@@ -122,7 +126,7 @@ def main(settings: Settings) -> str:
         if name not in networks:
             raise BadInput(f"expected a network among {', '.join(networks)}, got {name}; pass one of them")
     usual = SIZES[settings.size]
-    sizes = usual._replace(benign=settings.benign or usual.benign, crafted=settings.crafted or usual.crafted)
+    sizes = usual._replace(benign=settings.benign or usual.benign, crafted=settings.crafted or usual.crafted, lanes=settings.lanes)
     settings.out.mkdir(parents=True, exist_ok=True)
     for name in settings.network or networks:
         if (settings.out / f"{name}.json").exists():
@@ -194,18 +198,19 @@ def craft(
     x: np.ndarray,
     label: np.ndarray,
     sets: Mapping[str, tuple[Attack, ...]],
-    number: int,
+    sizes: Sizes,
     say: Callable[[str], None],
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Successes of every attack, at most `number`, and how many images were tried for them."""
+    """Successes of every attack, at most `sizes.crafted`, and how many images were tried for them."""
     made, tried = {}, {}
     for name, seeds in sets.items():
         begin, found, at = time.perf_counter(), [], 0
         for seed, attack in enumerate(seeds):
-            wanted = sum(map(len, found)) + number // len(seeds)
+            wanted = sum(map(len, found)) + sizes.crafted // len(seeds)
             while at < len(x) and sum(map(len, found)) < wanted:
                 rows = slice(at, at + CHUNK)
-                result = drivers.attack(attack, classifier, costs.examples(classifier, x[rows], label[rows], seed=seed))
+                examples = costs.examples(classifier, x[rows], label[rows], seed=seed)
+                result = drivers.attack(attack, classifier, examples, lanes=sizes.lanes)
                 successes = np.asarray(result.x_adv)[np.asarray(result.success)]
                 found.append(successes[: wanted - sum(map(len, found))])
                 at += CHUNK
@@ -222,10 +227,10 @@ def measured(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """All numbers of one network, and its raw scores by set (`n scores`, and the updates of both attacks)."""
     begin, count = time.perf_counter(), min(sizes.benign, len(x) // 2)
-    made, tried = craft(classifier, x[count:], label[count:], crafting(network), sizes.crafted, say)
+    made, tried = craft(classifier, x[count:], label[count:], crafting(network), sizes, say)
     images = costs.Arrays(np.concatenate([x[:count], *made.values()]))
     defence = {name: presets.make(network.preset, "defence", name) for name in ("newton", "bim")}
-    found = costs.measure(classifier, images, defence)
+    found = costs.measure(classifier, images, defence, lanes=sizes.lanes)
     say(f"  measured, {time.perf_counter() - begin:.0f} s")
     one, nothing = gradients(classifier, images.x, found.label, defence["newton"].norm)
     everything = np.column_stack([read_columns(found, defence, READ, images.shape), one, nothing])
@@ -242,7 +247,9 @@ def measured(
         "censored": [float(found.results[name].censored[:count].mean()) for name in defence],
         "rank correlation": float(spearmanr(benign[~kept, 0], benign[~kept, 1])[0]),
         "sets": {name: compared(benign, there, work[name], tried[name]) for name, there in scores.items() if name != BENIGN},
-        "speed": speed(classifier, x[:count], int(sizes.updates / work[BENIGN][:, 1].mean()), defence, benign, say),
+        "speed": speed(
+            classifier, x[:count], max(LEAST, int(sizes.updates / work[BENIGN][:, 1].mean())), defence, benign, sizes.lanes, say
+        ),
         "machine": f"{cores()} cores, JAX {jax.__version__}",
         "seconds": time.perf_counter() - begin,
     }
@@ -296,7 +303,13 @@ def difference(benign: np.ndarray, crafted: np.ndarray, seed: int = 0) -> list[f
 
 
 def speed(
-    classifier: Classifier, x: np.ndarray, few: int, defence: Mapping[str, Attack], benign: np.ndarray, say: Callable[[str], None]
+    classifier: Classifier,
+    x: np.ndarray,
+    few: int,
+    defence: Mapping[str, Attack],
+    benign: np.ndarray,
+    lanes: int | None,
+    say: Callable[[str], None],
 ) -> dict[str, float]:
     """Benign images a second of each detector in this process, with its bound and without; BIM judges the first `few` of them."""
     found = {}
@@ -308,7 +321,7 @@ def speed(
             for number in (min(int(attack.max_steps), 8), int(attack.max_steps)):  # the first round compiles
                 begin = time.perf_counter()
                 short: Any = {column.measurement: replace(attack, max_steps=number)}
-                judged = judge_images(classifier, images, short, (column,), fitted, bound=bound)
+                judged = judge_images(classifier, images, short, (column,), fitted, bound=bound, lanes=lanes)
                 seconds = time.perf_counter() - begin
             found[f"{column.measurement}{', bound' if bound else ''}"] = len(images) / seconds
             say(f"  {column.measurement}, stopped at {judged.stops[0] if bound else None}: {len(images) / seconds:.1f} images a second")
