@@ -81,15 +81,15 @@ _SEARCH_CRAFTING: Mapping[str, Maker] = {
 _CIFAR10_DEFENCE: Mapping[str, Maker] = {
     "bim": partial(bim, epsilon=0.03, step_size=6e-5, max_steps=500),
     "bim2": partial(bim2, epsilon=0.01, step_size=2e-5, max_steps=500),
-    # Not in the paper: the radii of BIM and of BIM2, whose ranks their *crossing* gives (docs/newton.md).
-    "newton": partial(Newton, epsilon=0.03),
-    "newton_l2": partial(Newton, epsilon=0.01, norm="rms"),
     "jsma": _JSMA,
     "dba": _CIFAR10_DBA,
     "cw": _FIRST_CW,
     "gradient_sign": _GRADIENT_SIGN,
     "bim_search": _BIM_SEARCH,
     **_SEARCH_DEFENCE,
+    # Not in the paper: the radii of BIM and of BIM2, whose ranks their *crossing* gives (docs/newton.md).
+    "newton": partial(Newton, epsilon=0.03),
+    "newton_l2": partial(Newton, epsilon=0.01, norm="rms"),
 }
 _CIFAR10_CRAFTING: Mapping[str, Maker] = {
     "fgsm": partial(fgsm, epsilon=0.05),
@@ -116,14 +116,14 @@ PRESETS: Mapping[str, Preset] = {
         defence={
             "bim": partial(bim, epsilon=0.3, step_size=6e-4, max_steps=500),
             "bim2": partial(bim2, epsilon=0.1, step_size=2e-4, max_steps=500),
-            "newton": partial(Newton, epsilon=0.3),
-            "newton_l2": partial(Newton, epsilon=0.1, norm="rms"),
             "jsma": _JSMA,
             "dba": _MNIST_DBA,
             "cw": _FIRST_CW,
             "gradient_sign": _GRADIENT_SIGN,
             "bim_search": _BIM_SEARCH,
             **_SEARCH_DEFENCE,
+            "newton": partial(Newton, epsilon=0.3),
+            "newton_l2": partial(Newton, epsilon=0.1, norm="rms"),
         },
         crafting={
             "fgsm": partial(fgsm, epsilon=0.3),
