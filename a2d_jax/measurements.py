@@ -4,9 +4,9 @@ A measurement is an attack, or a CLEVER target (`clever:target-2`), by its name 
 number of one measurement: `fmn.distance`, `bim.forward_queries`, `clever:target-2.score`. The name alone means the number that the
 measurement is there for: the cost of an attack, the score of CLEVER.
 
-An image on which an attack fails has no distance: where the attack stopped is no place beside the boundary, and would look like a
-near one. It counts as the farthest that any image can lie, the diameter of the pixel box in the attack's norm: no success
-can be farther, so that a failure never ties with one, and every detector can read it (docs/decisions/0044).
+An image on which an attack fails has no distance and no crossing: where the attack stopped is no place beside the boundary, and would
+look like a near one. It counts as the farthest that any image can lie, the diameter of the pixel box in the attack's norm: no success
+can be farther, so that a failure never ties with one, and every detector can read it (docs/decisions/0044, 0051).
 """
 
 import math
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from a2d_jax.errors import BadInput
 from a2d_jax.types import Norm
 
-ATTACK_NUMBERS = ("cost", "iterations", "forward_queries", "backward_queries", "distance")
+ATTACK_NUMBERS = ("cost", "iterations", "forward_queries", "backward_queries", "distance", "crossing")
 CLEVER_NUMBERS = ("score", "margin", "lipschitz", "largest", "shape", "p_value")
 CLEVER = "clever:"
 """In front of the name of a CLEVER target."""
@@ -108,11 +108,16 @@ def honest(column: Column, values: NDArray[np.generic], success: NDArray[np.bool
       farthest: diameter of the pixel box in the attack's norm; None if it is not known.
 
     Raises:
-      BadInput: a distance of a failure is asked for, and `farthest` is not known.
+      BadInput: a crossing is asked of an attack that has none, or a distance of a failure is, and `farthest` is not known.
     """
-    if column.number != "distance":
+    if column.number not in ("distance", "crossing"):
         return values
     values = values.astype(np.float64)  # a failure reads the same number wherever it is read
+    if np.isnan(values).any():
+        raise BadInput(
+            f"expected an attack that walks from the image across the boundary, got {column.measurement}, which has no crossing; "
+            f"name another, such as newton or bim, or read {column.measurement}.distance"
+        )
     if success.all():
         return values
     if farthest is None:
@@ -129,7 +134,8 @@ def coarse(columns: Mapping[Column, NDArray[np.generic]]) -> list[str]:
     for column, values in columns.items():
         if len(values) > FEW and len(different := np.unique(values)) <= FEW:
             shown = ", ".join(f"{value:g}" for value in different.tolist())
-            more = f"; another number may tell more, such as {column.measurement}.distance" if column.is_cost else ""
+            others = f"; another number may tell more, such as {column.measurement}.distance, or its crossing if it has one"
+            more = others if column.is_cost else ""
             notes.append(
                 f"{column} takes {len(different)} values on {len(values)} benign images ({shown}), too few to tell images apart{more}"
             )

@@ -26,6 +26,7 @@ from a2d_jax.attacks import (
     GradientSign,
     JSMAUntargeted,
     LocalSearch,
+    Newton,
     bim,
     bim2,
     bim_b,
@@ -86,6 +87,9 @@ _CIFAR10_DEFENCE: Mapping[str, Maker] = {
     "gradient_sign": _GRADIENT_SIGN,
     "bim_search": _BIM_SEARCH,
     **_SEARCH_DEFENCE,
+    # Not in the paper: the radii of BIM and of BIM2, whose ranks their *crossing* gives (docs/newton.md).
+    "newton": partial(Newton, epsilon=0.03),
+    "newton_l2": partial(Newton, epsilon=0.01, norm="rms"),
 }
 _CIFAR10_CRAFTING: Mapping[str, Maker] = {
     "fgsm": partial(fgsm, epsilon=0.05),
@@ -118,6 +122,8 @@ PRESETS: Mapping[str, Preset] = {
             "gradient_sign": _GRADIENT_SIGN,
             "bim_search": _BIM_SEARCH,
             **_SEARCH_DEFENCE,
+            "newton": partial(Newton, epsilon=0.3),
+            "newton_l2": partial(Newton, epsilon=0.1, norm="rms"),
         },
         crafting={
             "fgsm": partial(fgsm, epsilon=0.3),

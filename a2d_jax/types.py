@@ -66,12 +66,13 @@ class Progress(NamedTuple):
     forward: Int[Array, ""]  # forward queries the algorithm asked for
     backward: Int[Array, ""]  # backward queries the algorithm asked for
     fresh: Bool[Array, ""]  # no update yet, and the label is the classifier's own: nothing is misclassified
+    crossing: Float[Array, ""]  # radius at which the class changes; before that, the radius walked; NaN for an attack that has none
 
     @classmethod
     def start(cls, example: Example) -> "Progress":
         """Nothing done yet. Whose label it is decides whether the input itself can be a success, see `admit`."""
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return cls(zero, no, no, no, zero, zero, example.own)
+        return cls(zero, no, no, no, zero, zero, example.own, jnp.full((), jnp.nan, example.x.dtype))
 
     def admit(self, success: Array) -> Array:
         """`success`, but never of the input itself where its label is the classifier's own prediction.
@@ -96,6 +97,7 @@ class Progress(NamedTuple):
         backward: int | Array = 0,
         give_up: Array | bool = False,
         goes_on: Array | bool = False,
+        crossing: Array | None = None,
     ) -> "Progress":
         """Judge the current point: the one place that decides `done` and counts the update that follows.
 
@@ -107,6 +109,7 @@ class Progress(NamedTuple):
           backward: backward queries spent on this look.
           give_up: stop although budget is left (a dead end, or the end of what is to be tried).
           goes_on: success alone does not stop (a better one is looked for).
+          crossing: radius at which the class changes, or the radius walked without a change, see `a2d_jax.attacks.path`.
         """
         success = self.admit(success)
         done = (success & jnp.logical_not(goes_on)) | give_up | (self.iterations >= max_steps)
@@ -118,6 +121,7 @@ class Progress(NamedTuple):
             forward=self.forward + forward,
             backward=self.backward + backward,
             fresh=jnp.zeros_like(self.fresh),
+            crossing=self.crossing if crossing is None else crossing,
         )
 
 
@@ -167,3 +171,4 @@ class AttackResult(NamedTuple):
     forward_queries: Int[Array, "*n"]  # what the algorithm asked for, not what masked lanes burned
     backward_queries: Int[Array, "*n"]  # likewise; a K-class Jacobian is 1 forward, K backward
     distance: Float[Array, "*n"]  # of x_adv from x, in the attack's own norm, computed by the driver
+    crossing: Float[Array, "*n"]  # radius, in that norm, at which the class changes; of a failure, the radius walked; NaN: has none

@@ -96,10 +96,10 @@ class ResNet(nnx.Module):
         self.conv1 = convolution(3, 64, 7, stride=2, rngs=rngs)
         self.bn1 = nnx.BatchNorm(64, rngs=rngs)
         e = block.expansion
-        self.layer1 = _stage(block, 64, 64, depths[0], 1, rngs)
-        self.layer2 = _stage(block, 64 * e, 128, depths[1], 2, rngs)
-        self.layer3 = _stage(block, 128 * e, 256, depths[2], 2, rngs)
-        self.layer4 = _stage(block, 256 * e, 512, depths[3], 2, rngs)
+        self.layer1 = stage(block, 64, 64, depths[0], 1, rngs)
+        self.layer2 = stage(block, 64 * e, 128, depths[1], 2, rngs)
+        self.layer3 = stage(block, 128 * e, 256, depths[2], 2, rngs)
+        self.layer4 = stage(block, 256 * e, 512, depths[3], 2, rngs)
         self.fc = nnx.Linear(512 * e, 1000, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
@@ -127,7 +127,7 @@ def _thin_out(x: Array) -> Array:
     return jnp.pad(x[:, ::2, ::2], [(0, 0), (0, 0), (0, 0), (half, half)])
 
 
-def _stage(block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, depth: int, stride: int, rngs: nnx.Rngs) -> nnx.List:
+def stage(block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, depth: int, stride: int, rngs: nnx.Rngs) -> nnx.List:
     """`depth` blocks; the first changes size, with a 1 x 1 convolution on its shortcut where the shape changes."""
     outputs = width * block.expansion
     project = None

@@ -68,7 +68,7 @@ def check(network, name: str, lanes: int, devices: int):
     np.testing.assert_array_equal(found, np.tile(usual, copies))
 
 
-@pytest.mark.parametrize(("name", "lanes", "devices"), [("bim", 32, 1), ("bim", 256, 8), ("jsma", 32, 1)])
+@pytest.mark.parametrize(("name", "lanes", "devices"), [("bim", 32, 1), ("bim", 256, 8), ("newton", 64, 1), ("jsma", 32, 1)])
 def test_lenet5(name, lanes, devices, lenet5):
     """Protects the label: lanes and devices change no cost of an image on the boundary, and none is 0."""
     check(lenet5, name, lanes, devices)

@@ -193,3 +193,52 @@ def test_defense_reads_columns():
     assert both.score(x[40:]).shape == (20,)
     with pytest.raises(BadInput, match="among bim, fmn"):
         a2d_jax.Defense(net, attacks, ZScore(), columns=["dba"]).fit(x)
+
+
+def test_crossings_are_read_by_name(here):
+    """Protects the crossing as a score: a column for attacks that have one, null for the others, and far where the attack failed."""
+    assert run("cost", "--attacks", "newton,bim,fmn", "--max-steps", 6, "--out", "f.parquet", images="far.npz") == 0
+    rows = pq.read_table("f.parquet").to_pydict()
+    assert all((value is None) == (name == "fmn") for name, value in zip(rows["attack"], rows["crossing"], strict=True))
+    table = read_measurements("f.parquet")
+    read = table.select(table.columns(["newton.crossing", "bim.crossing"]))
+    assert np.isfinite(read).all()
+    failed = ~table.success["bim"]
+    assert failed.any()
+    assert (read[failed, 1] == 1).all()
+    assert (read[~failed, 1] <= 6 * 6e-4 * 1.001).all()
+    with pytest.raises(BadInput, match=r"got fmn, which has no crossing; name another"):
+        table.select(table.columns(["fmn.crossing"]))
+
+
+def test_tables_without_crossings_are_read(here):
+    """Protects old tables: their costs and distances are read as ever, and a crossing of theirs is refused with the remedy."""
+    assert run("cost", "--attacks", "bim", "--out", "new.parquet", images="near.npz") == 0
+    pq.write_table(pq.read_table("new.parquet").drop_columns(["crossing"]), "old.parquet")
+    old, new = read_measurements("old.parquet"), read_measurements("new.parquet")
+    for text in ("bim", "bim.distance"):
+        np.testing.assert_array_equal(old.select(old.columns([text])), new.select(new.columns([text])))
+    with pytest.raises(BadInput, match=r"column crossing of bim in old.parquet, got a table without; measure again"):
+        old.columns(["bim.crossing"])
+
+
+@pytest.mark.parametrize("detector", ["zscore", "conformal"])
+def test_a_radius_stops_newton_and_no_verdict_changes(here, detector, capsys):
+    """Protects the bound of a crossing: verdicts on images and tables are the same with it and without, for fewer steps with it."""
+    for name in ("near", "far"):
+        assert run("cost", "--attacks", "newton", "--out", f"{name}.parquet", images=f"{name}.npz") == 0
+    assert a2d("fit", "--benign", "far.parquet", "--attacks", "newton.crossing", "--detector", detector, "--out", "d.json") == 0
+    capsys.readouterr()
+    steps, flagged = {}, {}
+    for out, options in {"bound": (), "whole": ("--no-bound",)}.items():
+        for name in ("near", "far"):
+            assert run("detect", "--detector", "d.json", "--out", f"{out}-{name}", "--json", *options, images=f"{name}.npz") == 0
+            (steps[out, name],) = json.loads(capsys.readouterr().out)["steps"]
+            flagged[out, name] = pq.read_table(f"{out}-{name}")["adversarial"].to_pylist()
+    for name in ("near", "far"):
+        assert a2d("detect", "--detector", "d.json", "--costs", f"{name}.parquet", "--out", f"table-{name}") == 0
+        assert flagged["bound", name] == flagged["whole", name] == pq.read_table(f"table-{name}")["adversarial"].to_pylist()
+    saved = steps["whole", "far"]["steps"] - steps["bound", "far"]["steps"]
+    assert 0 < saved <= steps["bound", "far"]["steps saved, at most"]
+    assert steps["bound", "far"]["images stopped"] > 0
+    assert steps["bound", "far"]["stops at radius"] > 0

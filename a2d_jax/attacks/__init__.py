@@ -13,6 +13,7 @@ from a2d_jax.attacks.jsma_once import JSMAOnce, jsma_pairs, jsma_single
 from a2d_jax.attacks.jsma_untargeted import JSMAUntargeted
 from a2d_jax.attacks.lbfgs import LBFGS
 from a2d_jax.attacks.local_search import LocalSearch
+from a2d_jax.attacks.newton import Newton
 from a2d_jax.attacks.pgd import PGD, bim, bim2, bim_b, fgsm, l2_fgsm, pgd
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "JSMAOnce",
     "JSMAUntargeted",
     "LocalSearch",
+    "Newton",
     "bim",
     "bim2",
     "bim_b",

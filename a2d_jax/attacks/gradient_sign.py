@@ -112,8 +112,8 @@ class GradientSign:
         search, ends = state.search.advance(success, self.lengths)
         found = success | (state.hit > 0)
         # A search cut short keeps its hit, but its cost is censored.
-        queries = {"forward": 1, "backward": at_input.astype(jnp.int32)}
-        progress = state.progress.judge(found, self.max_steps, reached=ends & found, give_up=ends, goes_on=True, **queries)
+        counted = state.progress.query(forward=1, backward=at_input.astype(jnp.int32))
+        progress = counted.judge(found, self.max_steps, reached=ends & found, give_up=ends, goes_on=True)
 
         following = jnp.where(progress.done, jnp.where(found, hit, length), search.length(self.lengths))
         return GradientSignState(jnp.clip(example.x + following * direction, 0, 1), direction, search, hit, progress)

@@ -10,8 +10,9 @@ starts, the first update of each run is a jump to a random point of the ball aro
 Source: Kurakin, Goodfellow, Bengio, "Adversarial examples in the physical world", arXiv:1607.02533 (BIM); Madry et al.,
 arXiv:1706.06083 (PGD); reference behaviour Foolbox 1.8 `iterative_projected_gradient.py`. Differs: the start is judged too
 (0 updates), the count is one larger than the released A2D code's 0-based index, a zero gradient ends in failure instead of
-an assertion error, and the iterate is float32. The BIM of Feinman et al., arXiv:1703.00410, clips to the box before the ball,
-which gives the same point; its "BIM-a" is `bim`, but for inputs that are misclassified already: they are left as they are.
+an assertion error, the iterate is float32, and there is a `crossing`, the count without its ties (`a2d_jax.attacks.path`; none with
+random starts). The BIM of Feinman et al., arXiv:1703.00410, clips to the box before the ball, which gives the same point; its "BIM-a"
+is `bim`, but for inputs that are misclassified already: they are left as they are.
 """
 
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from a2d_jax import norms
+from a2d_jax.attacks.path import Path
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, misclassifies, predicts
+from a2d_jax.losses import cross_entropy, look, margin, misclassifies, predicts
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
@@ -32,6 +34,7 @@ class PGDState(NamedTuple):
     """State of one example."""
 
     x_adv: Float[Array, "h w c"]  # the point the next step will judge
+    path: Path
     progress: Progress
 
 
@@ -75,19 +78,23 @@ class PGD:
         return not self.early_stop
 
     def init(self, example: Example) -> PGDState:
-        return PGDState(example.x, Progress.start(example))
+        return PGDState(example.x, Path.start(example), Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: PGDState) -> PGDState:
         logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
         success = (predicts if self.targeted else misclassifies)(logits, example.label)
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, goes_on=not self.early_stop)
+        towards = margin(logits, example.label) * (-1 if self.targeted else 1)
+        walked = jnp.minimum(state.progress.iterations.astype(logits.dtype) * self.step_size, self.epsilon)
+        path = state.path.reach(walked, towards, state.progress.admit(success))
+        crossing = path.crossing if self.restart_every is None else None
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, goes_on=not self.early_stop, crossing=crossing)
         ascent = norms.steepest(-gradient if self.targeted else gradient, self.norm)
         moved = norms.clip_to_ball(state.x_adv + self.step_size * ascent, example.x, self.epsilon, self.norm)
         if self.restart_every is not None:
             start = example.x + self.epsilon * _in_unit_ball(example, state.progress.iterations, self.norm)
             moved = jnp.where(state.progress.iterations % self.restart_every == 0, start, moved)
         moved = jnp.clip(moved, 0, 1)
-        return PGDState(jnp.where(progress.done, state.x_adv, moved), progress)
+        return PGDState(jnp.where(progress.done, state.x_adv, moved), path, progress)
 
     def length(self) -> int:
         return int(self.max_steps) + 1

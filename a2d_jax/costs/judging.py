@@ -1,5 +1,6 @@
 """From images to verdicts: attacks stop where the verdict is certain, and a detector judges what they cost."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ class Judged:
     Attributes:
       measured: counts of attacks that may have been stopped.
       columns: what the detector reads.
-      stops: for each column the cost at which its attack was stopped, or None.
+      stops: for each column the cost or, of a crossing, the radius at which its attack was stopped, or None.
       table: the numbers read, `n columns`; rows with an error hold nothing that counts.
       score: `n`, higher is more adversarial; 0 for rows with an error. Where attacks were stopped, scores of benign images are cut off too.
       adversarial: the verdicts, `n`.
@@ -28,7 +29,7 @@ class Judged:
 
     measured: Measured
     columns: tuple[Column, ...]
-    stops: tuple[int | None, ...]
+    stops: tuple[float | None, ...]
     table: Float[np.ndarray, "n columns"]
     score: Float[np.ndarray, " n"]
     adversarial: Bool[np.ndarray, " n"]
@@ -52,13 +53,18 @@ def judge_images(
       attacks: those that the columns name, with the settings that the detector was fitted with.
       columns: what the detector reads, in its order.
       detector: fitted.
-      bound: stop each attack at the cost from which the verdict is benign whatever follows; the verdicts are the same.
+      bound: stop each attack at the cost, or at the crossing, from which the verdict is benign whatever follows; the verdicts are the same.
       **how: seed, lanes, devices, report, as for `measure`.
     """
     columns = tuple(columns)
     attacks = {name: attacks[name] for name in dict.fromkeys(column.measurement for column in columns)}
-    most = [int(attacks[column.measurement].max_steps) + 1 if column.is_cost else None for column in columns]
-    stops = detector.bounds(most) if bound else (None,) * len(columns)
+    of_columns = [(column, attacks[column.measurement]) for column in columns]
+    most = [int(attack.max_steps) + 1 if column.is_cost else None for column, attack in of_columns]
+    stops: tuple[float | None, ...] = (None,) * len(columns)
+    if bound:
+        ends = [farthest(attack.norm, source.shape) if stoppable(column, attack) else None for column, attack in of_columns]
+        costs, radii = detector.bounds(most), detector.radii(ends) if hasattr(detector, "radii") else stops
+        stops = tuple(radius if cost is None else cost for cost, radius in zip(costs, radii, strict=True))
     stops = _possible(attacks, columns, stops)
     at = {column.measurement: stop for column, stop in zip(columns, stops, strict=True)}
     measured = measure(classifier, source, bounded(attacks, [at[name] for name in attacks]), **how)
@@ -83,21 +89,30 @@ def read_columns(
     return np.stack([read(column) for column in columns], axis=1)
 
 
-def bounded(attacks: Mapping[str, Attack], bounds: Iterable[int | None]) -> dict[str, Attack]:
-    """The same attacks, stopped at the cost from which a detector's verdict is benign whatever follows.
+def stoppable(column: Column, attack: Attack) -> bool:
+    """Whether a radius can end the attack before its budget does, because the column reads its crossing."""
+    return column.number == "crossing" and hasattr(attack, "max_radius")
 
-    A success at `bound` updates or later then reads `bound`, as a failure does: both are benign.
+
+def bounded(attacks: Mapping[str, Attack], bounds: Iterable[float | None]) -> dict[str, Attack]:
+    """The same attacks, stopped where a detector's verdict is benign whatever follows: at a whole number of updates, or at a radius.
+
+    A success at `bound` updates or later then reads `bound`, as a failure does, and a crossing beyond the radius reads as that of a
+    failure: all are benign.
     """
     pairs = zip(attacks.items(), bounds, strict=True)
     return {name: attack if bound is None else _shorten(attack, bound) for (name, attack), bound in pairs}
 
 
-def _possible(attacks: Mapping[str, Attack], columns: Sequence[Column], stops: Sequence[int | None]) -> tuple[int | None, ...]:
+def _possible(attacks: Mapping[str, Attack], columns: Sequence[Column], stops: Sequence[float | None]) -> tuple[float | None, ...]:
     """The stops that change nothing: not of an attack of which another number is read too, nor of one whose path hangs on its budget."""
-    whole = {column.measurement for column, stop in zip(columns, stops, strict=True) if stop is None}
-    whole |= {name for name, attack in attacks.items() if not can_be_shortened(attack)}
+    read = Counter(column.measurement for column in columns)
+    whole = {name for name, attack in attacks.items() if read[name] > 1 or not can_be_shortened(attack)}
     return tuple(None if column.measurement in whole else stop for column, stop in zip(columns, stops, strict=True))
 
 
-def _shorten(attack: Any, bound: int) -> Attack:
+def _shorten(attack: Any, bound: float) -> Attack:
+    if isinstance(bound, float):
+        radius = np.float32(bound)  # as the attack computes: rounded up, so that no point ends it too early
+        return replace(attack, max_radius=float(radius if radius >= bound else np.nextafter(radius, np.float32(np.inf))))
     return replace(attack, max_steps=min(int(attack.max_steps), max(bound - 1, 0)))

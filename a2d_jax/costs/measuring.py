@@ -289,7 +289,7 @@ def _known(pieces: Sequence[Predicted], labels: str, aimed: bool) -> _Known:
 
 def _columns(count: int) -> dict[str, NDArray[Any]]:
     """Empty columns for the numbers of a result."""
-    types = {"distance": np.float32, "success": np.bool_, "censored": np.bool_}
+    types = {"distance": np.float32, "crossing": np.float32, "success": np.bool_, "censored": np.bool_}
     return {field: np.zeros(count, types.get(field, np.int64)) for field in AttackResult._fields if field != "x_adv"}
 
 

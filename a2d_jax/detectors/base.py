@@ -22,6 +22,7 @@ Table = Float[np.ndarray, "n columns"]
 Scores = Float[np.ndarray, " n"]
 Verdicts = Bool[np.ndarray, " n"]
 Bounds = tuple[int | None, ...]
+Radii = tuple[float | None, ...]
 
 _CHUNK = 256  # rows
 
@@ -53,6 +54,10 @@ class FittedDetector(Protocol):
 
     def bounds(self, max_costs: Sequence[int | None]) -> Bounds:
         """For each column the smallest integer cost from which on every cost has the same verdict, benign; see `Fitted.bounds`."""
+        ...
+
+    def radii(self, farthest: Sequence[float | None]) -> Radii:
+        """For each column a real number from which on every number has the same verdict, benign; see `Fitted.radii`."""
         ...
 
 
@@ -126,6 +131,21 @@ class Fitted:
         """
         return bounds_of(self.predict, self.columns, max_costs)
 
+    def radii(self: FittedDetector, farthest: Sequence[float | None]) -> Radii:
+        """`bounds` of columns that hold real numbers from 0 to `farthest`, such as crossings; None where none is known.
+
+        A number v may then be replaced by any number from the bound to `farthest` without changing a verdict. Known of detectors that
+        know all numbers at which their verdict may turn; the others, as this one does, return None for every column.
+
+        Args:
+          farthest: largest number that each column can have, that of a failure; None for a column that shall have no bound.
+
+        Raises:
+          BadInput: not one largest number for each column.
+        """
+        check_max_costs(farthest, self.columns)
+        return (None,) * self.columns
+
 
 def bounds_of(suspects: Callable[[Table], Verdicts], columns: int, max_costs: Sequence[int | None]) -> Bounds:
     """`Fitted.bounds` of a detector that may flag a row if `suspects` does."""
@@ -138,7 +158,22 @@ def bounds_of(suspects: Callable[[Table], Verdicts], columns: int, max_costs: Se
     return (bound if bound <= most else None,)
 
 
-def check_max_costs(max_costs: Sequence[int | None], columns: int) -> None:
+def radii_of(
+    suspects: Callable[[Table], Verdicts], turns: Float[np.ndarray, " n"], columns: int, farthest: Sequence[float | None]
+) -> Radii:
+    """`Fitted.radii` of a detector that may flag a row if `suspects` does, whose verdict turns nowhere but at `turns`."""
+    check_max_costs(farthest, columns)
+    (most, *others) = farthest
+    if others or most is None:
+        return (None,) * columns
+    knots = np.unique(np.concatenate([[0.0, most], turns[(turns > 0) & (turns < most)]]))
+    asked = np.sort(np.concatenate([knots, (knots[1:] + knots[:-1]) / 2]))  # every turn, and one number between every two
+    flagged = asked[suspects(asked[:, None])]
+    above = knots[knots > flagged[-1]] if len(flagged) else knots
+    return (float(above[0]) if len(above) else None,)
+
+
+def check_max_costs(max_costs: Sequence[float | None], columns: int) -> None:
     """Raise `BadInput` unless there is one largest cost for each column."""
     if len(max_costs) != columns:
         raise BadInput(f"expected {columns} largest cost(s), got {len(max_costs)}; give one for each column of the detector")

@@ -26,7 +26,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from a2d_jax.detectors.base import Bounds, Detector, Fitted, Scores, Verdicts, bounds_of, read_table, rowwise
+from a2d_jax.detectors.base import Bounds, Detector, Fitted, Radii, Scores, Verdicts, bounds_of, radii_of, read_table, rowwise
 from a2d_jax.errors import BadInput, require
 from a2d_jax.types import STATIC
 
@@ -137,6 +137,10 @@ class FittedConformal(Fitted):
     def bounds(self, max_costs: Sequence[int | None]) -> Bounds:
         """For the jitter and the predicted class that suspect most, for both are unknown while an attack runs."""
         return bounds_of(self.may_flag, self.columns, max_costs)
+
+    def radii(self, farthest: Sequence[float | None]) -> Radii:
+        """Likewise; a verdict is one of ranks, which change at the calibration costs alone."""
+        return radii_of(self.may_flag, self.costs.ravel(), self.columns, farthest)
 
     def may_flag(self, x: ArrayLike) -> Verdicts:
         """Whether each row is flagged for some jitter and some predicted class: the most suspicious reading of its costs."""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from a2d_jax.detectors.base import Bounds, Detector, Fitted, FittedDetector, Scores, check_max_costs, read_table
+from a2d_jax.detectors.base import Bounds, Detector, Fitted, FittedDetector, Radii, Scores, check_max_costs, read_table
 from a2d_jax.detectors.storage import from_params, to_params
 from a2d_jax.detectors.zscore import ZScore
 from a2d_jax.errors import BadInput, require
@@ -90,6 +90,11 @@ class FittedVote(Fitted):
         """Those of the members, whose verdicts stay the same one by one."""
         check_max_costs(max_costs, self.columns)
         return tuple(bound for member, most in zip(self.members, max_costs, strict=True) for bound in member.bounds([most]))
+
+    def radii(self, farthest: Sequence[float | None]) -> Radii:
+        """Those of the members."""
+        check_max_costs(farthest, self.columns)
+        return tuple(radius for member, most in zip(self.members, farthest, strict=True) for radius in member.radii([most]))
 
     def store(self) -> tuple[str, dict[str, Any]]:
         """The kind of the members; each of their parameters as an array, one entry per member, beside the vote's own k."""

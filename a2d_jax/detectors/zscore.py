@@ -9,6 +9,7 @@ Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.2; Box and Cox, 
 57 (1970) and Anscombe and Glynn, Biometrika 70 (1983) for the test. The released code does something else: `as_released`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -18,12 +19,14 @@ from jax import Array
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from a2d_jax.detectors.base import Detector, Fitted, Scores, in_float64, read_table, rowwise
+from a2d_jax.detectors.base import Detector, Fitted, Radii, Scores, in_float64, radii_of, read_table, rowwise
 from a2d_jax.errors import BadInput, require
 from a2d_jax.types import STATIC
 
 LEAST = 20
 """Fewest benign images: the kurtosis half of the K^2 test is an approximation that its authors and SciPy trust from 20 on."""
+
+_MARGIN = 1e-9  # around a cost threshold, as a share of it: rounding decides there
 
 _FARTHEST = 1e9  # bound of a score, in standard deviations: costs of zero lie infinitely far out when power <= 0
 
@@ -109,6 +112,10 @@ class FittedZScore(Fitted):
         """-z, within 1e9. A cost not above -shift has no transform; it takes the limit from above, the most adversarial score."""
         return _score(self, read_table(x, 1)[:, 0])
 
+    def radii(self, farthest: Sequence[float | None]) -> Radii:
+        """The cost threshold, a little rounded up."""
+        return radii_of(self.predict, _around(self.cost_threshold), 1, farthest)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -141,6 +148,14 @@ class FittedReleased(Fitted):
     def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """How far each cost lies below the cost threshold, in standard deviations of benign costs."""
         return (self.cost_threshold - read_table(x, 1)[:, 0]) / self.std
+
+    def radii(self, farthest: Sequence[float | None]) -> Radii:
+        """The cost threshold, a little rounded up."""
+        return radii_of(self.predict, _around(self.cost_threshold), 1, farthest)
+
+
+def _around(threshold: float) -> Float[np.ndarray, " 2"]:
+    return threshold * np.array([1 - _MARGIN, 1 + _MARGIN])
 
 
 def _fit_released(costs: Float[np.ndarray, " n"], h: float, normality: float) -> FittedReleased:

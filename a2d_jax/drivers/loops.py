@@ -88,4 +88,5 @@ def finish(attack: Attack, example: Example, state: Any) -> AttackResult:
         forward_queries=progress.forward,
         backward_queries=progress.backward,
         distance=norms.norm(state.x_adv - example.x, attack.norm),
+        crossing=progress.crossing,
     )

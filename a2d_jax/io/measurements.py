@@ -17,7 +17,7 @@ from a2d_jax.io.tables import Meta
 from a2d_jax.measurements import ATTACK_NUMBERS, CLEVER, CLEVER_NUMBERS, Column, farthest, honest
 from a2d_jax.norms import NORMS
 
-FLOATS = {"distance", *CLEVER_NUMBERS}
+FLOATS = {"distance", "crossing", *CLEVER_NUMBERS}
 
 
 @dataclass(frozen=True)

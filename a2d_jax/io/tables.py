@@ -38,6 +38,7 @@ COSTS = pa.schema(
         ("forward_queries", pa.int64()),
         ("backward_queries", pa.int64()),
         ("distance", pa.float32()),
+        ("crossing", pa.float32()),  # null for an attack that has none
         ("preset", pa.string()),
         ("seed", pa.int64()),
         ("target", pa.int64()),  # class to reach; null for an attack that leaves the label

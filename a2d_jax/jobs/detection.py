@@ -172,18 +172,16 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     rows = {name: getattr(measured, name) for name in ("index", "id", "label", "error")}
     rows |= {"score": judged.score, "adversarial": judged.adversarial}
     _write_verdicts(spec.out, columns, meta, rows, judged.table)
-    steps = [
-        {
-            "attack": name,
-            "stops at cost": stop,
-            "images stopped": stopped,
-            "steps": int(np.sum(result.iterations)),
-            "steps saved, at most": stopped * (int(attacks[name].max_steps) + 1 - stop) if stop is not None else 0,
-        }
-        for name, result in measured.results.items()
-        for stop in [stops_at.get(name)]
-        for stopped in [int((result.cost[measured.good] >= stop).sum()) if stop is not None else 0]
-    ]
+    steps: list[dict[str, Any]] = []
+    for name, result in measured.results.items():
+        cost, radius = stops_at.get(name), stops_at.get(f"{name}.crossing")
+        ended = measured.good & ~result.success & (cost is not None or radius is not None)
+        if radius is not None:
+            ended &= result.crossing >= radius
+        saved = (int(attacks[name].max_steps) - result.iterations)[ended]
+        stop = {"stops at cost": cost, **({} if radius is None else {"stops at radius": radius})}
+        done = {"images stopped": int(ended.sum()), "steps": int(np.sum(result.iterations)), "steps saved, at most": int(saved.sum())}
+        steps.append({"attack": name, **stop, **done})
     failed, flagged = measured.failed, int(judged.adversarial.sum())
     return Done({"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}, failed)
 

@@ -182,6 +182,7 @@ def _cost_rows(measured: Measured, rows: slice, attacks: Mapping[str, Attack], s
         field: np.stack([getattr(result, field)[rows] for result in measured.results.values()], axis=1).ravel()
         for field in ("cost", "iterations", "success", "censored", "forward_queries", "backward_queries", "distance")
     }
+    columns["crossing"] = np.ma.masked_invalid(np.stack([result.crossing[rows] for result in measured.results.values()], axis=1).ravel())
     nobody = np.ma.masked_array(np.zeros(n, np.int64), mask=True)
     aims = [
         measured.target[rows] if measured.target is not None and getattr(attacks[name], "targeted", False) else nobody for name in names

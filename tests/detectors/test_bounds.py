@@ -96,3 +96,31 @@ def test_one_largest_cost_for_each_column():
         ZScore().fit(BENIGN).bounds([1, 2])
     with pytest.raises(BadInput, match=r"expected 2 largest cost\(s\), got 1"):
         Vote().fit(np.stack([BENIGN, BENIGN], axis=1)).bounds([1])
+
+
+@pytest.mark.parametrize("name", ["z-score", "z-score as released", "conformal"])
+def test_radii_of_real_numbers(name: str):
+    """From the radius on every real number up to the farthest has the verdict benign, and below it one has not."""
+    scale = 1e-3
+    fitted = SINGLE[name].fit(BENIGN * scale + np.random.default_rng(1).uniform(0, scale, 400))
+    (radius,) = fitted.radii([1.0])
+    assert radius is not None
+    assert 0 < radius < 1
+    draw = np.random.default_rng(2)
+    beyond = np.r_[radius, np.nextafter(radius, 2), draw.uniform(radius, 1, 5000), radius + draw.uniform(0, 1e-6, 1000), 1.0]
+    assert not fitted.predict(beyond).any()
+    assert fitted.predict(np.linspace(radius * 0.9, radius * 0.999, 400)).any()
+    assert fitted.radii([None]) == (None,)
+
+
+def test_radii_of_other_detectors():
+    """None where a verdict may turn anywhere, where large numbers are suspicious or columns are read jointly; a vote's are its members'."""
+    real = np.random.default_rng(0).uniform(0.1, 0.4, 200)
+    assert KNN(5).fit(real, real / 2).radii([1.0]) == (None,)
+    assert Conformal(two_sided=True).fit(real).radii([1.0]) == (None,)
+    assert Conformal().fit(np.stack([real, real], axis=1)).radii([1.0, 1.0]) == (None, None)
+    vote = Vote().fit(np.stack([real, BENIGN[:200]], axis=1))
+    assert vote.radii([1.0, None]) == (*ZScore().fit(real).radii([1.0]), None)
+    assert ZScore(h=-9).fit(real).radii([1.0]) == (0.0,)
+    with pytest.raises(BadInput, match="expected 1 largest"):
+        ZScore().fit(real).radii([1.0, 2.0])

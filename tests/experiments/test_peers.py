@@ -12,7 +12,7 @@ from experiments.peers.rows import SCALES, Row, rows
 from experiments.peers.subject import Outcome, Subject
 from tests.nets import convnet
 
-ALONE = {"CWMargin", "JSMAUntargeted"}  # no current library has them; golden files hold what literal loops and Foolbox 1.8 do
+ALONE = {"CWMargin", "JSMAUntargeted", "Newton"}  # no current library has them; golden files hold what literal loops and Foolbox 1.8 do
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ CHECKED = {  # by what they take, nearly all of it compilation
 PARAMETERS = {  # as published (torchvision, the papers), else counted by hand from the paper
     "models.lenet:lenet5": 61_706,
     "models.lenet:lenet_env1": 1_218_634,
+    "models.advertorch:advertorch_mnist": 648_226,
     "models.convnet:convnet12": 2_915_114,
     "models.substitute:substitute_mnist": 511_626,
     "models.googlenet:googlenet_cifar10": 6_166_250,
@@ -50,6 +51,7 @@ PARAMETERS = {  # as published (torchvision, the papers), else counted by hand f
     "models.madry:madry_mnist": 3_274_634,
     "models.madry:madry_cifar10": 45_901_914,
     "models.resnet:cifar_resnet20": 269_722,
+    "models.projected:projected_resnet20": 272_474,
     "models.resnet:cifar_resnet32": 464_154,
     "models.resnet:cifar_resnet44": 658_586,
     "models.resnet:cifar_resnet56": 853_018,

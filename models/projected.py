@@ -1,0 +1,49 @@
+"""ResNet-20 for CIFAR-10 whose shortcuts have weights where the width changes (option B), in Flax NNX (272,474 parameters).
+
+He et al., arXiv 1512.03385, section 4.2, with a 1 x 1 convolution and batch norm on those shortcuts. Published by EhanW
+(advrob-cifar10) trained normally (90.01 % on the test set) and with PGD (84.18 %); its names of arrays are understood.
+"""
+
+import re
+from typing import ClassVar
+
+from flax import nnx
+from jax import Array
+
+from a2d_jax.io.class_names import CIFAR10_CLASSES
+from models.layers import IMAGENET_MEAN, IMAGENET_SD, convolution, normalise
+from models.resnet import BasicBlock, stage
+
+
+class ProjectedResNet(nnx.Module):
+    """Three stages of three basic blocks each, of 16, 32 and 64 channels."""
+
+    input_shape: ClassVar = (32, 32, 3)
+    class_names: ClassVar = CIFAR10_CLASSES
+    preprocessing: ClassVar = "(x - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225), inside the module"
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv1 = convolution(3, 16, 3, rngs=rngs)
+        self.bn1 = nnx.BatchNorm(16, rngs=rngs)
+        self.layer1 = stage(BasicBlock, 16, 16, 3, 1, rngs)
+        self.layer2 = stage(BasicBlock, 16, 32, 3, 2, rngs)
+        self.layer3 = stage(BasicBlock, 32, 64, 3, 2, rngs)
+        self.fc = nnx.Linear(64, 10, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """Logits `n k` of images `n h w c`."""
+        x = normalise(x, IMAGENET_MEAN, IMAGENET_SD)
+        x = nnx.relu(self.bn1(self.conv1(x)))
+        for block in (*self.layer1, *self.layer2, *self.layer3):
+            x = block(x)
+        return self.fc(x.mean((1, 2)))
+
+    @staticmethod
+    def rename(name: str) -> str:
+        """Name here of an array of advrob-cifar10; other names stay."""
+        return re.sub(r"\b(conv|bn)_(\d)", r"\1\2", re.sub(r"^stage_(\d)", r"layer\1", name))
+
+
+def projected_resnet20(rngs: nnx.Rngs | None = None) -> ProjectedResNet:
+    """ResNet-20 with weights on its shortcuts, with fresh weights."""
+    return ProjectedResNet(rngs or nnx.Rngs(0))
