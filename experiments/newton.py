@@ -142,7 +142,7 @@ def main(settings: Settings) -> str:
         with atomic(settings.out / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(found, indent=1))
     done = {name: json.loads(path.read_text()) for name in networks if (path := settings.out / f"{name}.json").exists()}
-    text = "\n".join(table(done))
+    text = "\n".join(table(done, {name: dict(np.load(settings.out / f"{name}.npz")) for name in done}))
     (settings.out / "table.md").write_text(text + "\n")
     print(text)
     return text
@@ -328,7 +328,13 @@ def speed(
     return found
 
 
-def table(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def either_end(benign: np.ndarray, crafted: np.ndarray) -> float:
+    """Share of the crafted images that lie among the lowest or the highest benign ones, half of `LEVEL` each."""
+    below, above = (np.mean(sign * benign[:, None] < sign * crafted[None], axis=0) for sign in (1, -1))
+    return float(np.mean(np.minimum(below, above) < LEVEL / 2))
+
+
+def table(done: Mapping[str, Mapping[str, Any]], raw: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
     """What was found, as Markdown."""
     lines = ["| network, date | benign | updates, newton / BIM | rho | censored | mean AUROC, newton / BIM / one / margin |"]
     lines += ["|---|---|---|---|---|---|"]
@@ -341,18 +347,20 @@ def table(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
         ]
     lines += [
         "",
-        "| network | set (of tried) | AUROC newton | BIM | difference [95 %] | one | margin | caught at 1 %, newton / BIM | at 5 % |",
+        "| network | set (of tried) | AUROC newton | BIM | difference [95 %] | one | margin | caught at 1 %, newton / BIM | at 5 % | "
+        "newton, 5 % at both ends |",
     ]
-    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
     for name, one in done.items():
         for kind, found in one["sets"].items():
             ours, theirs = found["scores"]["newton"], found["scores"]["BIM"]
             one_gradient, nothing = (found["scores"][score][0] for score in SCORES[3:])
+            both = either_end(raw[name][BENIGN][:, 0], raw[name][kind][:, 0])
             middle, low, high = found["difference"]
             lines += [
                 f"| {name} | {kind} {found['images']} ({found['tried']}) | {ours[0]:.3f} | {theirs[0]:.3f} | "
                 f"{middle:+.3f} [{low:+.3f}, {high:+.3f}] | {one_gradient:.3f} | {nothing:.3f} | "
-                f"{ours[1]:.2f} / {theirs[1]:.2f} | {ours[2]:.2f} / {theirs[2]:.2f} |"
+                f"{ours[1]:.2f} / {theirs[1]:.2f} | {ours[2]:.2f} / {theirs[2]:.2f} | {both:.2f} |"
             ]
     lines += [
         "",

@@ -58,3 +58,9 @@ def test_missing_networks_are_named(tmp_path, capsys):
     assert "LeNet-5 is left out: expected lenet5_mnist.pkl" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(BadInput, match="among LeNet-5"):
         newton.main(newton.Settings(network=("VGG",), out=tmp_path))
+
+
+def test_either_end():
+    """Protects the two-sided share: images below and above nearly all benign ones are caught, those among them are not."""
+    benign = np.arange(1000.0)
+    assert newton.either_end(benign, np.array([3.5, 23.5, 25.5, 500.0, 973.5, 975.5, 2000.0])) == pytest.approx(4 / 7)
