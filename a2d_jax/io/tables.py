@@ -38,9 +38,9 @@ COSTS = pa.schema(
         ("forward_queries", pa.int64()),
         ("backward_queries", pa.int64()),
         ("distance", pa.float32()),
-        ("crossing", pa.float32()),  # null for an attack that has none
         ("preset", pa.string()),
         ("seed", pa.int64()),
+        ("crossing", pa.float32()),  # null for an attack that has none
         ("target", pa.int64()),  # class to reach; null for an attack that leaves the label
         *_PIXELS,
         *_ERROR,
@@ -64,7 +64,7 @@ CLEVER = pa.schema(
         *_ERROR,
     ]
 )
-OPTIONAL = ("target", "fingerprint")
+OPTIONAL = ("crossing", "target", "fingerprint")
 """Columns that may be left out, and are null then."""
 
 

@@ -17,7 +17,7 @@ from a2d_jax.measurements import Column
 
 CONTRACT = ["index", "id", "attack", "label", "cost", "iterations", "success", "censored"]
 CONTRACT += ["forward_queries", "backward_queries", "distance", "preset", "seed"]
-OPTIONAL = ["target", "fingerprint"]  # null where nothing is to be said
+OPTIONAL = ["crossing", "target", "fingerprint"]  # null where nothing is to be said
 
 
 def cost_rows(index: list[int], attacks: list[str], failed: tuple[int, ...] = ()) -> dict[str, list]:
