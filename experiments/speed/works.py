@@ -137,11 +137,15 @@ def _attack(preset: str, attack: str) -> PGD | JSMA:
 
 def mixed(work: Work, preset: str) -> np.ndarray:
     """The images of a work, every other one crafted by the FGSM of a preset."""
-    classifier = flax_classifier(work.network, work.arrays)
     crafted = work.x.copy()
-    examples = costs.examples(classifier, work.x[1::2])
-    crafted[1::2] = np.asarray(drivers.attack(presets.make(preset, "crafting", "fgsm"), classifier, examples).x_adv)
+    crafted[1::2] = crafted_by_fgsm(work.network, work.arrays, work.x[1::2], preset)
     return crafted
+
+
+def crafted_by_fgsm(network: str, arrays: Mapping[str, np.ndarray], x: np.ndarray, preset: str) -> np.ndarray:
+    """Images `n h w c` moved by the FGSM of a preset, away from the classes that the network gives them."""
+    classifier = flax_classifier(network, arrays)
+    return np.asarray(drivers.attack(presets.make(preset, "crafting", "fgsm"), classifier, costs.examples(classifier, x)).x_adv)
 
 
 def mnist(images: int) -> np.ndarray:

@@ -12,8 +12,8 @@ Needs JAX 0.10 or newer, Flax, Optax, Orbax, NumPy, SciPy, scikit-learn, PyArrow
 pygments) and jaxtyping (wadler_lindig). Foolbox, torchattacks and ART take part where they are installed.
 
 Data: weights and images pinned under tests/golden; MNIST and CIFAR-10 where `a2d_jax.io.datasets` finds them, else images made from the
-pinned ones or drawn, and the table says so. ResNet-20 takes part in `right` with --checkpoint resnet20-12fca82f.th and --golden, a file of
-images by kind; in `fast` its weights are drawn without.
+pinned ones or drawn, and the table says so. ResNet-20 has its real weights with --checkpoint resnet20-12fca82f.th, and in `right` real
+images with --golden, a file of images by kind; without them both are drawn, and the table says so.
 
 On a CPU the same command runs with tiny sizes: that is its test, and says nothing about speed.
 """

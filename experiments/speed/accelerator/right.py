@@ -9,10 +9,10 @@ import numpy as np
 from a2d_jax import classifiers, costs, drivers, metrics, presets
 from a2d_jax.io.convert import read_arrays
 from experiments.speed.accelerator.job import Job
-from experiments.speed.accelerator.material import OFFICIAL, by_kind, digits
+from experiments.speed.accelerator.material import OFFICIAL, by_kind, digits, drawn_images, drawn_weights
 from experiments.speed.networks import flax_classifier
 from experiments.speed.report import machine as versions
-from experiments.speed.works import lenet5_arrays
+from experiments.speed.works import crafted_by_fgsm, lenet5_arrays
 
 PRECISIONS = {"float32 as it stands": "highest", "TF32": "tensorfloat32", "bfloat16": "highest"}
 """Names, and how float32 is multiplied; in bfloat16 weights and images are short to begin with."""
@@ -32,7 +32,9 @@ def right(job: Job) -> None:
     if job.checkpoint is not None and job.golden is not None:
         subjects.append(("ResNet-20", "cifar_resnet20", read_arrays(job.checkpoint), by_kind(job.golden), "cifar10", ("bim",)))
     else:
-        job.tell("ResNet-20", "left out: give --checkpoint and --golden", skipped=True)
+        x, arrays = drawn_images(60, 32), drawn_weights("cifar_resnet20")
+        kinds = {"benign": x, "fgsm": crafted_by_fgsm("cifar_resnet20", arrays, x, "cifar10")}
+        subjects.append(("ResNet-20, drawn weights and images", "cifar_resnet20", arrays, kinds, "cifar10", ("bim",)))
     for title, network, arrays, kinds, preset, attacks in subjects:
         for name in attacks[: 1 if job.tiny else None]:
             attack: Any = presets.make(preset, "defence", name)
