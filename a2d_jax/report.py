@@ -17,6 +17,7 @@ from sklearn.metrics import roc_curve
 
 try:
     import jinja2
+    import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -98,10 +99,40 @@ def figure(costs: Mapping[str, Int[np.ndarray, "n attacks"]], attacks: Sequence[
     return drawn
 
 
+def distributions(
+    costs: Mapping[str, Int[np.ndarray, " n"]], attack: str, *, max_cost: int | None = None, threshold: int | None = None
+) -> Figure:
+    """Distributions of one attack's costs, and the line from which a detector calls an image benign.
+
+    Args:
+      costs: by set of images; the first set is the benign one.
+      attack: its name.
+      max_cost: cost of a failure, `max_steps + 1`; such costs are drawn apart. None: no cost means failure.
+      threshold: the smallest cost of a benign verdict; None draws no line.
+    """
+    drawn = Figure(figsize=(7.4, 0.62 * len(costs) + 0.9), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.05))
+    FigureCanvasAgg(drawn)
+    axes = drawn.subplots()
+    _distributions(axes, attack, costs, max_cost)
+    if threshold is not None:
+        axes.axvline(threshold - 0.5, color="#d55e00", linewidth=1.2)
+        axes.annotate("flagged  ", (threshold - 0.5, len(costs) - 0.15), color="#d55e00", ha="right", va="top", fontsize=9)
+        axes.annotate("  benign", (threshold - 0.5, len(costs) - 0.15), color="#d55e00", ha="left", va="top", fontsize=9)
+    return drawn
+
+
 def png(drawn: Figure) -> bytes:
     """The figure as a PNG file, the same bytes for the same figure."""
     file = io.BytesIO()
     drawn.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def svg(drawn: Figure) -> str:
+    """The figure as an SVG file, the same text for the same figure."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "a2d"}):
+        drawn.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 

@@ -50,6 +50,7 @@ class Case:
     random: bool = False  # another key gives another result
     wanders: bool = False  # moves without a gradient: to a random start, a white scalar 0, an image of less contrast
     sums: bool = False  # sums over pixels, in an order that XLA chooses for each program
+    grazes: int = 0  # images so near a boundary in the end that rounding decides their class, at most so many
     event: Literal["success", "distance", "budget"] = "success"  # what the cost counts up to; "budget": every update is made
     points: int = 1  # per look, of which the sequential algorithm would have asked for fewer
     gradients: Callable[[int], Collection[int]] = lambda looks: {looks}  # how many there may be after so many looks
@@ -76,7 +77,8 @@ CASES = {
     ),
     "cw_margin": Case(CWMargin(step_size=0.05, max_steps=60), wanders=True, sums=True),
     "deepfool": Case(DeepFool(), sums=True, gradients=lambda looks: {5 * looks}),  # that of every class
-    "deepfool_linf": Case(DeepFool(0.05, norm="linf", form="foolbox"), sums=True, gradients=lambda looks: {5 * looks}),
+    # The two images on the bounds lose most of every step to clipping: they approach the boundary and may never be clear of it.
+    "deepfool_linf": Case(DeepFool(0.05, norm="linf", form="foolbox"), sums=True, grazes=2, gradients=lambda looks: {5 * looks}),
     "gradient_sign": Case(GradientSign(0.3, 40, 60), gradients=lambda looks: {1}),  # at the input
     "bim_search": Case(BIMSearch(0.05, 0.01, 4, 160)),
     "bim_b": Case(bim_b(0.2, 0.01, 20), ball=True, event="budget"),
@@ -104,6 +106,8 @@ every_attack = pytest.mark.parametrize(
 def assert_same(case, actual, expected):
     """Counts and flags equal; images bit for bit, but for attacks that sum over pixels: these may differ in the last bits."""
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if case.sums else {"rtol": 0, "atol": 0}
+    clear = clear_rows(case, actual) & clear_rows(case, expected)
+    actual, expected = (jax.tree.map(lambda leaf: leaf[clear], result) for result in (actual, expected))
 
     def compare(a, b):
         if np.issubdtype(np.asarray(a).dtype, np.floating):
@@ -113,6 +117,16 @@ def assert_same(case, actual, expected):
 
     jax.tree.map(compare, actual._replace(crossing=None), expected._replace(crossing=None))
     np.testing.assert_allclose(actual.crossing, expected.crossing, rtol=1e-4, atol=1e-6)  # it reads logits, which are sums
+
+
+def clear_rows(case, result):
+    """Rows in which the best two logits differ by more than rounding, so that two programs see one class; for most attacks all rows."""
+    if not case.grazes:
+        return np.ones(len(result.success), bool)
+    logits = np.sort(np.asarray(jax.vmap(CONVNET)(result.x_adv)), axis=1)
+    clear = logits[:, -1] - logits[:, -2] > 4 * np.finfo(np.float32).eps * np.abs(logits).max(axis=1)
+    assert np.sum(~clear) <= case.grazes
+    return clear
 
 
 TRACES = []  # one entry for each time that the classifier of these tests is traced
@@ -171,7 +185,8 @@ def test_flag_is_a_fresh_prediction(case, net, examples, results):
         expected = predicted == examples.label
     else:
         expected = predicted != examples.label
-    np.testing.assert_array_equal(results[case].success, expected)
+    clear = clear_rows(case, results[case])
+    np.testing.assert_array_equal(results[case].success[clear], expected[clear])
 
 
 @every_attack

@@ -78,6 +78,18 @@ def test_failure_of_everything_can_be_drawn():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["benign\nmedian > 10", "FGSM\nmedian > 10"]
 
 
+def test_the_line_of_a_threshold_divides_costs():
+    """Protects the figure of one attack: the line stands between the last cost that is flagged and the first that is benign."""
+    drawn = report.distributions({name: table[:, 0] for name, table in COSTS.items()}, "BIM", max_cost=501, threshold=90)
+    (axes,) = drawn.axes
+    lines = [line.get_xdata()[0] for line in axes.lines if line.get_color() == "#d55e00"]
+    assert lines == [89.5]
+    written = {text.get_text().strip(): text.get_ha() for text in axes.texts}
+    assert (written["flagged"], written["benign"]) == ("right", "left")
+    assert report.svg(drawn) == report.svg(drawn)
+    assert report.svg(drawn).startswith("<?xml")
+
+
 @pytest.mark.parametrize("highest", [10, 37, 500, 5000])
 def test_no_gaps_between_costs(highest):
     """Protects the histograms: with every cost present once no bin is empty, and every cost is in one."""

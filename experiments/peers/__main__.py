@@ -1,6 +1,6 @@
 """One table of all attacks beside Foolbox, torchattacks, the Adversarial Robustness Toolbox and SciPy.
 
-    python -m experiments.peers --checkpoint resnet20-12fca82f.th [--only TEXT] [--out docs/attacks.md] [--results FILE]
+    python -m experiments.peers --checkpoint resnet20-12fca82f.th [--only TEXT] [--out docs/peers.md] [--results FILE]
 
 Attacks LeNet-5 on MNIST digits and ResNet-20 on CIFAR-10 images, which `a2d_jax.io.datasets` finds, with each of our attacks and with every
 peer that has it, with the same settings. Needs the `bench` extra and `pip install --no-deps torchattacks==3.5.1`. A row that is done lies
@@ -48,7 +48,7 @@ class Settings:
 
     checkpoint: Path
     """Weights of ResNet-20 for CIFAR-10."""
-    out: Path = Path("docs/attacks.md")
+    out: Path = Path("docs/peers.md")
     """The page with the tables."""
     results: Path = Path("runs/peers.jsonl")
     """Outcomes of the rows that are done; remove the file to run all of them again."""

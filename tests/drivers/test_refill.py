@@ -44,12 +44,19 @@ def gather(stream):
     return index, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.result for part in parts))
 
 
+def assert_same(result, expected, index):
+    """Equal to the bit, but for the crossing, a quotient of margins, whose last bits another program may round otherwise."""
+    expected = jax.tree.map(lambda leaf: leaf[index], expected)
+    jax.tree.map(np.testing.assert_array_equal, result._replace(crossing=None), expected._replace(crossing=None))
+    np.testing.assert_allclose(result.crossing, expected.crossing, rtol=0, atol=1e-4 * ATTACK.step_size)
+
+
 @pytest.mark.parametrize(("lanes", "devices"), [(2, 1), (3, 8), (16, 1), (16, 2), (300, 1), (300, 8)])
 def test_any_lane_and_device_count(lanes, devices, patience, net, examples, expected):
     """Protects exactness: every example comes out once, with the same result, whatever the lanes and devices."""
     index, result = gather(drivers.stream(ATTACK, net, [examples], lanes=lanes, devices=jax.local_devices()[:devices]))
     assert sorted(index) == list(range(150))
-    jax.tree.map(lambda got, want: np.testing.assert_array_equal(got, want[index]), result, expected)
+    assert_same(result, expected, index)
 
 
 @pytest.mark.parametrize("sizes", [[1, 149], [150], [7] * 21 + [3], [0, 100, 0, 50]])
@@ -67,7 +74,7 @@ def test_any_pieces(sizes, net, examples, expected):
     assert not asked, "nothing is read before the results are asked for"
     index, result = gather(stream)
     assert asked[-1] == 150
-    jax.tree.map(lambda got, want: np.testing.assert_array_equal(got, want[index]), result, expected)
+    assert_same(result, expected, index)
 
 
 def test_pieces_are_read_as_lanes_fall_free(net, examples):
@@ -128,7 +135,7 @@ def test_long_calls_are_cut(net, examples, expected, monkeypatch):
     """Protects Ctrl-C and progress: the compiled loop returns to the host every few steps and goes on where it was."""
     monkeypatch.setattr(refill, "CALL_SECONDS", 0.0)  # every call is too long: down to one step a call
     index, result = gather(drivers.stream(ATTACK, net, [examples], lanes=64, devices=jax.local_devices()[:2]))
-    jax.tree.map(lambda got, want: np.testing.assert_array_equal(got, want[index]), result, expected)
+    assert_same(result, expected, index)
 
 
 @pytest.mark.parametrize("driver", ["run", "unroll", "stream"])
@@ -137,7 +144,7 @@ def test_fewer_examples_than_devices(driver, count, net, examples, expected):
     """Protects padding: batches that do not divide by the devices come out whole, in order, without the padding."""
     few = jax.tree.map(lambda leaf: leaf[:count], examples)
     result = drivers.attack(ATTACK, net, few, driver=driver)
-    jax.tree.map(lambda got, want: np.testing.assert_array_equal(got, want[:count]), result, expected)
+    assert_same(result, expected, np.arange(count))
 
 
 def test_devices_stop_on_their_own(net):

@@ -39,7 +39,7 @@ def test_small_demo_says_and_writes_what_it_found(tmp_path, capsys):
     assert min(numbers(said, "JSMA")) > 0.75
     assert len(numbers(said, "Vote, 2 of 2")) == len(numbers(said, "K-NN, 2 costs")) == 4
     assert re.search(r"done in \d+ s", said)
-    for name in ("costs_and_roc.png", "report.html"):
+    for name in ("costs_and_roc.png", "costs.svg", "report.html"):
         assert str(tmp_path / "new" / name) in said
     assert (tmp_path / "new" / "costs_and_roc.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "new" / "report.html").read_text()
@@ -50,10 +50,10 @@ def test_small_demo_says_and_writes_what_it_found(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_same_seed_same_files(tmp_path):
-    """Protects reproducibility: a seed decides the bytes of both files, and another seed changes them."""
+    """Protects reproducibility: a seed decides the bytes of all files, and another seed changes them."""
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
         tiny(tmp_path / name, seed)
-    for file in ("costs_and_roc.png", "report.html"):
+    for file in ("costs_and_roc.png", "costs.svg", "report.html"):
         one, same, other = ((tmp_path / name / file).read_bytes() for name in ("one", "same", "other"))
         assert one == same
         assert one != other
