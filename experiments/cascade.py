@@ -3,10 +3,10 @@
     python -m experiments.cascade [--raw newton-output]
 
 Reads the raw scores that `python -m experiments.newton` left (`NAME.npz`); it runs no network. A stage calls an image benign above a
-threshold: the highest score of a calibration image that Newton flags. The other images go to the next stage, and in the end to Newton at 5 %
-false alarms. Benign images are split in halves at random, 100 times: one half sets all thresholds, the other half is judged, and so are all
-crafted images. The table says what share of benign images the stages settle, how many gradients a benign image costs with the cascade and
-with Newton alone, and how much less of the crafted images the cascade catches.
+threshold: the highest score of a calibration image that Newton flags. The other images go to the next stage, and in the end to Newton
+at 5 % false alarms. Benign images are split in halves at random, 100 times: one half sets all thresholds, the other half is judged, and
+so are all crafted images. The table says what share of benign images the stages settle, how many gradients a benign image costs with
+the cascade and with Newton alone, and how much less of the crafted images the cascade catches.
 
 Gradients are those of Newton without its bound. Run time: seconds. Expected: the table of docs/newton.md.
 """
