@@ -52,6 +52,7 @@ from models.training import whole
 
 BENIGN = "benign"
 READ = (Column("newton", "crossing"), Column("bim", "cost"), Column("bim", "crossing"))
+SEEDED = "PGD-40"  # a set of three equal parts, one for each seed
 SCORES = ("newton", "BIM", "BIM, crossing", "one gradient", "margin")
 LEVEL = 0.05  # of false alarms
 RESAMPLES = 2000
@@ -188,7 +189,7 @@ def crafting(network: Network) -> dict[str, tuple[Attack, ...]]:
         sets |= {
             "BIM, full budget": (preset("bim_b"),),
             "FMN-L2": (preset("fmn_l2"),),
-            "PGD-40": (replace(attacks.pgd(epsilon, step, 40), early_stop=False),) * 3,
+            SEEDED: (replace(attacks.pgd(epsilon, step, 40), early_stop=False),) * 3,
         }
     return sets
 
@@ -362,6 +363,12 @@ def table(done: Mapping[str, Mapping[str, Any]], raw: Mapping[str, Mapping[str, 
                 f"{middle:+.3f} [{low:+.3f}, {high:+.3f}] | {one_gradient:.3f} | {nothing:.3f} | "
                 f"{ours[1]:.2f} / {theirs[1]:.2f} | {ours[2]:.2f} / {theirs[2]:.2f} | {both:.2f} |"
             ]
+    lines += ["", f"| network | {SEEDED}: AUROC newton / BIM with seed 0 | 1 | 2 |", "|---|---|---|---|"]
+    for name in done:
+        if SEEDED in raw[name]:
+            thirds = np.array_split(raw[name][SEEDED], 3)
+            areas = [[metrics.auroc(-raw[name][BENIGN][:, column], -third[:, column]) for column in (0, 1)] for third in thirds]
+            lines += [f"| {name} | {' | '.join(f'{ours:.3f} / {theirs:.3f}' for ours, theirs in areas)} |"]
     lines += [
         "",
         "| network | newton, images a second | BIM | times | newton with bound | BIM with bound | times |",
