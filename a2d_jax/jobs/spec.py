@@ -46,6 +46,15 @@ class OutputSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TablesSpec(Spec):
+    """Jobs that bring tables together. A table is a parquet file, or a folder of such files: the parts of one table."""
+
+    mixed_origins: bool = False
+    """Let costs meet that were measured otherwise: by another network, with other settings, from images prepared otherwise. They are
+    refused without this, and what differs is recorded with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImagesSpec(OutputSpec):
     """Jobs that run a classifier on images."""
 
@@ -161,13 +170,13 @@ class CleverSpec(ImagesSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSpec(OutputSpec):
+class FitSpec(OutputSpec, TablesSpec):
     """Fit a detector to costs of benign images and, for detectors that learn from both kinds, of adversarial ones."""
 
     benign: Path
-    """Costs of benign images, from `a2d cost`, or scores from `a2d clever`."""
+    """Costs of benign images, from `a2d cost`, or scores from `a2d clever`: a parquet file, or a folder of such files."""
     adversarial: tuple[Path, ...] = ()
-    """Costs of adversarial images, one or more tables; knn, svm, tree and forest need them."""
+    """Costs of adversarial images, one or more files or folders; knn, svm, tree and forest need them."""
     detector: str
     """Detector by name: zscore, vote, knn, svm, tree, forest or conformal, or by import string module:name, with settings behind
     colons: knn:k=50."""
@@ -190,7 +199,7 @@ class FitSpec(OutputSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectSpec(OutputSpec):
+class DetectSpec(OutputSpec, TablesSpec):
     """Judge images by a fitted detector: a table of index, id, label, score (higher is more adversarial), adversarial and error.
 
     Give either their costs, or the classifier and the images: then the attacks of the detector run with the settings and in the
@@ -200,7 +209,7 @@ class DetectSpec(OutputSpec):
     detector: Path
     """Detector from `a2d fit`."""
     costs: Path | None = None
-    """Costs of the images, from `a2d cost` with the settings the detector was fitted with."""
+    """Costs of the images, from `a2d cost` with the settings the detector was fitted with: a file, or a folder of files."""
     classifier: str | None = None
     """Import string `module:factory`, as for `a2d cost`."""
     checkpoint: Path | None = None
@@ -218,7 +227,7 @@ class DetectSpec(OutputSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSpec(Spec):
+class EvaluateSpec(TablesSpec):
     """Tell how well the costs of each attack separate benign from adversarial images, for each adversarial set.
 
     AUROC with its 95 % interval, average precision, share of false alarms when 95 % are caught, and shares caught at 1 % and 5 %
@@ -226,9 +235,9 @@ class EvaluateSpec(Spec):
     """
 
     benign: Path
-    """Costs of benign images, from `a2d cost`."""
+    """Costs of benign images, from `a2d cost`: a parquet file, or a folder of such files."""
     adversarial: tuple[Path, ...]
-    """Costs of adversarial images, one or more tables."""
+    """Costs of adversarial images, one or more files or folders; each is a set of its own."""
     attacks: Annotated[str | None, tyro.conf.arg(aliases=["--attack"])] = None
     """Read these only, separated by commas: attacks, whose cost is read, or other numbers such as fmn.distance; default the cost of every
     attack that all tables have."""
