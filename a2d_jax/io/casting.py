@@ -158,7 +158,7 @@ def _plain(column: Any) -> Any:
 
 
 def _nulls(array: Any) -> NDArray[np.bool_]:
-    return np.array(pc.is_null(array).to_numpy(zero_copy_only=False), bool)
+    return np.array(array.is_null().to_numpy(zero_copy_only=False), bool)
 
 
 def _floats(array: Any) -> NDArray[np.float64]:
@@ -174,7 +174,7 @@ def _shown(value: Any) -> str:
     """A value in an error; whole floats without their point."""
     return (
         f"{value:g}"
-        if isinstance(value, float) and (not np.isfinite(value) or value != int(value))
+        if isinstance(value, float) and not (value.is_integer() and abs(value) < EXACT)
         else str(int(value) if isinstance(value, float) else value)
     )
 

@@ -7,7 +7,7 @@ An image is known by its place, its id and its fingerprint. Parts that each coun
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -292,8 +292,7 @@ def _numbered(long: _Long) -> tuple[_Long, bool]:
     if len(different) == len({index for index, *_ in different}):
         return long, False
     place = {image: number for number, image in enumerate(different)}
-    columns = {**vars(long), "index": np.asarray([place[image] for image in images], np.int64)}
-    return _Long(**columns), True
+    return replace(long, index=np.asarray([place[image] for image in images], np.int64)), True
 
 
 def _given(reason: NDArray[Any]) -> NDArray[np.bool_]:
@@ -376,7 +375,7 @@ def _table(path: Path) -> Any:
     ours = ("index", "id", "attack", "target", "label", "success", "censored", "fingerprint", "error", *ATTACK_NUMBERS, *CLEVER_NUMBERS)
     try:
         schema = pq.read_schema(path)
-        return pq.read_table(path, columns=[name for name in dict.fromkeys(ours) if name in schema.names], partitioning=None)
+        return pq.read_table(path, columns=[name for name in dict.fromkeys(ours) if name in schema.names], partitioning=None)  # pyright: ignore[reportArgumentType] (a hole in the stubs)
     except (OSError, pa.ArrowException, ValueError, KeyError, OverflowError) as error:
         raise BadInput(f"expected a parquet table of costs, got {path}, which is damaged or of another kind; write it again") from error
 

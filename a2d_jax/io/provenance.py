@@ -39,7 +39,7 @@ FACTS: Mapping[str, tuple[str, str]] = {
     "clever": ("of {}", "run `a2d clever` with the same settings"),
 }
 """What all numbers of two records must have in common: how an error says it, and what to do. Settings of attacks come after these."""
-OF_SETTINGS = ("of {}", "run `a2d cost` with the same settings")
+OF_SETTINGS = "run `a2d cost` with the same settings"
 MIXED = "mixed_origins=True"
 """How a caller in Python has origins mixed."""
 
@@ -192,16 +192,23 @@ def _needed(told: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 def _refusal(differs: Mapping[str, Mapping[str, Any]], how: str) -> BadInput:
     fact, *more = differs
-    known = differs[fact]
-    first, mine = next(iter(known.items()))
-    other, theirs = next((name, value) for name, value in known.items() if _text(value) != _text(mine))
+    (first, mine), (other, theirs) = _two(differs[fact])
     what, _, setting = fact.partition(".")
-    said, remedy = FACTS.get(what, OF_SETTINGS)
-    value, got = _short(mine), _short(theirs)
-    shown = f"{setting} {value}" if setting else value
-    said = f"{said.format(what)} with {shown}" if what not in FACTS else said.format(shown)
-    others = f" (also different: {', '.join(more)})" if more else ""
-    return BadInput(f"expected costs {said} as in {first}, got {got} in {other}{others}; {remedy.format(value)}, or pass {how} to mix them")
+    said, remedy = FACTS.get(what, (f"of {what} with {{}}", OF_SETTINGS))
+    shown = f"{setting} {_short(mine)}" if setting else _short(mine)
+    also = [f"{one} {_short(here)} and {_short(there)}" for one in more[:3] for (_, here), (_, there) in [_two(differs[one])]]
+    also += [f"{len(more) - 3} more"] if len(more) > 3 else []
+    others = f" (also different: {', '.join(also)})" if also else ""
+    return BadInput(
+        f"expected costs {said.format(shown)} as in {first}, got {_short(theirs)} in {other}{others}; "
+        f"{remedy.format(_short(mine))}, or pass {how} to mix them"
+    )
+
+
+def _two(known: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The first origin, and the first that differs from it."""
+    first, *others = known.items()
+    return [first, next(one for one in others if _text(one[1]) != _text(first[1]))]
 
 
 def _unrecorded(name: str, facts: Sequence[str]) -> str:

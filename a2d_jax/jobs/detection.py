@@ -15,15 +15,15 @@ from a2d_jax.detectors import Detector, whole_detector
 from a2d_jax.errors import BadInput
 from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
 from a2d_jax.io.files import refuse_existing
-from a2d_jax.io.measurements import Measurements, read_measurements
-from a2d_jax.io.provenance import Meeting, Origin, record, same_origins, versions
+from a2d_jax.io.measurements import Measurements
+from a2d_jax.io.provenance import Meeting, Origin, record, versions
 from a2d_jax.io.tables import table_writer, verdict_columns, verdicts_schema
 from a2d_jax.jobs.images import flag, open_both
-from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec, TablesSpec
+from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
+from a2d_jax.jobs.tables import left_out, meet, read_table
 from a2d_jax.measurements import CLEVER, Column, coarse
 from a2d_jax.metrics import detection_report
 
-MIX = "--mixed-origins"
 FLAGS = ("h", "k", "level", "two_sided", "per_class", "as_released")
 """Settings of detectors that have a flag of their own."""
 
@@ -41,7 +41,7 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
         )
     table, *others = (read_table(path, spec) for path in (spec.benign, *spec.adversarial))
     columns, notes = _columns_for(unfitted, spec, table)
-    meeting = meet(columns, [one.origin for one in (table, *others)], spec)
+    meeting = sum((one.meeting for one in (table, *others)), meet(columns, [one.origin for one in (table, *others)], spec))
     negative = table.select(columns)
     positive = np.concatenate([other.select(columns) for other in others]) if others else None
     fitted = whole_detector(unfitted.fit(negative, positive, labels=table.label), spec.detector)
@@ -61,7 +61,7 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
     if not all(column.measurement in table.meta.get("attacks", {}) or column.measurement.startswith(CLEVER) for column in columns):
         notes.append(f"{spec.out} can judge tables of costs but no images: {spec.benign} does not record the settings of its attacks")
     notes += coarse(dict(zip(columns, negative.T, strict=True))) + _efforts(columns, table)
-    return Done(summary, notes=notes + meeting.notes + told(table, *others))
+    return Done(summary, notes=notes + meeting.notes + left_out(table, *others))
 
 
 def detect(spec: DetectSpec, report: Report = silent) -> Done:
@@ -80,10 +80,10 @@ def evaluate(spec: EvaluateSpec, report: Report = silent) -> Done:
     """How well low numbers tell adversarial from benign images, for every attack and adversarial set."""
     table = read_table(spec.benign, spec)
     rows: list[dict[str, Any]] = []
-    meeting, notes = Meeting(), told(table)
+    meeting, notes = table.meeting, left_out(table)
     for path in spec.adversarial:
         other = read_table(path, spec)
-        notes += told(other)
+        notes += left_out(other)
         texts = specs.names_of(spec.attacks) if spec.attacks else [name for name in table.names if name in other.names]
         if not texts:
             raise BadInput(
@@ -91,32 +91,12 @@ def evaluate(spec: EvaluateSpec, report: Report = silent) -> Done:
                 f"and {', '.join(other.names)} in {path}; run `a2d cost` on both sets with the same --attacks"
             )
         columns = table.columns(texts)
-        meeting += meet(columns, [table.origin, other.origin], spec)
+        meeting = meeting + other.meeting + meet(columns, [table.origin, other.origin], spec)
         for column in columns:
             found = detection_report(-table.select([column])[:, 0], -other.select([column])[:, 0])
             rows.append({"set": path.stem, "attack": str(column), "images": len(other.index), **found._asdict()})
     summary = {"benign": str(spec.benign), "benign images": len(table.index), **meeting.as_meta, "sets": rows}
     return Done(summary, notes=meeting.notes + notes)
-
-
-def read_table(path: Path, spec: TablesSpec) -> Measurements:
-    """A table that a job was given."""
-    return read_measurements(path, mixed_origins=spec.mixed_origins, how=MIX)
-
-
-def meet(columns: Sequence[Column], origins: Sequence[Origin], spec: TablesSpec) -> Meeting:
-    """Refuse numbers of different origins unless the user lets them meet."""
-    return same_origins([column.measurement for column in columns], origins, spec.mixed_origins, MIX)
-
-
-def told(*tables: Measurements) -> list[str]:
-    """What to tell of tables: of the files they came from, and of the images left out."""
-    notes = [note for table in tables for note in table.meeting.notes]
-    for table in tables:
-        if table.errors:
-            _, name, error = table.errors[0]
-            notes.append(f"{len(table.errors)} images of {table.path} carry an error and are left out; the first is {name}: {error}")
-    return notes
 
 
 def _efforts(columns: Sequence[Column], table: Measurements) -> list[str]:
@@ -141,7 +121,7 @@ def _columns_for(detector: Detector, spec: FitSpec, table: Measurements) -> tupl
 def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: dict[str, Any]) -> Done:
     table = read_table(path, spec)
     columns = table.columns(stored.columns)
-    meeting = _fitted_to(stored, spec) + meet(columns, [stored.origin(str(spec.detector)), table.origin], spec)
+    meeting = _fitted_to(stored, spec) + table.meeting + meet(columns, [stored.origin(str(spec.detector)), table.origin], spec)
     read = table.select(columns)
     known = {"labels": table.label, "index": table.key}
     score, adversarial = stored.fitted.score(read, **known), stored.fitted.predict(read, **known)
@@ -158,7 +138,7 @@ def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: di
     whole = np.concatenate([read, np.zeros((missing, read.shape[1]), read.dtype)])
     _write_verdicts(spec.out, columns, meta | {"costs": table.meta, **meeting.as_meta}, rows, whole)
     summary = {"out": str(spec.out), "images": len(read) + missing, "failed": missing, "adversarial": int(adversarial.sum())}
-    return Done(summary, missing, meeting.notes + table.meeting.notes)
+    return Done(summary, missing, meeting.notes)
 
 
 def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any], report: Report) -> Done:
@@ -168,7 +148,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     precision = fitted_on.meta.get("precision", "float32")
     model, source = open_both(str(spec.classifier), spec.checkpoint, Path(str(spec.images)), spec.limit, precision)
     here = record(model, source, classifier=spec.classifier, precision=precision, seed=spec.seed, labels="prediction")
-    network = Origin(str(spec.classifier), {**here, "attacks": fitted_on.meta["attacks"], "norms": fitted_on.meta.get("norms", {})})
+    network = Origin("the network given", {**here, "attacks": fitted_on.meta["attacks"], "norms": fitted_on.meta.get("norms", {})})
     meeting = _fitted_to(stored, spec) + meet(columns, [fitted_on, network], spec)
     how: dict[str, Any] = {
         "bound": not spec.no_bound,

@@ -244,5 +244,30 @@ class EvaluateSpec(TablesSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShiftSpec(TablesSpec):
+    """Test whether fresh benign images still look like those that a detector was calibrated on.
+
+    For every attack: a two-sample test of Kolmogorov and Smirnov on conformal p-values, corrected over attacks by Holm's method, and the
+    share of new images that a conformal detector at the level would flag, with its 95 % interval. docs/shift.md says what to do next.
+    """
+
+    benign: Path
+    """Costs of the benign images that the detector was fitted to, from `a2d cost`: a parquet file, or a folder of such files."""
+    new: Path
+    """Costs of fresh images that are believed to be benign, measured in the same way: a file or a folder."""
+    attacks: Annotated[str | None, tyro.conf.arg(aliases=["--attack"])] = None
+    """Test these only, separated by commas: attacks, whose cost is read, or other numbers such as newton.crossing; default the cost of
+    every attack that both tables have."""
+    level: float = 0.05
+    """Rate of false alarms of the detector, in (0, 1)."""
+    significance: float = 0.05
+    """Chance of a warning if nothing has shifted, in (0, 1)."""
+    figure: Path | None = None
+    """Draw the p-values of the new images to this PNG file; needs the extra a2d-jax[report]."""
+    force: bool = False
+    """Replace the figure if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InfoSpec(Spec):
     """Print versions, devices, the settings of every preset, and the names of attacks and detectors."""
