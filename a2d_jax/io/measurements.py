@@ -177,8 +177,6 @@ def _read(path: Path) -> tuple[_Long, Meta]:
     needed = ["index", "id", by, "label", usual, *([] if clever else ["censored"])]
     if missing := [name for name in needed if name not in names]:
         raise BadInput(f"expected a table of costs, got one without the columns {', '.join(missing)} in {path}; give a table of `a2d cost`")
-    if twice := [name for name in needed if names.count(name) > 1]:
-        raise BadInput(f"expected each column once, got {', '.join(twice)} more than once in {path}; leave one out")
     if not len(table):
         raise BadInput(f"expected a table of costs, got one without rows in {path}; run `a2d cost` on some images")
     meta = _meta(table.schema.metadata, path)
@@ -191,8 +189,8 @@ def _read(path: Path) -> tuple[_Long, Meta]:
             )
     id_ = texts(table["id"], "id", path, numbers=True)
     label = whole_numbers(table["label"], "label", path, least=-1)
-    read = {one: _number(table, one, path) for one in (CLEVER_NUMBERS if clever else ATTACK_NUMBERS) if names.count(one) == 1}
-    told = {one: flags(table[one], one, path) for one in ("success", "censored") if names.count(one) == 1}
+    read = {one: _number(table, one, path) for one in (CLEVER_NUMBERS if clever else ATTACK_NUMBERS) if one in names}
+    told = {one: flags(table[one], one, path) for one in ("success", "censored") if one in names}
     reason = _reasons(table, path)
     for one, column in read.items():
         if one == usual:
@@ -203,7 +201,7 @@ def _read(path: Path) -> tuple[_Long, Meta]:
     for one, column in told.items():
         if not column.absent:
             reason = {int(row): f"expected {one} as true or false, got none" for row in np.flatnonzero(column.missing)} | reason
-    prints = _fingerprint(table, path) if names.count("fingerprint") == 1 else None
+    prints = _fingerprint(table, path) if "fingerprint" in names else None
     rows = np.full(len(table), None, object)
     rows[list(reason)] = list(reason.values())
     numbers = {
@@ -374,8 +372,13 @@ def _table(path: Path) -> Any:
         raise BadInput(f"expected a parquet table of costs, got {path}, which is {kind}; write it as parquet (pandas: to_parquet)")
     ours = ("index", "id", "attack", "target", "label", "success", "censored", "fingerprint", "error", *ATTACK_NUMBERS, *CLEVER_NUMBERS)
     try:
-        schema = pq.read_schema(path)
-        return pq.read_table(path, columns=[name for name in dict.fromkeys(ours) if name in schema.names], partitioning=None)  # pyright: ignore[reportArgumentType] (a hole in the stubs)
+        names = pq.read_schema(path).names
+        if twice := [name for name in ours if names.count(name) > 1]:
+            raise BadInput(f"expected each column once, got {', '.join(twice)} more than once in {path}; leave one out")
+        wanted = [name for name in dict.fromkeys(ours) if name in names]
+        return pq.read_table(path, columns=wanted, partitioning=None)  # pyright: ignore[reportArgumentType] (a hole in the stubs)
+    except BadInput:
+        raise
     except (OSError, pa.ArrowException, ValueError, KeyError, OverflowError) as error:
         raise BadInput(f"expected a parquet table of costs, got {path}, which is damaged or of another kind; write it again") from error
 

@@ -21,12 +21,18 @@ class Spec:
 
     def __post_init__(self) -> None:
         for one in fields(self):  # a script may give paths as text
-            if isinstance(value := getattr(self, one.name), str) and "Path" in str(one.type):
-                object.__setattr__(self, one.name, Path(value))
+            if "Path" in str(one.type):
+                object.__setattr__(self, one.name, _paths(getattr(self, one.name)))
 
     def as_json(self) -> dict[str, Any]:
         """The spec as JSON has it: paths as text, tuples as lists."""
         return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+
+
+def _paths(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(_paths(one) for one in value)
+    return Path(value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:
