@@ -368,10 +368,10 @@ def _table(path: Path) -> Any:
     """The columns of a parquet file that are ours."""
     if not path.is_file():
         raise BadInput(f"expected a parquet table of costs, got {path}, which is no file; check the path")
-    if kind := _other_kind(path):
-        raise BadInput(f"expected a parquet table of costs, got {path}, which is {kind}; write it as parquet (pandas: to_parquet)")
     ours = ("index", "id", "attack", "target", "label", "success", "censored", "fingerprint", "error", *ATTACK_NUMBERS, *CLEVER_NUMBERS)
     try:
+        if kind := _other_kind(path):
+            raise BadInput(f"expected a parquet table of costs, got {path}, which is {kind}; write it as parquet (pandas: to_parquet)")
         names = pq.read_schema(path).names
         if twice := [name for name in ours if names.count(name) > 1]:
             raise BadInput(f"expected each column once, got {', '.join(twice)} more than once in {path}; leave one out")
