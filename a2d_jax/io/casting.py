@@ -122,7 +122,7 @@ def texts(column: Any, name: str, path: Path, numbers: bool = False) -> Cast:
       column: of an Arrow table.
       name: what it is called.
       path: of the file, for the error.
-      numbers: other plain values, such as numbers and dates, are taken as the text that shows them.
+      numbers: bytes and numbers are taken as the text that shows them.
 
     Raises:
       BadInput: the column holds something else.
@@ -132,7 +132,8 @@ def texts(column: Any, name: str, path: Path, numbers: bool = False) -> Cast:
     empty = pa.types.is_null(kind) or (pa.types.is_floating(kind) and bool(np.isnan(_floats(array)).all()))
     written = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    if not (empty or written or (numbers and (binary or not pa.types.is_nested(kind)))):
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if not (empty or written or (numbers and (binary or number))):
         raise _another("texts", kind, name, path)
     if empty:
         return Cast(np.full(len(array), "", object), np.ones(len(array), bool), {})

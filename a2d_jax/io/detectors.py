@@ -82,9 +82,21 @@ def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetect
         raise BadInput(f"{error} (in {path})") from error
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BadInput(f"expected a whole detector, got one with missing or changed parts in {path}; fit it again") from error
-    if len(columns) != fitted.columns:
-        raise BadInput(f"expected the names of {fitted.columns} columns, got {len(columns)} in {path}; fit the detector again")
+    if len(columns) != (own := _tried(fitted, path)):
+        raise BadInput(f"expected the names of {own} columns, got {len(columns)} in {path}; fit the detector again")
     return StoredDetector(fitted, columns, meta)
+
+
+def _tried(fitted: FittedDetector, path: Path) -> int:
+    """The number of columns of a detector that can judge a row of them: its parameters belong together."""
+    one = np.zeros(1, np.int64)
+    try:
+        score = np.asarray(fitted.score(np.ones((1, fitted.columns)), labels=one, index=one))
+        if score.shape == (1,) and not np.isnan(score).any() and not np.isnan(fitted.threshold):
+            return fitted.columns
+    except Exception as error:  # of many kinds, whatever does not fit
+        raise BadInput(f"expected a whole detector, got one whose parts do not belong together in {path}; fit it again") from error
+    raise BadInput(f"expected a detector whose scores are numbers, got one whose are not in {path}; fit it again")
 
 
 def _plain(value: Any) -> Any:

@@ -132,3 +132,17 @@ def test_settings_of_another_form(tmp_path):
         write_detector(path, StoredDetector(ZScore().fit(BENIGN[:, 0]), ("bim",), {"costs": costs}))
         with pytest.raises(BadInput, match=r"settings of the run[^\n]*detector\.json"):
             read_detector(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("costs", 1.5), ("costs", []), ("costs", [[1.0], [2.0, 3.0]]), ("adversarial", [True]), ("k", "inf")]
+)
+def test_parts_that_do_not_belong_together(tmp_path, name, value):
+    """Protects verdicts: a detector is tried on one row when it is read, so that changed parts are refused before any image is judged."""
+    path = tmp_path / "detector.json"
+    write_detector(path, StoredDetector(KNN(k=5).fit(BENIGN[:, :1], ADVERSARIAL[:, :1]), ("bim",), {}))
+    content = json.loads(path.read_text())
+    content["params"][name] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=r"^expected [^\n]*detector\.json[^\n]*$"):
+        read_detector(path)
