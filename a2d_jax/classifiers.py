@@ -68,6 +68,11 @@ def in_bfloat16(classifier: Classifier) -> Classifier:
     return Classifier(jax.tree.map(narrow, classifier.variables), _Bfloat16Apply(classifier.apply))
 
 
+def precision(classifier: Classifier) -> str:
+    """`bfloat16` of what `in_bfloat16` made, else `float32`."""
+    return "bfloat16" if isinstance(classifier.apply, _Bfloat16Apply) else "float32"
+
+
 def from_nnx(module: nnx.Module) -> Classifier:
     """Take a Flax NNX module as it is, in evaluation mode; the module itself is not changed."""
     module = nnx.clone(module)

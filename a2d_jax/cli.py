@@ -26,6 +26,7 @@ Job = (
     | Annotated[spec.FitSpec, tyro.conf.subcommand("fit")]
     | Annotated[spec.DetectSpec, tyro.conf.subcommand("detect")]
     | Annotated[spec.EvaluateSpec, tyro.conf.subcommand("eval")]
+    | Annotated[spec.ShiftSpec, tyro.conf.subcommand("shift")]
     | Annotated[spec.InfoSpec, tyro.conf.subcommand("info")]
 )
 

@@ -1,6 +1,6 @@
-"""What people look at: a figure of costs and ROC curves, and a page with images, their costs and verdicts.
+"""What people look at: figures of costs, of ROC curves and of shifts, and a page with images, their costs and verdicts.
 
-Both take plain arrays and names and touch no file. The page is one string of HTML that holds all it needs: images are data URIs,
+All take plain arrays and names and touch no file. The page is one string of HTML that holds all it needs: images are data URIs,
 nothing is loaded from elsewhere, names are escaped.
 """
 
@@ -121,6 +121,35 @@ def distributions(
     return drawn
 
 
+def shift_figure(p_values: Mapping[str, Float[np.ndarray, " n"]], level: float) -> Figure:
+    """How the conformal p-values of new benign images are distributed, one panel per attack, beside the diagonal of no shift.
+
+    A curve above the diagonal is of images that look more adversarial than those of the calibration. Where it crosses the level of a
+    detector, its height is the share of new images that are flagged.
+
+    Args:
+      p_values: of new images, by attack.
+      level: of false alarms.
+
+    Raises:
+      BadInput: no attack, or one without p-values.
+    """
+    if not p_values or not all(len(p) for p in p_values.values()):
+        raise BadInput(f"expected p-values of at least one image and attack, got {len(p_values)} attack(s); give some")
+    drawn = Figure(figsize=(3.7 * len(p_values) + 0.6, 4), dpi=120, layout=ConstrainedLayoutEngine(), facecolor="white")
+    FigureCanvasAgg(drawn)
+    for axes, (name, p) in zip(drawn.subplots(1, len(p_values), squeeze=False)[0], p_values.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, label="no shift")
+        axes.ecdf(p, color=COLOURS[2], linewidth=2, label=f"{len(p)} new images")
+        axes.axvline(level, color="#888888", linewidth=0.8, linestyle=":", label=f"level {level:g}: {np.mean(p < level):.1%} flagged")
+        _unit_square(axes)
+        axes.set_title(f"p-values of {name}", fontsize=12)
+        axes.set_xlabel("conformal p-value among old images", fontsize=9)
+        axes.legend(loc="lower right", fontsize=9, framealpha=0.9)
+    drawn.axes[0].set_ylabel("share of new images below")
+    return drawn
+
+
 def png(drawn: Figure) -> bytes:
     """The figure as a PNG file, the same bytes for the same figure."""
     file = io.BytesIO()
@@ -216,19 +245,24 @@ def _roc(axes: Axes, attack: str, costs: Mapping[str, np.ndarray]) -> None:
         colour, dash = _style(number)
         area = metrics.auroc(-benign.astype(float), -adversarial.astype(float))
         axes.plot(fpr, tpr, color=colour, linestyle=dash, linewidth=2, label=f"{name}  {area:.3f}")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    _unit_square(axes)
+    axes.set_title(f"detection by {attack} cost", fontsize=12)
+    axes.set_xlabel("benign images flagged", fontsize=9)
+    axes.legend(title="crafted by, AUROC", loc="lower right", fontsize=9, title_fontsize=9, framealpha=0.9)
+
+
+def _unit_square(axes: Axes) -> None:
+    """Both axes from 0 to 1, heights in per cent."""
     axes.set_aspect("equal")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.02)
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xticks([0, 0.5, 1])
     axes.set_yticks([0, 0.5, 1])
     axes.grid(color="#eeeeee")
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9)
-    axes.set_title(f"detection by {attack} cost", fontsize=12)
-    axes.set_xlabel("benign images flagged", fontsize=9)
-    axes.legend(title="crafted by, AUROC", loc="lower right", fontsize=9, title_fontsize=9, framealpha=0.9)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -189,3 +189,22 @@ def test_wrong_verdicts_are_marked():
         for adversarial in (True, False, None)
     ]
     assert remarks == [["", "missed"], ["false alarm", ""], ["", ""]]
+
+
+def test_curves_of_a_shift():
+    """Protects the figure of a shift: a panel for each attack, the share below each p-value, and the share flagged in the legend."""
+    p = {"bim": GENERATOR.random(50) ** 2, "jsma": GENERATOR.random(40)}
+    drawn = report.shift_figure(p, 0.1)
+    assert [axes.get_title() for axes in drawn.axes] == ["p-values of bim", "p-values of jsma"]
+    for axes, values in zip(drawn.axes, p.values(), strict=True):
+        curve = axes.get_lines()[1]
+        x, y = np.asarray(curve.get_xdata()), np.asarray(curve.get_ydata())
+        np.testing.assert_array_equal(np.sort(values), x[1:])
+        np.testing.assert_allclose(y[1:], np.arange(1, len(values) + 1) / len(values))
+        legend = axes.get_legend()
+        assert legend is not None
+        assert f"{np.mean(values < 0.1):.1%} flagged" in legend.get_texts()[-1].get_text()
+    assert Image.open(io.BytesIO(report.png(drawn))).size[0] > 900
+    for nothing in ({}, {"bim": np.zeros(0)}):
+        with pytest.raises(BadInput, match="p-values of at least one image"):
+            report.shift_figure(nothing, 0.1)

@@ -8,6 +8,7 @@ from a2d_jax.costs.defense import Arrays, Defense, FittedDefense, costs
 from a2d_jax.costs.inputs import examples, fingerprints, predictions
 from a2d_jax.costs.judging import Judged, bounded, judge_images
 from a2d_jax.costs.measuring import Measured, Predicted, class_count, measure, predicted
+from a2d_jax.costs.stored import read_defense
 
 __all__ = [
     "Arrays",
@@ -25,4 +26,5 @@ __all__ = [
     "measure",
     "predicted",
     "predictions",
+    "read_defense",
 ]

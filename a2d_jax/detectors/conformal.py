@@ -126,9 +126,9 @@ class FittedConformal(Fitted):
           BadInput: as `read_table`, or labels or index missing or of another length.
         """
         table = read_table(x, self.columns)
-        rows = np.arange(len(table)) if index is None else _read_integers(index, len(table), "index")
+        rows = np.arange(len(table)) if index is None else read_integers(index, len(table), "index")
         groups = _read_labels(labels, len(table)) if self.per_class else np.zeros(len(table), np.int64)
-        return _p_value(self._calibrated(), table, groups, _jitter(self.seed, rows))
+        return _p_value(self._calibrated(), table, groups, jitter(self.seed, rows))
 
     def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """1 - p; see `p_values`."""
@@ -156,10 +156,11 @@ class FittedConformal(Fitted):
 def _read_labels(labels: ArrayLike | None, n: int) -> Int[np.ndarray, " n"]:
     if labels is None:
         raise BadInput("expected the predicted class of each image, got none; give labels, or calibrate with per_class=False")
-    return _read_integers(labels, n, "labels")
+    return read_integers(labels, n, "labels")
 
 
-def _read_integers(values: ArrayLike, n: int, role: str) -> Int[np.ndarray, " n"]:
+def read_integers(values: ArrayLike, n: int, role: str) -> Int[np.ndarray, " n"]:
+    """One integer from 0 to 2**63 - 1 for each of `n` rows; anything else is a `BadInput`."""
     array = np.asarray(values)
     if array.shape != (n,) or array.dtype.kind not in "iu" or (n and not 0 <= int(array.min()) <= int(array.max()) < 2**63):
         raise BadInput(
@@ -169,7 +170,8 @@ def _read_integers(values: ArrayLike, n: int, role: str) -> Int[np.ndarray, " n"
 
 
 @rowwise
-def _jitter(seed: Array, index: Int[Array, ""]) -> Float[Array, ""]:
+def jitter(seed: Array, index: Int[Array, ""]) -> Float[Array, ""]:
+    """A number in [0, 1) of each image's own, from the low 32 bits of its index."""
     return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index & 0xFFFFFFFF))
 
 

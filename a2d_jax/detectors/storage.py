@@ -55,11 +55,13 @@ def from_fields(known: Any, params: Mapping[str, Any]) -> Any:
     """A dataclass from the values of its fields.
 
     Raises:
-      BadInput: parameters that are missing, unknown or not numbers.
+      BadInput: parameters that are missing, unknown, not numbers, or of shapes that the class does not say of them.
     """
     if set(params) != set(_names(known)):
         raise BadInput(f"expected the parameters {', '.join(_names(known))}, got {', '.join(params)}; fit the detector again")
-    return known(**{name: value if value.ndim else value.item() for name, value in _numbers(params).items()})
+    values = _numbers(params)
+    _check_shapes(known, values)
+    return known(**{name: value if value.ndim else value.item() for name, value in values.items()})
 
 
 def _class_of(kind: str, plugins: Sequence[str]) -> tuple[Any, str]:
@@ -97,6 +99,17 @@ def _numbers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if value.dtype.kind not in "biuf":
             raise BadInput(f"expected numbers as parameter {name}, got {value.dtype}; fit the detector again")
     return values
+
+
+def _check_shapes(known: Any, values: Mapping[str, np.ndarray]) -> None:
+    """Arrays whose shapes are annotated (`Float[np.ndarray, "n columns"]`) have these axes, and an axis has one length everywhere."""
+    lengths: dict[str, int] = {}
+    for one in fields(known):
+        if (dims := getattr(one.type, "dim_str", None)) is not None:
+            axes, shape = dims.split(), values[one.name].shape
+            fits = len(axes) == len(shape) and all(lengths.setdefault(axis, size) == size for axis, size in zip(axes, shape, strict=True))
+            if not fits:
+                raise BadInput(f"expected parameter {one.name} of shape ({dims.strip()}), got {shape}; fit the detector again")
 
 
 def _names(known: Any) -> list[str]:

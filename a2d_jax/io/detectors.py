@@ -12,6 +12,7 @@ import numpy as np
 from a2d_jax.detectors import FittedDetector, from_params, to_params
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic
+from a2d_jax.io.provenance import Origin, checked_meta
 
 FORMAT = "a2d detector 1"
 
@@ -29,6 +30,10 @@ class StoredDetector:
     fitted: FittedDetector
     columns: tuple[str, ...]
     meta: Mapping[str, Any]
+
+    def origin(self, name: str) -> Origin:
+        """Where the benign costs come from that it was fitted to."""
+        return Origin(name, self.meta.get("costs", {}))
 
 
 def write_detector(path: str | Path, stored: StoredDetector) -> None:
@@ -58,10 +63,10 @@ def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetect
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError as error:
         raise BadInput(f"expected a detector, got {path}, which does not exist; check the path or run `a2d fit`") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"expected a detector as JSON, got {path}, which cannot be read as such; give a file of `a2d fit`") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
@@ -72,13 +77,26 @@ def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetect
         columns, meta = tuple(names), dict(content["meta"])
         if not (all(isinstance(name, str) for name in columns) and isinstance(meta.get("costs", {}), dict)):
             raise TypeError
+        checked_meta(meta.get("costs", {}), path)
     except BadInput as error:
         raise BadInput(f"{error} (in {path})") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BadInput(f"expected a whole detector, got one with missing or changed parts in {path}; fit it again") from error
-    if len(columns) != fitted.columns:
-        raise BadInput(f"expected the names of {fitted.columns} columns, got {len(columns)} in {path}; fit the detector again")
+    if len(columns) != (own := _tried(fitted, path)):
+        raise BadInput(f"expected the names of {own} columns, got {len(columns)} in {path}; fit the detector again")
     return StoredDetector(fitted, columns, meta)
+
+
+def _tried(fitted: FittedDetector, path: Path) -> int:
+    """The number of columns of a detector that can judge a row of them: its parameters belong together."""
+    one = np.zeros(1, np.int64)
+    try:
+        score = np.asarray(fitted.score(np.ones((1, fitted.columns)), labels=one, index=one))
+        if score.shape == (1,) and not np.isnan(score).any() and not np.isnan(fitted.threshold):
+            return fitted.columns
+    except Exception as error:  # of many kinds, whatever does not fit
+        raise BadInput(f"expected a whole detector, got one whose parts do not belong together in {path}; fit it again") from error
+    raise BadInput(f"expected a detector whose scores are numbers, got one whose are not in {path}; fit it again")
 
 
 def _plain(value: Any) -> Any:
@@ -87,6 +105,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of a detector")
 
 
 def _number(value: Any) -> Any:

@@ -1,9 +1,16 @@
-"""Where numbers come from: what a table records of its run, and what two of them must have in common to be compared."""
+"""Where numbers come from: what a table records of its run, and what must agree wherever two records meet.
+
+Costs depend on the network, on how images reach it and on the settings of the attack. A threshold fitted to costs of one origin says
+nothing of costs of another: such a meeting is refused unless the user asks for it, and then it is recorded. What a file does not record
+(older files, tables that passed through another tool) cannot be compared: a note says so.
+"""
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,18 +23,67 @@ from a2d_jax.types import Classifier
 
 PACKAGES = ("a2d-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn")
 
-SHARED = {"precision": "in {}", "labels": "with labels from the {}", "target": "with the target {}", "clever": "of {}"}
-"""What all numbers of two tables must have in common, and how an error says it."""
+COUNTS = 1
+"""Raised whenever the same attack with the same settings on the same image counts otherwise than before: such costs do not mix."""
+
+FACTS: Mapping[str, tuple[str, str]] = {
+    "counts": ("counted by revision {} of the attacks", "measure both with one version of a2d-jax"),
+    "precision": ("in {}", "measure both with precision {}"),
+    "classifier": ("of the classifier {}", "measure both with one network"),
+    "weights_sha256": ("of the network with the weights {}", "measure both with one network"),
+    "photographs": ("of photographs prepared with {}", "prepare both alike"),
+    "shape": ("of images of the shape {}", "measure images of one shape"),
+    "labels": ("with labels from the {}", "measure both with labels {}"),
+    "target": ("with the target {}", "measure both with target {}"),
+    "clever": ("of {}", "run `a2d clever` with the same settings"),
+}
+"""What all numbers of two records must have in common: how an error says it, and what to do. Settings of attacks come after these."""
+OF_SETTINGS = "run `a2d cost` with the same settings"
+MIXED = "mixed_origins=True"
+"""How a caller in Python has origins mixed."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Something that records where its numbers come from: a table, a detector, or a network that is at hand."""
+
+    name: str
+    meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What came out of comparing origins.
+
+    Attributes:
+      notes: what to tell the user.
+      mixed: what differs although it must not, by fact and by name of the origin; empty unless the user asked for it.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    mixed: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def as_meta(self) -> dict[str, Any]:
+        """What an output keeps of it."""
+        return {"mixed_origins": self.mixed} if self.mixed else {}
+
+    def __add__(self, other: "Meeting") -> "Meeting":
+        both = {fact: {**self.mixed.get(fact, {}), **other.mixed.get(fact, {})} for fact in {**self.mixed, **other.mixed}}
+        return Meeting(list(dict.fromkeys(self.notes + other.notes)), both)
 
 
 def record(classifier: Classifier, source: ImageSource, /, **settings: Any) -> dict[str, Any]:
     """What a table should know of its origin: versions, inputs with their hashes, settings."""
+    crafted = archive_meta(source.path)
+    prepared = crafted.get("photographs") if source.preprocessing is None else asdict(source.preprocessing)
     return {
         "versions": versions(),
+        "counts": COUNTS,
         "weights_sha256": weights_digest(classifier),
         "images": str(source.path),
         "images_sha256": source.digest(),
-        "photographs": None if source.preprocessing is None else asdict(source.preprocessing),
+        "photographs": prepared,  # of images that an archive holds: how they were prepared before they were attacked
         "shape": list(source.shape),
         "count": len(source),
         **settings,
@@ -49,37 +105,126 @@ def weights_digest(classifier: Classifier) -> str:
     return hashed.hexdigest()
 
 
-def same_settings(names: Iterable[str], one: Mapping[str, Any], one_name: str, other: Mapping[str, Any], other_name: str) -> None:
-    """Refuse numbers that were measured in another precision, of other labels or with different settings.
+def archive_meta(path: Path) -> Mapping[str, Any]:
+    """What an archive of crafted images records of its run; empty for images of any other kind."""
+    if path.suffix.lower() != ".npz":
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = json.loads(str(archive["a2d"])) if "a2d" in archive else {}
+    except Exception:  # of many kinds, whatever the damage leads to; who reads the images refuses them
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("photographs"), dict | None) else {}
 
-    What is not recorded cannot differ.
+
+def checked_meta(found: object, path: Path) -> dict[str, Any]:
+    """What a file says of its run, refused unless it has the form in which it was written; other facts than ours are left as they are.
+
+    Raises:
+      BadInput: settings, norms or a shape of another form.
+    """
+    meta = found if isinstance(found, dict) else {}
+    settings, norms, shape = meta.get("attacks", {}), meta.get("norms", {}), meta.get("shape")
+    tables = [
+        settings,
+        norms,
+        *(settings.values() if isinstance(settings, dict) else ()),
+        *(meta.get(name) or {} for name in ("clever", "photographs")),
+    ]
+    fits = all(isinstance(one, dict) for one in tables) and all(isinstance(norm, str) for norm in norms.values())
+    if not (fits and (shape is None or (isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)))):
+        raise BadInput(f"expected settings of the run as `a2d cost` writes them, got others in the metadata of {path}; measure again")
+    return meta
+
+
+def same_origins(names: Iterable[str], origins: Sequence[Origin], mixed: bool = False, how: str = MIXED) -> Meeting:
+    """Refuse numbers of different origins, or let them meet if the user asks for it.
 
     Args:
       names: the measurements that are compared.
-      one: metadata of the first.
-      one_name: what to call it.
-      other: metadata of the second.
-      other_name: what to call it.
+      origins: of the numbers; the first is what the others are held against.
+      mixed: let them meet, and say in what they differ.
+      how: what the caller's user passes for that.
 
     Raises:
-      BadInput: something differs; it names what.
+      BadInput: something differs; it names what, both values, and what to do.
     """
-    for what, said in (
-        ("precision", "in {}"),
-        ("labels", "with labels from the {}"),
-        ("target", "with the target {}"),
-        ("clever", "of {}"),
-    ):
-        mine, theirs = one.get(what), other.get(what)
-        if None not in (mine, theirs) and mine != theirs:
-            raise BadInput(
-                f"expected costs {said.format(mine)} as in {one_name}, got {theirs} in {other_name}; measure both with {what} {mine}"
-            )
+    names = tuple(names)
+    told = [(origin.name, _facts(origin.meta, names)) for origin in origins]
+    differs: dict[str, dict[str, Any]] = {}
+    for fact in dict.fromkeys(fact for _, facts in told for fact in facts):
+        known = {name: facts[fact] for name, facts in told if facts.get(fact) is not None}
+        if len({_text(value) for value in known.values()}) > 1:
+            differs[fact] = known
+    if differs and not mixed:
+        raise _refusal(differs, how)
+    notes = [f"origins are mixed as asked: {fact} is {_listed(known)}" for fact, known in differs.items()]
+    notes += [_unrecorded(name, [fact for fact in _needed(told) if fact not in facts]) for name, facts in told if facts]
+    notes += [
+        f"{name} does not record how its costs were measured; nothing tells whether they may be compared"
+        for name, facts in told
+        if not facts
+    ]
+    return Meeting([note for note in notes if note], differs)
+
+
+def _facts(meta: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Everything on which numbers depend, flat: `precision`, `photographs.resize`, `bim.max_steps`. None stands for no choice made."""
+    attacks, norms = meta.get("attacks", {}), meta.get("norms", {})
+    found: dict[str, Any] = {}
+    aimed = any(attacks.get(name, {}).get("targeted") for name in names)
+    for fact in FACTS:
+        if fact in meta and (fact != "target" or aimed):
+            nested = meta[fact]
+            found |= {f"{fact}.{key}": value for key, value in nested.items()} if isinstance(nested, dict) else {fact: nested}
     for name in names:
-        mine, theirs = (meta.get("attacks", {}).get(name, {}) for meta in (one, other))
-        for setting in mine.keys() & theirs.keys():
-            if mine[setting] != theirs[setting]:
-                raise BadInput(
-                    f"expected costs of {name} with {setting} {mine[setting]} as in {one_name}, "
-                    f"got {theirs[setting]} in {other_name}; run `a2d cost` with the same settings"
-                )
+        found |= {f"{name}.{setting}": value for setting, value in attacks.get(name, {}).items()}
+        if name in norms:
+            found[f"{name}.norm"] = norms[name]
+    return found
+
+
+def _needed(told: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Facts that some origin records, but for those of photographs: images that come prepared have none."""
+    return list(dict.fromkeys(fact for _, facts in told for fact in facts if not fact.startswith("photographs")))
+
+
+def _refusal(differs: Mapping[str, Mapping[str, Any]], how: str) -> BadInput:
+    fact, *more = differs
+    (first, mine), (other, theirs) = _two(differs[fact])
+    what, _, setting = fact.partition(".")
+    said, remedy = FACTS.get(what, (f"of {what} with {{}}", OF_SETTINGS))
+    shown = f"{setting} {_short(mine)}" if setting else _short(mine)
+    also = [f"{one} {_short(here)} and {_short(there)}" for one in more[:3] for (_, here), (_, there) in [_two(differs[one])]]
+    also += [f"{len(more) - 3} more"] if len(more) > 3 else []
+    others = f" (also different: {', '.join(also)})" if also else ""
+    return BadInput(
+        f"expected costs {said.format(shown)} as in {first}, got {_short(theirs)} in {other}{others}; "
+        f"{remedy.format(_short(mine))}, or pass {how} to mix them"
+    )
+
+
+def _two(known: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The first origin, and the first that differs from it."""
+    first, *others = known.items()
+    return [first, next(one for one in others if _text(one[1]) != _text(first[1]))]
+
+
+def _unrecorded(name: str, facts: Sequence[str]) -> str:
+    shown = ", ".join(facts[:6]) + (f" and {len(facts) - 6} more" if len(facts) > 6 else "")
+    return f"{name} does not record {shown}; nothing tells whether that differs" if facts else ""
+
+
+def _listed(known: Mapping[str, Any]) -> str:
+    return ", ".join(f"{_short(value)} in {name}" for name, value in known.items())
+
+
+def _text(value: Any) -> str:
+    """A value as JSON has it, by which values are compared: a tuple equals the list that a file makes of it."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    digest = len(text) == 64 and not set(text) - set("0123456789abcdef")
+    return f"{text[:12]}..." if digest else text if len(text) <= 60 else f"{text[:28]}...{text[-28:]}"

@@ -21,6 +21,7 @@ from a2d_jax.jobs.spec import (
     FitSpec,
     InfoSpec,
     PredictSpec,
+    ShiftSpec,
     Spec,
 )
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from a2d_jax.jobs.detection import detect, evaluate, fit
     from a2d_jax.jobs.images import attack, cost, predict
     from a2d_jax.jobs.robustness import clever
+    from a2d_jax.jobs.shift import shift
 
 __all__ = [
     "AttackSpec",
@@ -42,6 +44,7 @@ __all__ = [
     "InfoSpec",
     "PredictSpec",
     "Report",
+    "ShiftSpec",
     "Spec",
     "attack",
     "clever",
@@ -53,12 +56,14 @@ __all__ = [
     "info",
     "predict",
     "run",
+    "shift",
 ]
 _HOME = {
     **dict.fromkeys(("convert", "info"), "about"),
     **dict.fromkeys(("detect", "evaluate", "fit"), "detection"),
     **dict.fromkeys(("attack", "cost", "predict"), "images"),
     "clever": "robustness",
+    "shift": "shift",
 }
 
 

@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 from a2d_jax import specs
 from a2d_jax.console import Done, Report, silent
 from a2d_jax.costs import judge_images
+from a2d_jax.costs.stored import reading
 from a2d_jax.detectors import Detector, whole_detector
 from a2d_jax.errors import BadInput
 from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
 from a2d_jax.io.files import refuse_existing
-from a2d_jax.io.measurements import Measurements, read_measurements
-from a2d_jax.io.provenance import record, same_settings, versions
+from a2d_jax.io.measurements import Measurements
+from a2d_jax.io.provenance import Meeting, Origin, record, versions
 from a2d_jax.io.tables import table_writer, verdict_columns, verdicts_schema
 from a2d_jax.jobs.images import flag, open_both
 from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
+from a2d_jax.jobs.tables import left_out, meet, read_table
 from a2d_jax.measurements import CLEVER, Column, coarse
 from a2d_jax.metrics import detection_report
 
@@ -37,15 +39,16 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
         raise BadInput(
             f"expected costs of adversarial images for {spec.detector}, got none; pass --adversarial, or take zscore, vote or conformal"
         )
-    table, others = read_measurements(spec.benign), [read_measurements(path) for path in spec.adversarial]
+    table, *others = (read_table(path, spec) for path in (spec.benign, *spec.adversarial))
     columns, notes = _columns_for(unfitted, spec, table)
-    _common(columns, table, others, str(spec.benign))
+    meeting = sum((one.meeting for one in (table, *others)), meet(columns, [one.origin for one in (table, *others)], spec))
     negative = table.select(columns)
     positive = np.concatenate([other.select(columns) for other in others]) if others else None
     fitted = whole_detector(unfitted.fit(negative, positive, labels=table.label), spec.detector)
     names = [str(column) for column in columns]
     meta = {"versions": versions(), "detector": spec.detector, "settings": settings, "seed": spec.seed, "benign": str(spec.benign)}
-    write_detector(spec.out, StoredDetector(fitted, tuple(names), {**meta, "spec": spec.as_json(), "costs": table.meta}))
+    meta |= {"spec": spec.as_json(), "costs": table.meta, **meeting.as_meta}
+    write_detector(spec.out, StoredDetector(fitted, tuple(names), meta))
     flagged = [
         {
             "set": one.path.stem,
@@ -55,8 +58,10 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
         for one in (table, *others)
     ]
     summary = {"out": str(spec.out), "detector": spec.detector, "attacks": ", ".join(names), "flagged": flagged}
+    if not all(column.measurement in table.meta.get("attacks", {}) or column.measurement.startswith(CLEVER) for column in columns):
+        notes.append(f"{spec.out} can judge tables of costs but no images: {spec.benign} does not record the settings of its attacks")
     notes += coarse(dict(zip(columns, negative.T, strict=True))) + _efforts(columns, table)
-    return Done(summary, notes=notes + _left_out(table, *others))
+    return Done(summary, notes=notes + meeting.notes + left_out(table, *others))
 
 
 def detect(spec: DetectSpec, report: Report = silent) -> Done:
@@ -73,12 +78,12 @@ def detect(spec: DetectSpec, report: Report = silent) -> Done:
 
 def evaluate(spec: EvaluateSpec, report: Report = silent) -> Done:
     """How well low numbers tell adversarial from benign images, for every attack and adversarial set."""
-    table = read_measurements(spec.benign)
+    table = read_table(spec.benign, spec)
     rows: list[dict[str, Any]] = []
-    notes = _left_out(table)
+    meeting, notes = table.meeting, left_out(table)
     for path in spec.adversarial:
-        other = read_measurements(path)
-        notes += _left_out(other)
+        other = read_table(path, spec)
+        notes += left_out(other)
         texts = specs.names_of(spec.attacks) if spec.attacks else [name for name in table.names if name in other.names]
         if not texts:
             raise BadInput(
@@ -86,15 +91,12 @@ def evaluate(spec: EvaluateSpec, report: Report = silent) -> Done:
                 f"and {', '.join(other.names)} in {path}; run `a2d cost` on both sets with the same --attacks"
             )
         columns = table.columns(texts)
-        same_settings([column.measurement for column in columns], table.meta, str(spec.benign), other.meta, str(path))
+        meeting = meeting + other.meeting + meet(columns, [table.origin, other.origin], spec)
         for column in columns:
             found = detection_report(-table.select([column])[:, 0], -other.select([column])[:, 0])
             rows.append({"set": path.stem, "attack": str(column), "images": len(other.index), **found._asdict()})
-    return Done({"benign": str(spec.benign), "benign images": len(table.index), "sets": rows}, notes=notes)
-
-
-def _left_out(*tables: Measurements) -> list[str]:
-    return [f"{len(table.errors)} images of {table.path} carry an error and are left out" for table in tables if table.errors]
+    summary = {"benign": str(spec.benign), "benign images": len(table.index), **meeting.as_meta, "sets": rows}
+    return Done(summary, notes=meeting.notes + notes)
 
 
 def _efforts(columns: Sequence[Column], table: Measurements) -> list[str]:
@@ -116,17 +118,10 @@ def _columns_for(detector: Detector, spec: FitSpec, table: Measurements) -> tupl
     return columns[:1], [f"{spec.detector} reads one attack: took {columns[0]} of {', '.join(texts)}; choose another with --attack"]
 
 
-def _common(columns: Sequence[Column], table: Measurements, others: Sequence[Measurements], name: str) -> None:
-    """Refuse tables that were measured otherwise."""
-    for other in others:
-        same_settings([column.measurement for column in columns], table.meta, name, other.meta, str(other.path))
-
-
 def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: dict[str, Any]) -> Done:
-    table = read_measurements(path)
+    table = read_table(path, spec)
     columns = table.columns(stored.columns)
-    fitted_on = stored.meta.get("costs", {})
-    same_settings([column.measurement for column in columns], fitted_on, str(spec.detector), table.meta, str(path))
+    meeting = _fitted_to(stored, spec) + table.meeting + meet(columns, [stored.origin(str(spec.detector)), table.origin], spec)
     read = table.select(columns)
     known = {"labels": table.label, "index": table.key}
     score, adversarial = stored.fitted.score(read, **known), stored.fitted.predict(read, **known)
@@ -141,34 +136,31 @@ def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: di
         "error": [None] * len(read) + [error for _, _, error in table.errors],
     }
     whole = np.concatenate([read, np.zeros((missing, read.shape[1]), read.dtype)])
-    _write_verdicts(spec.out, columns, meta | {"costs": table.meta}, rows, whole)
+    _write_verdicts(spec.out, columns, meta | {"costs": table.meta, **meeting.as_meta}, rows, whole)
     summary = {"out": str(spec.out), "images": len(read) + missing, "failed": missing, "adversarial": int(adversarial.sum())}
-    return Done(summary, missing)
+    return Done(summary, missing, meeting.notes)
 
 
 def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any], report: Report) -> Done:
-    fitted_on = stored.meta.get("costs", {})
-    known = fitted_on.get("attacks", {})
-    if any(text.startswith(CLEVER) for text in stored.columns):
-        raise BadInput(
-            f"expected a detector that reads attacks, got one of CLEVER scores in {spec.detector}; judge a table of `a2d clever`"
-        )
-    columns = tuple(Column.named(text, known or stored.columns) for text in stored.columns)
-    names = list(dict.fromkeys(column.measurement for column in columns))
-    attacks = specs.attacks_from(known, names, spec.detector, spec.plugin)
-    precision = fitted_on.get("precision", "float32")
+    found = reading(stored, spec.detector, spec.plugin)
+    columns, attacks = found.columns, found.attacks
+    fitted_on = stored.origin(str(spec.detector))
+    precision = fitted_on.meta.get("precision", "float32")
     model, source = open_both(str(spec.classifier), spec.checkpoint, Path(str(spec.images)), spec.limit, precision)
+    here = record(model, source, classifier=spec.classifier, precision=precision, seed=spec.seed, labels="prediction")
+    network = Origin("the network given", {**here, "attacks": fitted_on.meta["attacks"], "norms": fitted_on.meta.get("norms", {})})
+    meeting = _fitted_to(stored, spec) + meet(columns, [fitted_on, network], spec)
     how: dict[str, Any] = {
         "bound": not spec.no_bound,
         "seed": spec.seed,
         "lanes": spec.lanes,
         "report": report,
-        "target": fitted_on.get("target"),
+        "target": fitted_on.meta.get("target"),
     }
     judged = judge_images(model, source, attacks, columns, stored.fitted, **how)
     measured = judged.measured
     stops_at = {str(column): stop for column, stop in zip(columns, judged.stops, strict=True)}
-    meta |= record(model, source, classifier=spec.classifier, precision=precision, seed=spec.seed, bounds=stops_at, labels=measured.labels)
+    meta |= {**here, "bounds": stops_at, **meeting.as_meta}
     rows = {name: getattr(measured, name) for name in ("index", "id", "label", "error")}
     rows |= {"score": judged.score, "adversarial": judged.adversarial}
     _write_verdicts(spec.out, columns, meta, rows, judged.table)
@@ -183,7 +175,14 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
         done = {"images stopped": int(ended.sum()), "steps": int(np.sum(result.iterations)), "steps saved, at most": int(saved.sum())}
         steps.append({"attack": name, **stop, **done})
     failed, flagged = measured.failed, int(judged.adversarial.sum())
-    return Done({"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}, failed)
+    summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}
+    return Done(summary, failed, meeting.notes)
+
+
+def _fitted_to(stored: StoredDetector, spec: DetectSpec) -> Meeting:
+    """What to tell of a detector that was fitted to mixed origins."""
+    mixed = stored.meta.get("mixed_origins") or stored.meta.get("costs", {}).get("mixed_origins")
+    return Meeting([f"{spec.detector} was fitted to costs of mixed origins, which differ in {', '.join(mixed)}"] if mixed else [])
 
 
 def _write_verdicts(out: Path, columns: Sequence[Column], meta: Mapping[str, Any], rows: Mapping[str, Any], read: NDArray[Any]) -> None:

@@ -21,12 +21,18 @@ class Spec:
 
     def __post_init__(self) -> None:
         for one in fields(self):  # a script may give paths as text
-            if isinstance(value := getattr(self, one.name), str) and "Path" in str(one.type):
-                object.__setattr__(self, one.name, Path(value))
+            if "Path" in str(one.type):
+                object.__setattr__(self, one.name, _paths(getattr(self, one.name)))
 
     def as_json(self) -> dict[str, Any]:
         """The spec as JSON has it: paths as text, tuples as lists."""
         return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+
+
+def _paths(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(_paths(one) for one in value)
+    return Path(value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:
@@ -43,6 +49,15 @@ class OutputSpec(Spec):
     """What to write. It appears whole at the end, or not at all."""
     force: bool = False
     """Replace the output if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablesSpec(Spec):
+    """Jobs that bring tables together. A table is a parquet file, or a folder of such files: the parts of one table."""
+
+    mixed_origins: bool = False
+    """Let costs meet that were measured otherwise: by another network, with other settings, from images prepared otherwise. They are
+    refused without this, and what differs is recorded with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +176,13 @@ class CleverSpec(ImagesSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSpec(OutputSpec):
+class FitSpec(OutputSpec, TablesSpec):
     """Fit a detector to costs of benign images and, for detectors that learn from both kinds, of adversarial ones."""
 
     benign: Path
-    """Costs of benign images, from `a2d cost`, or scores from `a2d clever`."""
+    """Costs of benign images, from `a2d cost`, or scores from `a2d clever`: a parquet file, or a folder of such files."""
     adversarial: tuple[Path, ...] = ()
-    """Costs of adversarial images, one or more tables; knn, svm, tree and forest need them."""
+    """Costs of adversarial images, one or more files or folders; knn, svm, tree and forest need them."""
     detector: str
     """Detector by name: zscore, vote, knn, svm, tree, forest or conformal, or by import string module:name, with settings behind
     colons: knn:k=50."""
@@ -190,7 +205,7 @@ class FitSpec(OutputSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectSpec(OutputSpec):
+class DetectSpec(OutputSpec, TablesSpec):
     """Judge images by a fitted detector: a table of index, id, label, score (higher is more adversarial), adversarial and error.
 
     Give either their costs, or the classifier and the images: then the attacks of the detector run with the settings and in the
@@ -200,7 +215,7 @@ class DetectSpec(OutputSpec):
     detector: Path
     """Detector from `a2d fit`."""
     costs: Path | None = None
-    """Costs of the images, from `a2d cost` with the settings the detector was fitted with."""
+    """Costs of the images, from `a2d cost` with the settings the detector was fitted with: a file, or a folder of files."""
     classifier: str | None = None
     """Import string `module:factory`, as for `a2d cost`."""
     checkpoint: Path | None = None
@@ -218,7 +233,7 @@ class DetectSpec(OutputSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSpec(Spec):
+class EvaluateSpec(TablesSpec):
     """Tell how well the costs of each attack separate benign from adversarial images, for each adversarial set.
 
     AUROC with its 95 % interval, average precision, share of false alarms when 95 % are caught, and shares caught at 1 % and 5 %
@@ -226,12 +241,37 @@ class EvaluateSpec(Spec):
     """
 
     benign: Path
-    """Costs of benign images, from `a2d cost`."""
+    """Costs of benign images, from `a2d cost`: a parquet file, or a folder of such files."""
     adversarial: tuple[Path, ...]
-    """Costs of adversarial images, one or more tables."""
+    """Costs of adversarial images, one or more files or folders; each is a set of its own."""
     attacks: Annotated[str | None, tyro.conf.arg(aliases=["--attack"])] = None
     """Read these only, separated by commas: attacks, whose cost is read, or other numbers such as fmn.distance; default the cost of every
     attack that all tables have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftSpec(TablesSpec):
+    """Test whether fresh benign images still look like those that a detector was calibrated on.
+
+    For every attack: a two-sample test of Kolmogorov and Smirnov on conformal p-values, corrected over attacks by Holm's method, and the
+    share of new images that a conformal detector at the level would flag, with its 95 % interval. docs/shift.md says what to do next.
+    """
+
+    benign: Path
+    """Costs of the benign images that the detector was fitted to, from `a2d cost`: a parquet file, or a folder of such files."""
+    new: Path
+    """Costs of fresh images that are believed to be benign, measured in the same way: a file or a folder."""
+    attacks: Annotated[str | None, tyro.conf.arg(aliases=["--attack"])] = None
+    """Test these only, separated by commas: attacks, whose cost is read, or other numbers such as newton.crossing; default the cost of
+    every attack that both tables have."""
+    level: float = 0.05
+    """Rate of false alarms of the detector, in (0, 1)."""
+    significance: float = 0.05
+    """Chance of a warning if nothing has shifted, in (0, 1)."""
+    figure: Path | None = None
+    """Draw the p-values of the new images to this PNG file; needs the extra a2d-jax[report]."""
+    force: bool = False
+    """Replace the figure if it exists."""
 
 
 @dataclass(frozen=True, kw_only=True)

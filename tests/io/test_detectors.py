@@ -111,3 +111,38 @@ def test_files_of_the_first_version(tmp_path):
     content["attacks"] = content.pop("columns")
     path.write_text(json.dumps(content))
     assert read_detector(path).columns == ("bim",)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "[" * 5000, "null"])
+def test_numbers_that_are_none(tmp_path, value):
+    """Protects verdicts: a threshold that is no number would call every image benign; such a file is refused in one line."""
+    path = tmp_path / "detector.json"
+    write_detector(path, StoredDetector(ZScore().fit(BENIGN[:, 0]), ("bim",), {}))
+    text = path.read_text()
+    path.write_text(re.sub(r'"mean": [-0-9.e]+', f'"mean": {value}', text))
+    assert path.read_text() != text
+    with pytest.raises(BadInput, match=r"^expected [^\n]*detector\.json[^\n]*$"):
+        read_detector(path)
+
+
+def test_settings_of_another_form(tmp_path):
+    """Protects readers of the record: settings of the costs that no run writes are refused in one line."""
+    path = tmp_path / "detector.json"
+    for costs in ({"attacks": {"bim": 3}}, {"attacks": [1]}, {"shape": "large"}):
+        write_detector(path, StoredDetector(ZScore().fit(BENIGN[:, 0]), ("bim",), {"costs": costs}))
+        with pytest.raises(BadInput, match=r"settings of the run[^\n]*detector\.json"):
+            read_detector(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("costs", 1.5), ("costs", []), ("costs", [[1.0], [2.0, 3.0]]), ("adversarial", [True]), ("k", "inf")]
+)
+def test_parts_that_do_not_belong_together(tmp_path, name, value):
+    """Protects verdicts: a detector is tried on one row when it is read, so that changed parts are refused before any image is judged."""
+    path = tmp_path / "detector.json"
+    write_detector(path, StoredDetector(KNN(k=5).fit(BENIGN[:, :1], ADVERSARIAL[:, :1]), ("bim",), {}))
+    content = json.loads(path.read_text())
+    content["params"][name] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=r"^expected [^\n]*detector\.json[^\n]*$"):
+        read_detector(path)

@@ -46,7 +46,7 @@ def cost_rows(index: list[int], attacks: list[str], failed: tuple[int, ...] = ()
 def test_costs_survive_the_round_trip(tmp_path):
     """Costs written in two parts come back wide, with the attacks in the order of the settings and failed images left out."""
     path = tmp_path / "costs.parquet"
-    meta = {"attacks": {"jsma": {"max_steps": 9}, "bim": {}}, "seed": 7}
+    meta = {"attacks": {"jsma": {"max_steps": 900}, "bim": {}}, "seed": 7}
     with table_writer(path, COSTS, meta) as write:
         write(cost_rows([0, 1], ["bim", "jsma"]))
         write(cost_rows([2, 5], ["bim", "jsma"], failed=(2,)))

@@ -1,0 +1,78 @@
+"""The job that asks whether benign traffic has shifted away from what a detector was calibrated on."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a2d_jax import specs
+from a2d_jax.console import Done, Report, silent
+from a2d_jax.detectors import Shift
+from a2d_jax.detectors import shift as test_of_shift
+from a2d_jax.errors import BadInput
+from a2d_jax.io.files import atomic, refuse_existing
+from a2d_jax.jobs.spec import ShiftSpec
+from a2d_jax.jobs.tables import left_out, meet, read_table
+
+
+def shift(spec: ShiftSpec, report: Report = silent) -> Done:
+    """Compare the costs of fresh benign images with those of the calibration, attack by attack."""
+    if spec.figure is not None:
+        refuse_existing(spec.figure, spec.force, "--force")
+        _report_or_refuse()
+    table, new = read_table(spec.benign, spec), read_table(spec.new, spec)
+    texts = specs.names_of(spec.attacks) if spec.attacks else [name for name in table.names if name in new.names]
+    if not texts:
+        raise BadInput(
+            f"expected costs of the same attacks, got {', '.join(table.names)} in {spec.benign} "
+            f"and {', '.join(new.names)} in {spec.new}; run `a2d cost` on both sets with the same --attacks"
+        )
+    columns = table.columns(texts)
+    meeting = table.meeting + new.meeting + meet(columns, [table.origin, new.origin], spec)
+    pixels = table.fingerprint is not None and new.fingerprint is not None
+    keys = {"old_index": table.key, "new_index": new.key} if pixels else {}  # places in two sets say nothing of each other
+    how: dict[str, Any] = {**keys, "level": spec.level, "significance": spec.significance, "seed": spec.seed}
+    found = dict(zip(map(str, columns), test_of_shift(table.select(columns), new.select(columns), **how), strict=True))
+    shifted = [name for name, one in found.items() if one.shifted]
+    notes = meeting.notes + left_out(table, new)
+    if pixels and (both := len(np.intersect1d(table.key, new.key))):
+        notes.append(f"{both} of the new images are among the old ones, which hides a shift; measure fresh ones")
+    if shifted:
+        notes.append(
+            f"new images differ from those of the calibration in {', '.join(shifted)}; see docs/shift.md on how to calibrate again"
+        )
+    if spec.figure is not None:
+        _draw(spec.figure, found, spec.level)
+    rows = [
+        {
+            "attack": name,
+            "statistic": one.statistic,
+            "p_value": one.p_value,
+            "holm_p_value": one.adjusted,
+            "shifted": one.shifted,
+            "new_are": "lower" if one.lower else "higher",
+            "flagged": one.flagged,
+            "flagged_low": one.flagged_low,
+            "flagged_high": one.flagged_high,
+        }
+        for name, one in found.items()
+    ]
+    counts = {"benign": str(spec.benign), "benign images": len(table.index), "new": str(spec.new), "new images": len(new.index)}
+    drawn = {} if spec.figure is None else {"figure": str(spec.figure)}
+    return Done({**counts, "level": spec.level, **drawn, **meeting.as_meta, "shifted": bool(shifted), "tests": rows}, notes=notes)
+
+
+def _report_or_refuse() -> None:
+    try:
+        importlib.import_module("a2d_jax.report")  # here: it needs an extra
+    except ImportError as error:
+        raise BadInput(str(error)) from error
+
+
+def _draw(path: Path, found: Mapping[str, Shift], level: float) -> None:
+    from a2d_jax import report  # here: it needs an extra
+
+    with atomic(path) as temporary:
+        temporary.write_bytes(report.png(report.shift_figure({name: one.p_values for name, one in found.items()}, level)))
