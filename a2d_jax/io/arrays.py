@@ -99,7 +99,7 @@ def open_npz(path: Path) -> ImageSource:
     an archive comes to a place only by reading all that lies before it.
     """
     with zipfile.ZipFile(path) as archive:
-        keys = [name.removesuffix(".npy") for name in archive.namelist()]
+        keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         if "x" not in keys:
             raise BadInput(f"expected the images under the key x, got the keys {', '.join(keys) or 'none'} in {path}; save them as x=")
         member = archive.getinfo("x.npy")

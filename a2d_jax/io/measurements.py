@@ -1,6 +1,7 @@
 """Tables of measurements back in: long tables of costs and of CLEVER scores become columns of numbers, one row per image."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,8 @@ def _schema(path: Path) -> Any:
     if not path.is_file():
         raise BadInput(f"expected a parquet table of costs, got {path}, which is no file; check the path")
     try:
-        return pq.read_schema(path)
+        with pa.OSFile(os.fsencode(path)) as file:  # PyArrow takes names that are not UTF-8 as bytes only
+            return pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path) from error
 
@@ -167,7 +169,8 @@ def _read(path: Path, schema: Any, columns: Sequence[str]) -> Any:
         raise BadInput(f"expected a table of costs, got one without the columns {', '.join(missing)} in {path}; give a table of `a2d cost`")
     more = [name for name in ("success", "censored", "fingerprint", "error", *ATTACK_NUMBERS, *CLEVER_NUMBERS) if name in schema.names]
     try:
-        return pq.read_table(path, columns=list(dict.fromkeys([*columns, *more])))
+        with pa.OSFile(os.fsencode(path)) as file:
+            return pq.read_table(file, columns=list(dict.fromkeys([*columns, *more])))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path) from error
 

@@ -28,6 +28,7 @@ def record(classifier: Classifier, source: ImageSource, /, **settings: Any) -> d
         "images": str(source.path),
         "images_sha256": source.digest(),
         "photographs": None if source.preprocessing is None else asdict(source.preprocessing),
+        "background": source.background,
         "shape": list(source.shape),
         "count": len(source),
         **settings,

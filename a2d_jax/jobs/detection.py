@@ -157,7 +157,8 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     names = list(dict.fromkeys(column.measurement for column in columns))
     attacks = specs.attacks_from(known, names, spec.detector, spec.plugin)
     precision = fitted_on.get("precision", "float32")
-    model, source = open_both(str(spec.classifier), spec.checkpoint, Path(str(spec.images)), spec.limit, precision)
+    background = spec.background or fitted_on.get("background")
+    model, source = open_both(str(spec.classifier), spec.checkpoint, Path(str(spec.images)), spec.limit, precision, background)
     how: dict[str, Any] = {
         "bound": not spec.no_bound,
         "seed": spec.seed,
@@ -183,7 +184,9 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
         done = {"images stopped": int(ended.sum()), "steps": int(np.sum(result.iterations)), "steps saved, at most": int(saved.sum())}
         steps.append({"attack": name, **stop, **done})
     failed, flagged = measured.failed, int(judged.adversarial.sum())
-    return Done({"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}, failed)
+    return Done(
+        {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}, failed, source.notes
+    )
 
 
 def _write_verdicts(out: Path, columns: Sequence[Column], meta: Mapping[str, Any], rows: Mapping[str, Any], read: NDArray[Any]) -> None:

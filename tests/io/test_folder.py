@@ -21,7 +21,7 @@ def labels(folder: pathlib.Path, classes=None) -> tuple[list[int] | None, str | 
     source = open_images(folder, classes=classes)
     pieces = list(source.pieces(2))
     assert source.labels == (pieces[0].label is not None)
-    return np.concatenate([piece.label for piece in pieces]).tolist() if source.labels else None, source.note
+    return np.concatenate([piece.label for piece in pieces]).tolist() if source.labels else None, source.choices
 
 
 def test_numbers(tmp_path):
