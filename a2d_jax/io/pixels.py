@@ -76,7 +76,8 @@ def decoded(
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _pixels(image, shape, preprocessing, background)
+            unusable = _unusable(image) or _fourth(image, data)
+            return (unusable, ()) if unusable else _pixels(image, shape, preprocessing, background)
     except UnidentifiedImageError:
         return f"expected an image ({', '.join(FORMATS)}), got a file of no known image format; save it again", ()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -88,8 +89,6 @@ def decoded(
 def _pixels(
     image: Image.Image, shape: Shape | None, preprocessing: Preprocessing | None, background: Background | None
 ) -> tuple[NDArray[np.uint8] | str, tuple[str, ...]]:
-    if unusable := _unusable(image):
-        return unusable, ()
     own = 1 if image.mode in ("1", "L", "LA", "La") else 3
     channels = shape[2] if shape and shape[2] in (1, 3) else own
     turned = image.format == "TIFF" and _orientation(image) > 1
@@ -105,10 +104,8 @@ def _pixels(
         seen_through = int((alpha < 255).sum())
         if seen_through:
             if background is None:
-                unusable = (
-                    f"expected opaque pixels, got {seen_through} of {alpha.size} that are not; flatten the image or name a background"
-                )
-                return unusable, ()
+                seen = f"{seen_through} of {alpha.size} that are not"
+                return f"expected opaque pixels, got {seen}; flatten the image or name a background", ()
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, (*background.colour, 255)), rgba).convert("RGB")
             done.append(f"transparent pixels were laid over the background {background.name}")
         image.info.pop("transparency", None)  # nothing is transparent any more
@@ -131,6 +128,16 @@ def _unusable(image: Any) -> str | None:
     samples = image.tag_v2.get(277, 1) if image.format == "TIFF" else 0
     if samples > len(image.getbands()):
         return f"expected a channel for each of {'-'.join(image.getbands())}, got {samples} channels; save the image without the others"
+    return None
+
+
+def _fourth(image: Any, data: bytes) -> str | None:
+    """A BMP of 32 bits per pixel, whose fourth byte Pillow passes over, is an error where that byte is more than filling."""
+    if image.format != "BMP" or not image.tile or "BGRX" not in str(image.tile[0][3]):
+        return None
+    start = image.tile[0][2]
+    if len(set(data[start + 3 : start + 4 * image.width * image.height : 4])) > 1:
+        return "expected three channels, got a BMP with a fourth one that may be alpha; save the image as PNG"
     return None
 
 
