@@ -511,7 +511,7 @@ def test_images_from_elsewhere(here, capsys):
         assert sorted(told) == sorted([*notes, white])
     rows = table("predict.parquet")
     assert rows["id"] == ["0/a.png", "1/caf\\xe9.png", "1/clear.png", "1/colour.png"]
-    assert rows["error"][2] == "expected opaque pixels, got 1 of 16 that are not; flatten the image or name a background"
+    assert rows["error"][2] == "expected opaque pixels, got 1 of 16 that are not; flatten the image or choose a background (--background)"
     metas = [json.loads(pq.read_schema(f"cost{which}.parquet").metadata[b"a2d"]) for which in ("", "-white")]
     assert [meta["background"] for meta in metas] == [None, "white"]
 

@@ -6,8 +6,8 @@ once). Labels come from the first of these that applies; without one the set has
 1. a file `labels.csv` in the folder: lines `file name,class number` without a heading, one for each image (`a2d_jax.io.labels`);
 2. every image lies in a sub-folder whose name is a class number;
 3. every sub-folder is called like a class of the classifier (`class_names`);
-4. there are exactly as many sub-folders as classes: sorted by name they are the classes in their order, as in torchvision's
-   `ImageFolder`. That is a guess, so it is told.
+4. there are exactly as many sub-folders as classes, with those that are empty or without: sorted by name they are the classes in their
+   order, as in torchvision's `ImageFolder`. That is a guess, so it is told.
 
 Names of files mean nothing: a number in front may be a class, a date or a counter.
 """
@@ -15,6 +15,7 @@ Names of files mean nothing: a number in front may be a class, a date or a count
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.encoded import Row, source_of_rows
@@ -108,19 +109,22 @@ def _labels(path: Path, files: Sequence[Path], classes: Classes | None, found: L
     names = sorted({file.parent.name for file in files if file.parent != path})
     if here:
         return _Labels(None, f"took no labels from the folders of {path}: images lie beside them, first {_name(here[0], path)}")
-    known: Sequence[str] = () if classes is None or isinstance(classes, int) else classes
+    known = [] if classes is None or isinstance(classes, int) else [normalize("NFC", name) for name in classes]
     count = classes if isinstance(classes, int) else len(known)
+    called = {name: normalize("NFC", name) for name in names}  # macOS keeps accents apart
+    every = sorted({folder.name for folder in found.folders})  # also those without images, which are classes in torchvision too
+    every = every if len(every) == count else names
     note = None
     if all(name.isdecimal() for name in names):
         number = {name: _number(name, path) for name in names}
-    elif set(names) <= set(known):
-        number = {name: known.index(name) for name in names}
-    elif len(names) == count and not set(names) & set(known):
-        number = {name: i for i, name in enumerate(names)}
-        note = f"took the {len(names)} folders of {path}, sorted by name, for the classes 0 ({names[0]}) to {len(names) - 1} ({names[-1]})"
-        note = plain(note)
+    elif set(called.values()) <= set(known):
+        number = {name: known.index(called[name]) for name in names}
+    elif len(every) == count and not set(called.values()) & set(known):
+        number = {name: i for i, name in enumerate(every)}
+        note = plain(f"took the {count} folders of {path}, sorted by name, for the classes 0 ({every[0]}) to {count - 1} ({every[-1]})")
     else:
-        return _Labels(None, plain(f"took no labels from the {len(names)} folders of {path}: {_why_not(names, known, count)}"))
+        why = _why_not([*called.values()], known, count)
+        return _Labels(None, plain(f"took no labels from the {len(names)} folders of {path}: {why}"))
     return _Labels({file: number[file.parent.name] for file in files}, note)
 
 

@@ -105,7 +105,7 @@ def _pixels(
         if seen_through:
             if background is None:
                 seen = f"{seen_through} of {alpha.size} that are not"
-                return f"expected opaque pixels, got {seen}; flatten the image or name a background", ()
+                return f"expected opaque pixels, got {seen}; flatten the image or choose a background (--background)", ()
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, (*background.colour, 255)), rgba).convert("RGB")
             done.append(f"transparent pixels were laid over the background {background.name}")
         image.info.pop("transparency", None)  # nothing is transparent any more

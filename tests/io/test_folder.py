@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -61,6 +62,25 @@ def test_sorted_names(tmp_path):
     assert lost(tmp_path) == "they are named by no class numbers (n01), and the classifier does not say what its classes are"
     write(tmp_path, "7/a.png")
     assert lost(tmp_path, 3) == "n01 is not a class number, as others are"
+
+
+def test_empty_folders(tmp_path):
+    """A class whose images are missing is still a class: those after it do not move up; a folder beside the classes is none."""
+    write(tmp_path, "n01/a.png", "n20/a.png")
+    (tmp_path / "n03").mkdir()
+    found, note = labels(tmp_path, 3)
+    assert found == [0, 2]
+    assert "3 folders" in note
+    found, note = labels(tmp_path, 2)
+    assert found == [0, 1]
+    assert "2 folders" in note
+
+
+def test_accents_in_either_form(tmp_path):
+    """A folder is called like a class also where its accents are kept apart, as macOS does."""
+    write(tmp_path, unicodedata.normalize("NFD", "caf\u00e9/a.png"), "ant/a.png")
+    assert labels(tmp_path, ["caf\u00e9", "ant"]) == ([1, 0], None)
+    assert labels(tmp_path, [unicodedata.normalize("NFD", "caf\u00e9"), "ant"]) == ([1, 0], None)
 
 
 def test_names_of_files_mean_nothing(tmp_path):

@@ -95,7 +95,9 @@ def test_ink_in_alpha():
     ink = np.zeros((6, 6), np.uint8)
     ink[2] = 255
     for data in (encoded(np.dstack([0 * ink] * 3 + [ink])), encoded(np.dstack([0 * ink, ink]), mode="LA")):
-        assert error_of(data) == "expected opaque pixels, got 30 of 36 that are not; flatten the image or name a background"
+        assert (
+            error_of(data) == "expected opaque pixels, got 30 of 36 that are not; flatten the image or choose a background (--background)"
+        )
         np.testing.assert_array_equal(pixels_of(data, 1, "white")[0][..., 0], 255 - ink)
 
 
