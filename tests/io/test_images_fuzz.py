@@ -15,7 +15,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.images import open_images
 from a2d_jax.io.pixels import Background, decoded
 from tests.io.test_images import KINDS, write
-from tests.io.test_pixels import FRAMES, RGB, TRANSPARENT, encoded, sixteen
+from tests.io.test_pixels import RGB, TRANSPARENT, encoded, sixteen, two
 
 QUICK = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = ["x.npz", "x.npy", "x.parquet", "x.bin", "x-images-idx3-ubyte", "x.gz", "x", "set/0/a.png", "set/labels.csv"]
@@ -23,7 +23,7 @@ SEEDS = [
     *TRANSPARENT.values(),
     sixteen(6, np.dstack([RGB, RGB[..., 0]])),
     *(encoded(RGB, form) for form in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM")),
-    *(encoded(RGB, form, **FRAMES) for form in ("PNG", "GIF", "TIFF", "WEBP", "MPO")),
+    *(two(form) for form in ("PNG", "GIF", "TIFF", "WEBP", "MPO")),
 ]
 CHANGES = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=6)
 

@@ -163,20 +163,20 @@ def test_more_than_8_bits(data):
     assert error_of(data).startswith("expected 8 bits per channel, got more in an image of mode ")
 
 
-FRAMES = {"save_all": True, "append_images": [Image.fromarray(RGB[::-1].copy())]}
+def two(form: str, **options) -> bytes:
+    """Two pictures in one file; the second is a new one each time, since Pillow leaves settings in what it saves."""
+    return encoded(RGB, form, save_all=True, append_images=[Image.fromarray(RGB[::-1].copy())], **options)
 
 
 @pytest.mark.parametrize(("form", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
 def test_more_than_one_frame(form, options):
     """Animations and files of several pages are errors of their rows: nobody knows which one is meant."""
-    assert error_of(encoded(RGB, form, **FRAMES, **options)) == (
-        "expected one image, got 2 frames or pages in one file; save the one that is meant"
-    )
+    assert error_of(two(form, **options)) == ("expected one image, got 2 frames or pages in one file; save the one that is meant")
 
 
 def test_pictures_of_a_camera():
     """The first picture of a camera's JPEG is the photograph; previews behind it are left out and told."""
-    _, done = pixels_of(encoded(RGB, "MPO", **FRAMES))
+    _, done = pixels_of(two("MPO"))
     assert done == ("further pictures in the file were left out, such as the preview of a camera",)
 
 
