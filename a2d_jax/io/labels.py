@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from a2d_jax.errors import BadInput
@@ -69,13 +69,14 @@ def _relative(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def _forms(name: str, folder: Path) -> list[str]:
+def _forms(name: str, folder: Path) -> Iterator[str]:
     """Ways to read a name, the likeliest first."""
-    spelled = [name, unicodedata.normalize("NFC", name)]
-    spelled += [one.replace("\\", "/") for one in spelled]
-    forms = [os.path.normpath(one) for one in spelled]
-    here = str(folder.absolute())
-    return [*spelled, *forms, *(os.path.relpath(one, here) for one in forms if os.path.isabs(one))]
+    yield name
+    for spelled in (name, name.replace("\\", "/")):
+        form = os.path.normpath(unicodedata.normalize("NFC", spelled))
+        yield form
+        if os.path.isabs(form):
+            yield os.path.relpath(form, folder.absolute())
 
 
 def _foreign(name: str) -> bool:

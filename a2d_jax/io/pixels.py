@@ -152,8 +152,10 @@ def _deep(image: Any) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
+    """How the camera was held, 2 to 8; 1 is upright, or unknown."""
     with suppress(Exception):  # damaged EXIF is no reason to lose the image
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        found = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return found if found in range(2, 9) else 1
     return 1
 
 
