@@ -224,7 +224,7 @@ def test_orientation(form, options):
     assert ("not applied" in done[0]) == (form != "TIFF")
     wide = decoded(encoded(RGB[:4], form, exif=exif, **options), None, None)[0]
     assert wide.shape == ((6, 4, 3) if form == "TIFF" else (4, 6, 3))
-    for upright in (1, 0, 9):  # the last two mean nothing
+    for upright in (1,) if options.get("compression") else (1, 0, 9):  # the last two mean nothing, and libtiff does not write them
         exif[274] = upright
         pixels, done = pixels_of(encoded(RGB, form, exif=exif, **options))
         np.testing.assert_array_equal(pixels, RGB)
