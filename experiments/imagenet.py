@@ -43,7 +43,8 @@ from a2d_jax.console import progress
 from a2d_jax.console import run as run_command
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic
-from a2d_jax.io.folder import TABLE
+from a2d_jax.io.labels import TABLE
+from a2d_jax.io.listing import listing
 from a2d_jax.io.measurements import read_measurements
 from a2d_jax.metrics import auroc, auroc_interval
 from models.table import lite0_checkpoint
@@ -192,7 +193,7 @@ def _class_of(name: str) -> int:
 
 def plan(fit: Path, judged: Path, numbers: dict[str, int]) -> list[str]:
     """What will be done, and about how long it takes on one core."""
-    fitted, benign = (len(list(folder.iterdir())) - 1 for folder in (fit, judged))  # one file is the table of labels
+    fitted, benign = (len(listing(folder).files) - 1 for folder in (fit, judged))  # one file is the table of labels
     parts = {
         f"costs of {fitted} photographs, for the detectors": fitted * FIT,
         f"costs and verdicts of {benign} others": benign * JUDGE[BENIGN],

@@ -477,6 +477,59 @@ def test_bad_rows(here, capsys):
     assert run("cost", "--attacks", "bim", "--out", "c-a", images="a-mixed.npz") == 3
 
 
+def test_images_from_elsewhere(here, capsys):
+    """Leavings, names that are not UTF-8, transparent pixels and colour: every command reads the same images, and tells each thing once."""
+    x = (near_boundary(4, 0.5, 6) * 255).astype(np.uint8)[..., 0]
+    for name in ("set/0", "set/1", "set/.ipynb_checkpoints"):
+        os.makedirs(name)
+    Image.fromarray(x[0]).save("set/0/a.png")
+    Image.fromarray(x[0]).save("set/0/._a.png")
+    Image.fromarray(x[1]).save("set/1/b.png")
+    os.rename("set/1/b.png", b"set/1/caf\xe9.png")
+    Image.fromarray(np.dstack([x[2]] * 3 + [np.r_[np.uint8([0]), np.full(15, 255, np.uint8)].reshape(4, 4)])).save("set/1/clear.png")
+    Image.fromarray(np.dstack([x[3], x[2], x[1]])).save("set/1/colour.png")
+    os.symlink("0", "set/2")
+    notes = [
+        "left out files that end like images but are leavings of systems or tools: 1, first 0/._a.png",
+        "left out links to images or folders that count already: 1, first 2",
+        "colour was turned to grey, since the classifier takes one channel: 1 of 4 images",
+    ]
+    white = "transparent pixels were laid over the background white: 1 of 4 images"
+    commands = {
+        "predict": [],
+        "cost": ["--attacks", "bim"],
+        "attack": ["--attack", "fgsm"],
+        "clever": ["--samples", 4, "--batches", 8],
+    }
+    for command, options in commands.items():
+        how = {"images": "set", "factory": "tiny_net:dense"}
+        assert run(command, *options, "--out", f"{command}.parquet", **how) == 3
+        told = [line.removeprefix("a2d: ") for line in capsys.readouterr().err.splitlines()]
+        assert told == [*notes, "1 rows failed and carry their error"]
+        assert run(command, *options, "--background", "white", "--out", f"{command}-white.parquet", **how) == 0
+        told = [line.removeprefix("a2d: ") for line in capsys.readouterr().err.splitlines()]
+        assert sorted(told) == sorted([*notes, white])
+    rows = table("predict.parquet")
+    assert rows["id"] == ["0/a.png", "1/caf\\xe9.png", "1/clear.png", "1/colour.png"]
+    assert rows["error"][2] == "expected opaque pixels, got 1 of 16 that are not; flatten the image or choose a background (--background)"
+    metas = [json.loads(pq.read_schema(f"cost{which}.parquet").metadata[b"a2d"]) for which in ("", "-white")]
+    assert [meta["background"] for meta in metas] == [None, "white"]
+
+    assert a2d("fit", "--benign", "cost-white.parquet", "--detector", "conformal", "--level", 0.5, "--out", "d.json") == 0
+    capsys.readouterr()
+    assert run("detect", "--detector", "d.json", "--out", "v.parquet", **how) == 0  # the background is the detector's
+    assert white in capsys.readouterr().err
+
+
+def test_outputs_of_any_name(here, capsys):
+    """Tables whose names are not UTF-8 are written and read back."""
+    np.savez(os.fsdecode(b"caf\xe9.npz"), x=near_boundary(40, 0.5, 6))
+    out = os.fsdecode(b"caf\xe9.parquet")
+    assert run("cost", "--json", "--attacks", "bim", "--out", out, images=os.fsdecode(b"caf\xe9.npz")) == 0
+    assert a2d("fit", "--json", "--benign", out, "--detector", "zscore", "--out", os.fsdecode(b"d\xe9.json")) == 0
+    assert a2d("eval", "--json", "--benign", out, "--adversarial", out) == 0
+
+
 def test_failed_images_keep_their_error_in_verdicts(costs, capsys):
     """An image without costs appears among the verdicts in its place, with its error and no verdict."""
     x = near_boundary(3, 0.5, 7)

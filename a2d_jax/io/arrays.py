@@ -75,7 +75,7 @@ def _npy_header(stream: Stream, path: Path) -> tuple[tuple[int, ...], np.dtype[A
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         dims, fortran, dtype = read(stream)
-    except ValueError as error:
+    except Exception as error:  # NumPy reads the head as Python's own text, which raises whatever the damage leads to
         raise unreadable(path, error) from error
     if fortran and len(dims) > 1:
         raise BadInput(f"expected rows in C order, got a Fortran-ordered array in {path}; save numpy.ascontiguousarray(x)")
@@ -99,7 +99,7 @@ def open_npz(path: Path) -> ImageSource:
     an archive comes to a place only by reading all that lies before it.
     """
     with zipfile.ZipFile(path) as archive:
-        keys = [name.removesuffix(".npy") for name in archive.namelist()]
+        keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         if "x" not in keys:
             raise BadInput(f"expected the images under the key x, got the keys {', '.join(keys) or 'none'} in {path}; save them as x=")
         member = archive.getinfo("x.npy")
@@ -115,6 +115,8 @@ def open_npz(path: Path) -> ImageSource:
                 y = np.asarray(arrays["y"])
             except ValueError as error:
                 raise BadInput(f"expected labels as one integer per image, got Python objects in {path}; save class numbers") from error
+            except Exception as error:  # as above
+                raise unreadable(path, error) from error
         label = integer_labels(y, dims[0] if dims else 0, path)
 
     @contextmanager

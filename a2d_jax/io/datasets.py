@@ -24,6 +24,7 @@ from a2d_jax.io.cifar import open_cifar, open_cifar_python
 from a2d_jax.io.class_names import IMAGENET_CLASSES
 from a2d_jax.io.folder import open_folder
 from a2d_jax.io.photographs import Preprocessing
+from a2d_jax.io.pixels import Background
 from a2d_jax.io.prepared import open_prepared, prepared_folder
 from a2d_jax.io.source import ImageSource, Shape, check_shape, in_memory, joined, readable
 
@@ -63,6 +64,7 @@ def load(
     shape: Shape | None = None,
     preprocessing: Preprocessing | None = None,
     folder: Path | None = None,
+    background: str | None = None,
 ) -> ImageSource:
     """Open a data set by name.
 
@@ -74,6 +76,7 @@ def load(
       shape: height, width, channels that the classifier expects.
       preprocessing: how photographs of ImageNet get this shape (what a classifier declares); without it only those that have it are good.
       folder: where data sets lie; default `data_folder()`.
+      background: what transparent pixels are laid over, see `a2d_jax.io.images.open_images`.
 
     Raises:
       BadInput: an unknown name or split, a data set that is not there or not whole, or images of another shape.
@@ -86,8 +89,9 @@ def load(
         source = _digits(split)
     else:
         root = folder or data_folder()
-        here = _photographs(root, split, shape, preprocessing) if name == "imagenet" else _from_files(root, name, split)
-        source = here or open_prepared(PREPARED[name], split, shape, preprocessing)
+        under = None if background is None else Background(background)
+        here = _photographs(root, split, shape, preprocessing, under) if name == "imagenet" else _from_files(root, name, split)
+        source = here or open_prepared(PREPARED[name], split, shape, preprocessing, under)
         if source is None:
             raise _nowhere(root, name, split)
     check_shape(source, shape)
@@ -97,6 +101,7 @@ def load(
         "shape": shape and list(shape),
         "preprocessing": preprocessing and asdict(preprocessing),
         "folder": folder and str(folder.absolute()),
+        "background": background,
     }
     return replace(source, origin=origin)
 
@@ -116,12 +121,14 @@ def _digits(split: str) -> ImageSource:
     return in_memory(f"scikit-learn digits ({split})", x, label[rows].astype(np.int64))
 
 
-def _photographs(root: Path, split: str, shape: Shape | None, preprocessing: Preprocessing | None) -> ImageSource | None:
+def _photographs(
+    root: Path, split: str, shape: Shape | None, preprocessing: Preprocessing | None, background: Background | None
+) -> ImageSource | None:
     folders = (root / "imagenet" / name for name in IMAGENET_FOLDERS[split])
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         return None
-    source = open_folder(folder, shape, preprocessing, IMAGENET_CLASSES)
+    source = open_folder(folder, shape, preprocessing, IMAGENET_CLASSES, background)
     if not source.labels:
         raise BadInput(f"expected a folder for each class in {folder}, named like n01440764 or 0, got others; sort the photographs so")
     return source

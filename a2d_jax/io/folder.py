@@ -1,28 +1,31 @@
 """A folder of image files, and how its images get their labels.
 
-Labels come from the first of these that applies; without one the set has none:
+Images lie in the folder itself and one level down (`a2d_jax.io.listing`: leavings of systems and tools do not count, real files count
+once). Labels come from the first of these that applies; without one the set has none, which is told where there are sub-folders:
 
-1. a file `labels.csv` in the folder: lines `file name,class number` without a heading, one for each image;
+1. a file `labels.csv` in the folder: lines `file name,class number` without a heading, one for each image (`a2d_jax.io.labels`);
 2. every image lies in a sub-folder whose name is a class number;
 3. every sub-folder is called like a class of the classifier (`class_names`);
-4. there are exactly as many sub-folders as classes: sorted by name they are the classes in their order, as in torchvision's
-   `ImageFolder`. That is a guess, so it is told.
+4. there are exactly as many sub-folders as classes, with those that are empty or without: sorted by name they are the classes in their
+   order, as in torchvision's `ImageFolder`. That is a guess, so it is told.
 
 Names of files mean nothing: a number in front may be a class, a date or a counter.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.encoded import Row, decoded, source_of_rows
+from a2d_jax.io.encoded import Row, source_of_rows
+from a2d_jax.io.labels import LARGEST, TABLE, read_labels
+from a2d_jax.io.listing import Listing, listing, plain
 from a2d_jax.io.photographs import Preprocessing
+from a2d_jax.io.pixels import Background, decoded
 from a2d_jax.io.source import ImageSource, Shape, names_digest
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-TABLE = "labels.csv"
 
 Classes = Sequence[str] | int
 """Names of a classifier's classes in their order, or how many there are."""
@@ -33,24 +36,33 @@ class _Labels(NamedTuple):
     note: str | None = None
 
 
-def open_folder(path: Path, shape: Shape | None, preprocessing: Preprocessing | None = None, classes: Classes | None = None) -> ImageSource:
+def open_folder(
+    path: Path,
+    shape: Shape | None,
+    preprocessing: Preprocessing | None = None,
+    classes: Classes | None = None,
+    background: Background | None = None,
+) -> ImageSource:
     """Image files of the folder and of its sub-folders, sorted by name.
 
     Raises:
-      BadInput: no image files, none that can be used, or a `labels.csv` that does not fit them.
+      BadInput: no image files, none that can be used, a `labels.csv` that does not fit them, or a folder that cannot be read.
     """
-    files = [file for file in (*path.glob("*"), *path.glob("*/*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
-    files.sort(key=Path.as_posix)
+    found = listing(path, depth=1)
+    files = sorted([file for file in (*found.files, *found.dangling) if _is_image(file)], key=Path.as_posix)
     if not files:
         raise BadInput(f"expected image files ({', '.join(SUFFIXES)}) in {path}, got none there or one folder down; check the path")
-    labels = _labels(path, files, classes)
+    labels = _labels(path, files, classes, found)
 
     def row(file: Path) -> Row:
+        name = plain(file.relative_to(path).as_posix())
+        label = labels.of[file] if labels.of else None
         try:
-            image = decoded(file.read_bytes(), shape, preprocessing)
+            data = file.read_bytes()
         except OSError as error:
-            image = f"expected a readable file, got {error}; check its permissions"
-        return Row(file.relative_to(path).as_posix(), image, labels.of[file] if labels.of else None)
+            trouble = f"a link to {plain(str(file.readlink()))}, which is not there" if file.is_symlink() else str(error)
+            return Row(name, label, f"expected a readable file, got {plain(trouble)}; bring it back")
+        return Row(name, label, *decoded(data, shape, preprocessing, background))
 
     return source_of_rows(
         path,
@@ -62,40 +74,71 @@ def open_folder(path: Path, shape: Shape | None, preprocessing: Preprocessing | 
         labels=labels.of is not None,
         shape=shape,
         preprocessing=preprocessing,
-        note=labels.note,
+        background=background,
+        choices=[*([] if labels.note is None else [labels.note]), *_left_out(path, found)],
     )
 
 
-def _labels(path: Path, files: Sequence[Path], classes: Classes | None) -> _Labels:
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES
+
+
+def _left_out(path: Path, found: Listing) -> list[str]:
+    """What a user may miss among the images."""
+    other = [file for file in found.files if not _is_image(file) and file != path / TABLE]
+    kinds = {
+        "files that end like images but are leavings of systems or tools": [file for file in found.strays if _is_image(file)],
+        "links to images or folders that count already": found.again,
+        "links that lead nowhere": [link for link in found.dangling if not _is_image(link)],
+        "folders two levels down, where no images are looked for": found.deeper,
+        f"files that do not end like images ({', '.join(SUFFIXES)})": [*other, *found.others],
+    }
+    return [f"left out {kind}: {len(paths)}, first {_name(paths[0], path)}" for kind, paths in kinds.items() if paths]
+
+
+def _name(file: Path, folder: Path) -> str:
+    return plain(file.relative_to(folder).as_posix())
+
+
+def _labels(path: Path, files: Sequence[Path], classes: Classes | None, found: Listing) -> _Labels:
     if (path / TABLE).is_file():
-        return _Labels(_from_table(path, files))
-    if any(file.parent == path for file in files):
+        return _Labels(read_labels(path, files, [*found.strays, *found.again]))
+    here = [file for file in files if file.parent == path]
+    if len(here) == len(files):
         return _Labels(None)
-    names = sorted({file.parent.name for file in files})
-    known: Sequence[str] = () if classes is None or isinstance(classes, int) else classes
+    names = sorted({file.parent.name for file in files if file.parent != path})
+    if here:
+        return _Labels(None, f"took no labels from the folders of {path}: images lie beside them, first {_name(here[0], path)}")
+    known = [] if classes is None or isinstance(classes, int) else [normalize("NFC", name) for name in classes]
+    count = classes if isinstance(classes, int) else len(known)
+    called = {name: normalize("NFC", name) for name in names}  # macOS keeps accents apart
+    every = sorted({folder.name for folder in found.folders})  # also those without images, which are classes in torchvision too
+    every = every if len(every) == count else names
     note = None
     if all(name.isdecimal() for name in names):
-        number = {name: int(name) for name in names}
-    elif set(names) <= set(known):
-        number = {name: known.index(name) for name in names}
-    elif len(names) == (classes if isinstance(classes, int) else len(known)) and not set(names) & set(known):
-        number = {name: i for i, name in enumerate(names)}
-        note = f"took the {len(names)} folders of {path}, sorted by name, for the classes 0 ({names[0]}) to {len(names) - 1} ({names[-1]})"
+        number = {name: _number(name, path) for name in names}
+    elif set(called.values()) <= set(known):
+        number = {name: known.index(called[name]) for name in names}
+    elif len(every) == count and not set(called.values()) & set(known):
+        number = {name: i for i, name in enumerate(every)}
+        note = plain(f"took the {count} folders of {path}, sorted by name, for the classes 0 ({every[0]}) to {count - 1} ({every[-1]})")
     else:
-        return _Labels(None)
+        why = _why_not([*called.values()], known, count)
+        return _Labels(None, plain(f"took no labels from the {len(names)} folders of {path}: {why}"))
     return _Labels({file: number[file.parent.name] for file in files}, note)
 
 
-def _from_table(path: Path, files: Sequence[Path]) -> dict[Path, int]:
-    table = path / TABLE
-    found: dict[Path, int] = {}
-    with table.open(newline="", encoding="utf-8") as lines:
-        for line, cells in enumerate(csv.reader(lines), 1):
-            if len(cells) != 2 or not cells[1].strip().isdecimal():
-                raise BadInput(f"expected lines `file name,class number` in {table}, got {','.join(cells)!r} in line {line}; correct it")
-            found[path / cells[0]] = int(cells[1])
-    wrong = [*(f"{file.relative_to(path)} without a line" for file in files if file not in found)]
-    wrong += [f"a line for {file.relative_to(path)}, which is no image there" for file in found.keys() - set(files)]
-    if wrong:
-        raise BadInput(f"expected a line for each image in {table}, got {wrong[0]} ({len(wrong)} such); correct it")
-    return found
+def _number(name: str, path: Path) -> int:
+    digits = name.lstrip("0") or "0"
+    if len(digits) > 19 or int(digits) > LARGEST:
+        raise BadInput(f"expected folders of {path} to be named by class numbers below 2^63, got {name[:80]}; rename it")
+    return int(digits)
+
+
+def _why_not(names: Sequence[str], known: Sequence[str], count: int) -> str:
+    for kind, fits in (("a class number", str.isdecimal), ("a class of the classifier", known.__contains__)):
+        odd = [name for name in names if not fits(name)]
+        if len(odd) < len(names):
+            return f"{odd[0]} is not {kind}, as others are"
+    classes = f"the classifier has {count} classes" if count else "the classifier does not say what its classes are"
+    return f"they are named by no class numbers ({names[0]}), and {classes}"

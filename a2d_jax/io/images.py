@@ -18,6 +18,7 @@ from a2d_jax.io.cifar import open_cifar
 from a2d_jax.io.folder import Classes, open_folder
 from a2d_jax.io.parquet import open_parquet
 from a2d_jax.io.photographs import Preprocessing
+from a2d_jax.io.pixels import Background
 from a2d_jax.io.source import Description, ImageSource, Piece, Shape, check_shape, readable
 
 __all__ = ["Description", "ImageSource", "Piece", "Shape", "open_images", "reopen"]
@@ -31,6 +32,7 @@ def open_images(
     *,
     preprocessing: Preprocessing | None = None,
     classes: Classes | None = None,
+    background: str | None = None,
 ) -> ImageSource:
     """Open a set of images by what `path` is.
 
@@ -42,15 +44,17 @@ def open_images(
       shape: height, width, channels that the classifier expects; encoded images are converted between grey and RGB to fit it.
       preprocessing: how encoded images of another size get this shape; without it they are errors.
       classes: names of the classifier's classes in their order, or their number, by which sub-folders are recognised.
+      background: what transparent pixels of encoded images are laid over: a grey value from 0 (black) to 255 (white), a colour by its name
+        or #rrggbb; without it an image that has some is an error.
 
     Raises:
-      BadInput: nothing there, not one usable image, or a file of another kind, type or shape.
+      BadInput: no such colour, nothing there, not one usable image, or a file of another kind, type or shape.
     """
     path = Path(path)
     if not path.exists():
         raise BadInput(f"expected images ({FORMS}), got {path}, which does not exist; check the path")
     with readable(path):
-        source = _open(path, shape, preprocessing, classes)
+        source = _open(path, shape, preprocessing, classes, None if background is None else Background(background))
     if not source.count:
         raise BadInput(f"expected at least one image, got none in {path}; check the file")
     check_shape(source, shape)
@@ -59,6 +63,7 @@ def open_images(
         "shape": shape and list(shape),
         "preprocessing": preprocessing and asdict(preprocessing),
         "classes": classes if classes is None or isinstance(classes, int) else list(classes),
+        "background": background,
     }
     return replace(source, origin=origin)
 
@@ -77,6 +82,7 @@ def reopen(description: Description | None) -> ImageSource:
         count = int(description["count"])
         shape = None if description["shape"] is None else _shape(description["shape"])
         preprocessing = None if description["preprocessing"] is None else Preprocessing(**description["preprocessing"])
+        background = description.get("background")  # older descriptions have none
         if "data" in description:
             folder = None if description["folder"] is None else Path(description["folder"])
             opened = partial(datasets.load, description["data"], description["split"], folder=folder)
@@ -84,7 +90,7 @@ def reopen(description: Description | None) -> ImageSource:
             opened = partial(open_images, description["path"], classes=description["classes"])
     except (KeyError, TypeError) as error:
         raise BadInput(f"expected the description of a set, got {description!r}; take it from the source again") from error
-    source = opened(shape=shape, preprocessing=preprocessing)
+    source = opened(shape=shape, preprocessing=preprocessing, background=background)
     if count > len(source):
         raise BadInput(f"expected at least {count} images in {source.path}, as described, got {len(source)}; bring back those missing")
     return replace(source, count=count)
@@ -95,9 +101,11 @@ def _shape(values: Iterable[int]) -> Shape:
     return h, w, c
 
 
-def _open(path: Path, shape: Shape | None, preprocessing: Preprocessing | None, classes: Classes | None) -> ImageSource:
+def _open(
+    path: Path, shape: Shape | None, preprocessing: Preprocessing | None, classes: Classes | None, background: Background | None
+) -> ImageSource:
     if path.is_dir():
-        return open_folder(path, shape, preprocessing, classes)
+        return open_folder(path, shape, preprocessing, classes, background)
     match path.suffix.lower():
         case ".npz":
             return open_npz(path)
@@ -106,7 +114,7 @@ def _open(path: Path, shape: Shape | None, preprocessing: Preprocessing | None, 
         case ".bin":
             return open_cifar(path)
         case ".parquet":
-            return open_parquet(path, shape, preprocessing)
+            return open_parquet(path, shape, preprocessing, background)
         case _:
             with path.open("rb") as file:
                 start = file.read(2)

@@ -5,6 +5,7 @@ An image is known by its place, its id and its fingerprint. Parts that each coun
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -372,11 +373,13 @@ def _table(path: Path) -> Any:
     try:
         if kind := _other_kind(path):
             raise BadInput(f"expected a parquet table of costs, got {path}, which is {kind}; write it as parquet (pandas: to_parquet)")
-        names = pq.read_schema(path).names
+        with pa.OSFile(os.fsencode(path)) as file:  # PyArrow takes names that are not UTF-8 as bytes only
+            names = pq.read_schema(file).names
         if twice := [name for name in ours if names.count(name) > 1]:
             raise BadInput(f"expected each column once, got {', '.join(twice)} more than once in {path}; leave one out")
         wanted = [name for name in dict.fromkeys(ours) if name in names]
-        return pq.read_table(path, columns=wanted, partitioning=None)  # pyright: ignore[reportArgumentType] (a hole in the stubs)
+        with pa.OSFile(os.fsencode(path)) as file:
+            return pq.read_table(file, columns=wanted)
     except BadInput:
         raise
     except (OSError, pa.ArrowException, ValueError, KeyError, OverflowError) as error:

@@ -2,7 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +15,27 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.encoded import Row, decoded, source_of_rows
+from a2d_jax.io.encoded import Row, source_of_rows
+from a2d_jax.io.labels import LARGEST
 from a2d_jax.io.photographs import Preprocessing
+from a2d_jax.io.pixels import Background, decoded
 from a2d_jax.io.source import ImageSource, Shape, content_digest, image_shape, image_type, readable, text
 
 BATCH = 64
 """Rows read at a time."""
 
+Image = tuple[NDArray[Any] | str, tuple[str, ...]]
+"""An image as an array or why there is none, and what was done to it."""
 
-def open_parquet(path: Path, shape: Shape | None, preprocessing: Preprocessing | None = None) -> ImageSource:
+
+def open_parquet(
+    path: Path, shape: Shape | None, preprocessing: Preprocessing | None = None, background: Background | None = None
+) -> ImageSource:
     """A table with a column `x`, `image` or `img`; optional `y` or `label`, and `id`.
 
     Reading from another place begins with the row group in which that place lies.
     """
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
         ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
     if not count:
@@ -41,23 +51,26 @@ def open_parquet(path: Path, shape: Shape | None, preprocessing: Preprocessing |
             f"expected labels as integers, got {schema.field(label_column).type} in column {label_column} of {path}; save class numbers"
         )
     columns = [name for name in (image_column, label_column, "id") if name in schema.names]
-    image = _reader(schema, image_column, path, shape, preprocessing)
+    image = _reader(schema, image_column, path, shape, partial(decoded, shape=shape, preprocessing=preprocessing, background=background))
 
     def values(begin: int, end: int) -> Iterator[tuple[str, int | None, Any]]:
         first, last = int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, end))
         place = int(ends[first - 1]) if first else 0
-        with readable(path), pq.ParquetFile(path) as file:
+        with readable(path), _opened(path) as file:
             for batch in file.iter_batches(batch_size=BATCH, row_groups=range(first, last + 1), columns=columns):
                 here = range(max(begin, place), min(end, place + len(batch)))
                 batch, place = batch.slice(here.start - place, len(here)), place + len(batch)
-                ids = batch.column("id").to_pylist() if "id" in columns else here
+                ids = _names(batch.column("id")) if "id" in columns else here
                 labels: list[int | None] = batch.column(label_column).to_pylist() if label_column else [0] * len(batch)
                 yield from zip(map(str, ids), labels, batch.column(image_column), strict=True)
 
     def row(item: tuple[str, int | None, Any]) -> Row:
         name, label, value = item
-        found = image(value) if label is not None else "expected a label, got none; fill it in"
-        return Row(name, found, (label or 0) if label_column else None)
+        if label is None:
+            return Row(name, 0, "expected a label, got none; fill it in")
+        if label > LARGEST:
+            return Row(name, 0, f"expected a class number below 2^63, got {label}; correct it")
+        return Row(name, label if label_column else None, *image(value))
 
     return source_of_rows(
         path,
@@ -69,18 +82,24 @@ def open_parquet(path: Path, shape: Shape | None, preprocessing: Preprocessing |
         labels=label_column is not None,
         shape=shape,
         preprocessing=preprocessing,
+        background=background,
     )
 
 
-def _reader(
-    schema: Any, column: str, path: Path, shape: Shape | None, preprocessing: Preprocessing | None
-) -> Callable[[Any], NDArray[Any] | str]:
+@contextmanager
+def _opened(path: Path) -> Generator[pq.ParquetFile]:
+    """A parquet file; PyArrow takes names that are not UTF-8 as bytes only."""
+    with pa.OSFile(os.fsencode(path)) as stream, pq.ParquetFile(stream) as file:
+        yield file
+
+
+def _reader(schema: Any, column: str, path: Path, shape: Shape | None, decode: Callable[[bytes], Image]) -> Callable[[Any], Image]:
     """How a value of the image column becomes an array: encoded bytes are decoded, tensors and lists get their shape."""
     kind = schema.field(column).type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return lambda value: decoded((value.as_py() or {}).get("bytes") or b"", shape, preprocessing)
+        return lambda value: decode((value.as_py() or {}).get("bytes") or b"")
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return lambda value: decoded(value.as_py() or b"", shape, preprocessing)
+        return lambda value: decode(value.as_py() or b"")
     tensor = isinstance(kind, pa.FixedShapeTensorType)
     number = kind.value_type if tensor or isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType) else kind
     if number is kind or not (pa.types.is_integer(number) or pa.types.is_floating(number)):
@@ -93,15 +112,23 @@ def _reader(
         raise BadInput(f"expected the shape of the images, got lists without `shape` in the metadata of {path}; add it as JSON [h, w, c]")
     size = math.prod(dims)
 
-    def from_numbers(value: Any) -> NDArray[Any] | str:
+    def from_numbers(value: Any) -> Image:
         if not value.is_valid:
-            return "expected an image, got none; fill it in"
+            return "expected an image, got none; fill it in", ()
         numbers = (value.value if tensor else value).values
         if len(numbers) != size or numbers.null_count:
-            return f"expected {size} values ({text(dims)}), got {len(numbers) - numbers.null_count}; repair the row"
-        return (value.to_numpy() if tensor else numbers.to_numpy()).reshape(dims)
+            return f"expected {size} values ({text(dims)}), got {len(numbers) - numbers.null_count}; repair the row", ()
+        return (value.to_numpy() if tensor else numbers.to_numpy()).reshape(dims), ()
 
     return from_numbers
+
+
+def _names(column: Any) -> list[Any]:
+    """Names, also those whose bytes are no UTF-8, which nothing checks in a table."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column.to_pylist()
+    names = column.cast(pa.large_binary()).to_pylist()
+    return [name if name is None else name.decode("utf-8", "backslashreplace") for name in names]
 
 
 def _list_shape(schema: Any, path: Path) -> Shape | None:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.encoded import Row, decoded, source_of_rows
+from a2d_jax.io.encoded import Row, source_of_rows
+from a2d_jax.io.listing import listing
 from a2d_jax.io.photographs import Preprocessing
+from a2d_jax.io.pixels import Background, decoded
 from a2d_jax.io.source import ImageSource, Shape, names_digest
 
 BATCH = 64
@@ -26,7 +28,13 @@ def prepared_folder(name: str) -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets") / name
 
 
-def open_prepared(name: str, split: str, shape: Shape | None = None, preprocessing: Preprocessing | None = None) -> ImageSource | None:
+def open_prepared(
+    name: str,
+    split: str,
+    shape: Shape | None = None,
+    preprocessing: Preprocessing | None = None,
+    background: Background | None = None,
+) -> ImageSource | None:
     """The newest prepared version of a data set of labelled images; None if there is none.
 
     Args:
@@ -34,11 +42,14 @@ def open_prepared(name: str, split: str, shape: Shape | None = None, preprocessi
       split: as it calls it: train, test, validation, ...
       shape: height, width, channels that the classifier expects.
       preprocessing: how images of another size get this shape.
+      background: what transparent pixels are laid over.
 
     Raises:
       BadInput: another split, another file format, or no labelled images.
     """
-    versions = [info.parent for info in prepared_folder(name).glob("*/dataset_info.json")]
+    home = prepared_folder(name)
+    found = listing(home, depth=1).folders if home.is_dir() else []
+    versions = [version for version in found if (version / "dataset_info.json").is_file()]
     if not versions:
         return None
     folder = max(versions, key=lambda path: [int(number) if number.isdecimal() else -1 for number in path.name.split(".")])
@@ -68,8 +79,8 @@ def open_prepared(name: str, split: str, shape: Shape | None = None, preprocessi
     def row(item: tuple[int, Any]) -> Row:
         number, record = item
         file_name = record.get("file_name")
-        name = file_name.decode() if isinstance(file_name, bytes) else str(number)
-        return Row(name, decoded(record["image"], shape, preprocessing), int(record["label"]))
+        name = file_name.decode("utf-8", "backslashreplace") if isinstance(file_name, bytes) else str(number)
+        return Row(name, int(record["label"]), *decoded(record["image"], shape, preprocessing, background))
 
     files = [Path(file) for file in builder.info.splits[split].filepaths]
     return source_of_rows(
@@ -82,4 +93,5 @@ def open_prepared(name: str, split: str, shape: Shape | None = None, preprocessi
         labels=True,
         shape=shape,
         preprocessing=preprocessing,
+        background=background,
     )

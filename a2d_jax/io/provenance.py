@@ -32,6 +32,7 @@ FACTS: Mapping[str, tuple[str, str]] = {
     "classifier": ("of the classifier {}", "measure both with one network"),
     "weights_sha256": ("of the network with the weights {}", "measure both with one network"),
     "photographs": ("of photographs prepared with {}", "prepare both alike"),
+    "background": ("with transparent pixels over {}", "give both the same --background"),
     "shape": ("of images of the shape {}", "measure images of one shape"),
     "labels": ("with labels from the {}", "measure both with labels {}"),
     "target": ("with the target {}", "measure both with target {}"),
@@ -84,6 +85,7 @@ def record(classifier: Classifier, source: ImageSource, /, **settings: Any) -> d
         "images": str(source.path),
         "images_sha256": source.digest(),
         "photographs": prepared,  # of images that an archive holds: how they were prepared before they were attacked
+        "background": source.background,
         "shape": list(source.shape),
         "count": len(source),
         **settings,
@@ -185,8 +187,8 @@ def _facts(meta: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _needed(told: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Facts that some origin records, but for those of photographs: images that come prepared have none."""
-    return list(dict.fromkeys(fact for _, facts in told for fact in facts if not fact.startswith("photographs")))
+    """Facts that some origin records, but for those of photographs and of transparent pixels: most images have none."""
+    return list(dict.fromkeys(fact for _, facts in told for fact in facts if not fact.startswith(("photographs", "background"))))
 
 
 def _refusal(differs: Mapping[str, Mapping[str, Any]], how: str) -> BadInput:

@@ -2,12 +2,13 @@
 
 import hashlib
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.photographs import Preprocessing
+from a2d_jax.io.seen import Seen
 
 Shape = tuple[int, int, int]
 """Height, width, channels."""
@@ -48,6 +50,7 @@ class Block(NamedTuple):
     label: NDArray[np.int64] | None
     id: list[str] | None = None
     error: list[str | None] | None = None
+    done: list[tuple[str, ...]] | None = None  # to each image, see `Seen`
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,11 @@ class ImageSource:
       blocks: `(begin, end, size)` reads the images from place `begin` to `end - 1`, `size` at a time.
       digest: gives the SHA-256 that tells whether the set is the same, see `content_digest`, `names_digest`.
       preprocessing: what was done to images of another size.
-      note: a choice made on the user's behalf, if any.
+      background: what transparent pixels were laid over.
+      choices: what was decided on the user's behalf when the set was opened, such as which files to leave out.
       sequential: why the set is read from its start alone, and what to do about it; None for sets that are read from any place.
       origin: how it was opened, see `description`; None for sets in memory.
+      seen: what reading met.
     """
 
     path: Path
@@ -78,9 +83,11 @@ class ImageSource:
     blocks: Callable[[int, int, int], Iterator[Block]]
     digest: Callable[[], str]
     preprocessing: Preprocessing | None = None
-    note: str | None = None
+    background: str | None = None
+    choices: Sequence[str] = ()
     sequential: str | None = None
     origin: Description | None = None
+    seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.count
@@ -94,6 +101,11 @@ class ImageSource:
     def description(self) -> Description | None:
         """What `a2d_jax.io.images.reopen` takes; None for a set in memory, which exists here alone."""
         return None if self.origin is None else {**self.origin, "count": self.count}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of this set, a line for each thing; what was done to pixels is known once they were read."""
+        return [*self.choices, *self.seen.lines(self.count)]
 
     @property
     def piece_size(self) -> int:
@@ -126,6 +138,7 @@ class ImageSource:
 
     def _pieces(self, begin: int, end: int, size: int) -> Iterator[Piece]:
         for block in self.blocks(begin, end, size):
+            self.seen.add(begin, block.x, block.done)
             x, error = _checked(block.x, block.error)
             index = np.arange(begin, begin + len(x))
             yield Piece(index, block.id or [str(i) for i in index], x, block.label, error)
@@ -151,10 +164,14 @@ def content_digest(*files: Path) -> str:
 
 
 def names_digest(folder: Path, files: Sequence[Path]) -> str:
-    """SHA-256 of names and sizes alone: hashing a million photographs would take as long as reading them."""
+    """SHA-256 of names, as bytes, and sizes alone: hashing a million photographs would take as long as reading them."""
     hashed = hashlib.sha256()
     for file in files:
-        hashed.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
+        try:
+            size = file.stat().st_size
+        except OSError:  # a link that leads nowhere; its row has the error
+            size = -1
+        hashed.update(os.fsencode(file.relative_to(folder).as_posix()) + f" {size}\n".encode())
     return hashed.hexdigest()
 
 
@@ -273,6 +290,8 @@ def integer_labels(y: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]
         raise BadInput(f"expected labels as one integer per image, got {y.dtype} of shape {y.shape} in {path}; save class numbers")
     if len(y) != count:
         raise BadInput(f"expected as many labels as images, got {len(y)} labels for {count} images in {path}; save them together")
+    if y.dtype == np.uint64 and y.max(initial=0) > np.iinfo(np.int64).max:
+        raise BadInput(f"expected class numbers below 2^63, got {y.max()} in {path}; correct the labels")
     return y.astype(np.int64)
 
 

@@ -6,6 +6,7 @@ table, as a member of an npz.
 """
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,8 @@ def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callabl
     schema = schema.with_metadata({"a2d": json.dumps(meta)})
     kept = {"index", "fingerprint", "seed", *(field.name for field in schema if pa.types.is_string(field.type))}
 
-    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    # PyArrow takes names that are not UTF-8 as bytes only
+    with atomic(path) as temporary, pa.OSFile(os.fsencode(temporary), "wb") as file, pq.ParquetWriter(file, schema) as writer:
 
         def write(columns: Mapping[str, Any]) -> None:
             failed = np.asarray([error is not None for error in columns["error"]], bool)

@@ -146,7 +146,8 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     columns, attacks = found.columns, found.attacks
     fitted_on = stored.origin(str(spec.detector))
     precision = fitted_on.meta.get("precision", "float32")
-    model, source = open_both(str(spec.classifier), spec.checkpoint, Path(str(spec.images)), spec.limit, precision)
+    background = spec.background or fitted_on.meta.get("background")
+    model, source = open_both(str(spec.classifier), spec.checkpoint, Path(str(spec.images)), spec.limit, precision, background)
     here = record(model, source, classifier=spec.classifier, precision=precision, seed=spec.seed, labels="prediction")
     network = Origin("the network given", {**here, "attacks": fitted_on.meta["attacks"], "norms": fitted_on.meta.get("norms", {})})
     meeting = _fitted_to(stored, spec) + meet(columns, [fitted_on, network], spec)
@@ -176,7 +177,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
         steps.append({"attack": name, **stop, **done})
     failed, flagged = measured.failed, int(judged.adversarial.sum())
     summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}
-    return Done(summary, failed, meeting.notes)
+    return Done(summary, failed, [*meeting.notes, *source.notes])
 
 
 def _fitted_to(stored: StoredDetector, spec: DetectSpec) -> Meeting:

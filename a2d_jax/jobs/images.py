@@ -29,7 +29,7 @@ ROWS = 4096  # images written at a time
 def predict(spec: PredictSpec, report: Report = silent) -> Done:
     """Write the predicted class of each image and its probability."""
     refuse_existing(spec.out, spec.force, "--force")
-    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
+    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
     failed = right = labelled = 0
     with table_writer(spec.out, PREDICTIONS, record(model, source, **told(spec))) as write:
         for piece in predicted(model, source, report):
@@ -41,14 +41,14 @@ def predict(spec: PredictSpec, report: Report = silent) -> Done:
                 right += int((piece.label == piece.truth)[good].sum())
                 labelled += int(good.sum())
     accuracy = {"accuracy": right / labelled} if labelled else {}
-    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, label_notes(source))
+    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, source.notes)
 
 
 def cost(spec: CostSpec, report: Report = silent) -> Done:
     """Write what it costs each attack to change the predicted class of each image."""
     refuse_existing(spec.out, spec.force, "--force")
     attacks = chosen(spec, "defence", spec.attacks)
-    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
+    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
     measured = measure(model, source, attacks, seed=spec.seed, lanes=spec.lanes, report=report, target=spec.target)
     meta = record(model, source, **told(spec), **of_attacks(attacks, measured))
     with table_writer(spec.out, COSTS, meta) as write:
@@ -66,7 +66,7 @@ def cost(spec: CostSpec, report: Report = silent) -> Done:
         }
         for name, result in measured.results.items()
     ]
-    return Done({"out": str(spec.out), "images": len(source), "failed": measured.failed, "costs": costs}, measured.failed)
+    return Done({"out": str(spec.out), "images": len(source), "failed": measured.failed, "costs": costs}, measured.failed, source.notes)
 
 
 def attack(spec: AttackSpec, report: Report = silent) -> Done:
@@ -78,7 +78,7 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
     attacks = chosen(spec, "crafting", spec.attack)
     if len(attacks) > 1:
         raise BadInput(f"expected one attack, got {', '.join(attacks)}; run the command once for each")
-    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
+    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
     image_bytes = 4 * math.prod(source.shape)
     with tempfile.TemporaryFile(dir=spec.out.absolute().parent) as scratch:  # images come as they finish; the disk puts them in order
         scratch.truncate(len(source) * image_bytes)
@@ -111,7 +111,7 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
     return Done(
         {**summary, "success rate": float(success[measured.good].mean()), **before},
         measured.failed,
-        label_notes(source),
+        source.notes,
     )
 
 
@@ -141,12 +141,9 @@ def of_attacks(attacks: Mapping[str, Attack], measured: Measured) -> dict[str, A
     return {"attacks": specs.settings_of(attacks), "norms": norms, "labels": measured.labels}
 
 
-def label_notes(source: ImageSource) -> list[str]:
-    """What the user should know of where labels come from."""
-    return [] if source.note is None else [source.note]
-
-
-def open_both(classifier: str, checkpoint: Path | None, images: Path, limit: int | None, precision: str) -> tuple[Classifier, ImageSource]:
+def open_both(
+    classifier: str, checkpoint: Path | None, images: Path, limit: int | None, precision: str, background: str | None = None
+) -> tuple[Classifier, ImageSource]:
     """The classifier, in float32 or bfloat16, and the images, checked to fit each other.
 
     Raises:
@@ -156,7 +153,7 @@ def open_both(classifier: str, checkpoint: Path | None, images: Path, limit: int
         raise BadInput(f"expected a precision of float32 or bfloat16, got {precision!r}; pass one of them")
     loaded = load(classifier, checkpoint)
     classes = loaded.class_names or (loaded.input_shape and class_count(loaded.classifier, loaded.input_shape, classifier))
-    source = open_images(images, loaded.input_shape, preprocessing=loaded.preprocessing, classes=classes)
+    source = open_images(images, loaded.input_shape, preprocessing=loaded.preprocessing, classes=classes, background=background)
     if limit is not None:
         if limit < 1:
             raise BadInput(f"expected a limit of at least 1 image, got {limit}; leave it out to take all")

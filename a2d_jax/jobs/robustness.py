@@ -34,7 +34,7 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
     settings = Clever(radius=spec.radius, batches=spec.batches, samples=spec.samples, norm=spec.norm)  # pyright: ignore[reportArgumentType] (checked inside)
     if spec.lanes is not None and spec.lanes < 1:
         raise BadInput(f"expected at least 1 lane, got {spec.lanes}; leave it out to take the default")
-    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision)
+    model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
     classes = class_count(model, source.shape, source.path)
     for name in names:
         ranks_of(name, classes)  # refuses what this classifier does not have
@@ -65,7 +65,7 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
             raise BadInput(f"in all images that can be used: {NOT_FINITE}")
     total = CleverScores(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
     summary = {"out": str(spec.out), "images": len(source), "failed": failed}
-    return Done({**summary, "scores": _summary(names, total, spec.radius)}, failed)
+    return Done({**summary, "scores": _summary(names, total, spec.radius)}, failed, source.notes)
 
 
 def _pieces(model: Classifier, source: ImageSource, report: Report) -> Iterator[tuple[Predicted, NDArray[np.float32]]]:

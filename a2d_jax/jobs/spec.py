@@ -73,6 +73,9 @@ class ImagesSpec(OutputSpec):
     """Folder of image files (labels from a file labels.csv or from sub-folders named by class number or class name), .npz (key x,
     optional y), .npy, IDX, CIFAR-10 binary or .parquet; uint8, or floating point in [0, 1]; n h w c. Photographs of another size are
     resized and cropped if the classifier says how."""
+    background: str | None = None
+    """Lay transparent pixels over this: a grey value from 0 (black) to 255 (white), a colour by its name, or #rrggbb. Without it an image
+    with transparent pixels is an error of its row."""
     limit: int | None = None
     """Take the first images only."""
     precision: str = "float32"
@@ -222,6 +225,8 @@ class DetectSpec(OutputSpec, TablesSpec):
     """Orbax folder with the weights."""
     images: Path | None = None
     """Images, as for `a2d cost`."""
+    background: str | None = None
+    """What transparent pixels are laid over, as for `a2d cost`; default what was chosen for the images that the detector was fitted to."""
     limit: int | None = None
     """Take the first images only."""
     plugin: tuple[str, ...] = ()

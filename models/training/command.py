@@ -97,6 +97,8 @@ def _train(args: Args, console: Console) -> None:
                 states.save(step, {"state": state, "seconds": time.perf_counter() - begin})
                 saved = time.perf_counter()
     folder.finish(args.out, trained(module, state), args.classifier)
+    for note in (f"{source.path}: {note}" for source in (train, test) for note in source.notes):
+        console.out(note, highlight=False)
     console.out(f"wrote {args.out}; use it as --classifier {args.classifier} --checkpoint {args.out}", highlight=False)
 
 

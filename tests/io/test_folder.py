@@ -1,6 +1,8 @@
 """Labels of a folder of images: from a table, from class numbers, from class names, or from sorted names and then told."""
 
 import pathlib
+import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -21,7 +23,15 @@ def labels(folder: pathlib.Path, classes=None) -> tuple[list[int] | None, str | 
     source = open_images(folder, classes=classes)
     pieces = list(source.pieces(2))
     assert source.labels == (pieces[0].label is not None)
-    return np.concatenate([piece.label for piece in pieces]).tolist() if source.labels else None, source.note
+    assert len(source.choices) <= 1
+    return np.concatenate([piece.label for piece in pieces]).tolist() if source.labels else None, next(iter(source.choices), None)
+
+
+def lost(folder: pathlib.Path, classes=None) -> str:
+    found, note = labels(folder, classes)
+    assert found is None
+    assert f"took no labels from the folders of {folder}: " in re.sub(r"the \d+ folders", "the folders", note)
+    return note.partition(": ")[2]
 
 
 def test_numbers(tmp_path):
@@ -36,7 +46,7 @@ def test_names_of_classes(tmp_path):
     assert labels(tmp_path, ["dog", "cat", "ant"]) == ([2, 2, 1], None)
     assert labels(tmp_path, ["cat", "ant"]) == ([1, 1, 0], None)  # not in the order of names
     write(tmp_path, "eel/a.png")
-    assert labels(tmp_path, ["dog", "cat", "ant"]) == (None, None)
+    assert lost(tmp_path, ["dog", "cat", "ant"]) == "eel is not a class of the classifier, as others are"
 
 
 def test_sorted_names(tmp_path):
@@ -48,7 +58,29 @@ def test_sorted_names(tmp_path):
         assert "3 folders" in note
         assert "n01" in note
         assert "n20" in note
-    assert labels(tmp_path, 4) == labels(tmp_path) == (None, None)
+    assert lost(tmp_path, 4) == "they are named by no class numbers (n01), and the classifier has 4 classes"
+    assert lost(tmp_path) == "they are named by no class numbers (n01), and the classifier does not say what its classes are"
+    write(tmp_path, "7/a.png")
+    assert lost(tmp_path, 3) == "n01 is not a class number, as others are"
+
+
+def test_empty_folders(tmp_path):
+    """A class whose images are missing is still a class: those after it do not move up; a folder beside the classes is none."""
+    write(tmp_path, "n01/a.png", "n20/a.png")
+    (tmp_path / "n03").mkdir()
+    found, note = labels(tmp_path, 3)
+    assert found == [0, 2]
+    assert "3 folders" in note
+    found, note = labels(tmp_path, 2)
+    assert found == [0, 1]
+    assert "2 folders" in note
+
+
+def test_accents_in_either_form(tmp_path):
+    """A folder is called like a class also where its accents are kept apart, as macOS does."""
+    write(tmp_path, unicodedata.normalize("NFD", "caf\u00e9/a.png"), "ant/a.png")
+    assert labels(tmp_path, ["caf\u00e9", "ant"]) == ([1, 0], None)
+    assert labels(tmp_path, [unicodedata.normalize("NFD", "caf\u00e9"), "ant"]) == ([1, 0], None)
 
 
 def test_names_of_files_mean_nothing(tmp_path):
@@ -56,7 +88,16 @@ def test_names_of_files_mean_nothing(tmp_path):
     write(tmp_path, "0003_n01.png", "0004_n02.png")
     assert labels(tmp_path, 2) == (None, None)
     write(tmp_path, "7/a.png")
-    assert labels(tmp_path, 2) == (None, None)
+    assert lost(tmp_path, 2) == "images lie beside them, first 0003_n01.png"
+
+
+def test_huge_numbers(tmp_path):
+    """A folder named by a number that no class has, such as a time, is refused in one line; zeros in front do not count."""
+    write(tmp_path, "20240131120000123456/a.png")
+    with pytest.raises(BadInput, match=r"^expected folders of .* below 2\^63, got 20240131120000123456; "):
+        open_images(tmp_path)
+    (tmp_path / "20240131120000123456").rename(tmp_path / f"{9:030d}")
+    assert labels(tmp_path) == ([9], None)
 
 
 def test_table(tmp_path):

@@ -293,6 +293,48 @@ def test_bad_rows_of_a_table(tmp_path):
     assert [e is None for e in read(open_images(tmp_path / "i.parquet"))[3]] == [True, False, False]
 
 
+@pytest.mark.parametrize("kind", ["npz", "npy", "idx", "parquet tensor", "folder"])
+@pytest.mark.parametrize(
+    ("largest", "words"), [(0, "nearly black"), (1, "mean 0 and 1, save them as float32"), (16, "save x / 16 as float32"), (17, None)]
+)
+def test_bytes_of_another_range(kind, largest, words, tmp_path):
+    """Bytes whose largest value of all is tiny are read as they are, and a note says that they are nearly black and what may be meant."""
+    x = (np.arange(N * 20).reshape(N, 4, 5, 1) % (largest + 1)).astype(np.uint8)
+    path = tmp_path / "set-images-idx3-ubyte"
+    match kind:
+        case "folder":
+            write_folder(path, x)
+        case "idx":
+            write_idx(path, x[..., 0])
+        case "npy":
+            np.save(path := tmp_path / "x.npy", x)
+        case "npz":
+            np.savez(path := tmp_path / "x.npz", x=x)
+        case _:
+            pq.write_table(pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(x)}), path := tmp_path / "x.parquet")
+    source = open_images(path)
+    got = read(source)[0]
+    np.testing.assert_array_equal(got.ravel(), x.ravel() / np.float32(255))
+    if words is None:
+        assert source.notes == []
+    else:
+        (note,) = source.notes
+        assert note.startswith(f"no value of any image is larger than {largest}, and bytes count from 0 to 255")
+        assert words in note
+
+
+def test_floats_of_another_range(tmp_path):
+    """Floats that were divided by 255 twice are told; 0 and 1 as floats are black and white; NaN hides nothing."""
+    bad = FLOATS / 255
+    bad[2, 0, 0, 0] = np.nan
+    for x, told in ((bad, 1), ((FLOATS > 0.5).astype(np.float32), 0), (FLOATS, 0)):
+        np.save(tmp_path / "x.npy", x)
+        source = open_images(tmp_path / "x.npy")
+        read(source)
+        assert len(source.notes) == told
+        assert all("divided by 255 twice" in note for note in source.notes)
+
+
 # Bad files: refused before the work, in one line that says what to do.
 
 
@@ -357,6 +399,8 @@ def test_refused_arrays(tmp_path):
     refused(path, "6 labels for 7 images")
     np.savez(path, x=BYTES, y=LABELS + 0.5)
     refused(path, "float64")
+    np.savez(path, x=BYTES, y=np.full(N, 2**63, np.uint64))
+    refused(path, "below 2^63")
     np.savez(path, x=BYTES[0, 0])
     refused(path, "(5, 3)")
     np.savez(path, x=BYTES[:0])

@@ -1,6 +1,7 @@
 """Data sets that TensorFlow Datasets prepared: read back without TensorFlow and without a download."""
 
 import io
+import shutil
 import sys
 
 import numpy as np
@@ -93,6 +94,14 @@ def test_prepared_photographs(folder):
         assert label == 7 + number
         files[number].seek(0)
         np.testing.assert_array_equal(x, np.asarray(wanted(Image.open(files[number]))) / np.float32(255))
+
+
+def test_leavings_are_no_versions(folder):
+    """What systems and interrupted copies leave beside the versions is none of them."""
+    prepare(folder, "mnist", {"train": grey(slice(3))}, DIGITS)
+    for name in (".snapshot", "9.0.0.part", "__MACOSX"):
+        shutil.copytree(folder / "mnist" / "1.0.0", folder / "mnist" / name)
+    assert open_prepared("mnist", "train").path == folder / "mnist" / "1.0.0"
 
 
 def test_nothing_prepared(folder):
