@@ -115,7 +115,7 @@ def save(
     Raises:
       BadInput: the output cannot or must not be written there, or what the module says of itself cannot be.
     """
-    _refuse_existing(directory, force, how)
+    refuse_checkpoint(directory, force, how)
     classifier = as_classifier(module)
     shape = input_shape(module)
     weights = _named(classifier.variables)
@@ -131,7 +131,7 @@ def save(
         "preprocessing": getattr(module, "preprocessing", "inside the module"),
         "photographs": None if preprocessing is None else asdict(preprocessing),
         "parameters": _parameter_count(module, weights),
-        "source": None if source is None else {"name": source.name, "sha256": _sha256(source)},
+        "source": None if source is None else {"name": source.name, "sha256": None if source.is_dir() else _sha256(source)},
         "versions": {name: importlib.metadata.version(name) for name in ("a2d-jax", "jax", "flax", "orbax-checkpoint")},
     }
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
@@ -294,7 +294,12 @@ def _parameter_count(module: object, weights: dict[Name, jax.Array]) -> int:
     return sum(array.size for name, array in weights.items() if name[0] != "batch_stats")  # as Linen calls them
 
 
-def _refuse_existing(directory: Path, force: bool, how: str) -> None:
+def refuse_checkpoint(directory: Path, force: bool, how: str) -> None:
+    """Refuse a folder that cannot or must not be written. Call it before the work.
+
+    Raises:
+      BadInput: it exists and `force` is not given, or is no checkpoint, or its own folder is missing or read-only.
+    """
     parent = directory.absolute().parent
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise BadInput(f"expected an existing, writable folder for the output {directory}, got {parent}; create it or choose another")
