@@ -24,10 +24,10 @@ from a2d_jax.types import Classifier
 
 TRAINING = ("train", "training", "is_train", "is_training")
 EVALUATION = ("deterministic", "use_running_average", "inference", "eval", "eval_mode")
-SWITCHES: dict[str, bool] = dict.fromkeys(TRAINING, False) | dict.fromkeys(EVALUATION, True)
+SWITCHES: dict[str, Any] = {**dict.fromkeys(TRAINING, False), **dict.fromkeys(EVALUATION, True)}
 """What modules call the switch between training and evaluation, and its value in evaluation."""
 
-Switches = tuple[tuple[str, bool], ...]
+Switches = tuple[tuple[str, Any], ...]
 
 
 def switches(call: Callable[..., Any]) -> Switches:

@@ -6,7 +6,7 @@ Only plain data is read; nothing that a file names is run (`a2d_jax.io.torch_fil
 - `torch_names = {"conv1": "conv1.0"}`: the name there of a child here, where they differ;
 - `flattened = {"fc1": (16, 5, 5)}`: this layer reads a map flattened as channel, row, column. Flax flattens row, column, channel, so its
   inputs change places. `None` instead of the shape says that the file has Flax's order. A layer that reads a flattened map and is not
-  named here is refused, because its weights would fit and be wrong;
+  named here is refused, because its weights would fit and be wrong. A layer deeper down is named by its path, `classifier.layers.1`;
 
 and the whole network, where it applies, with two more:
 
@@ -18,7 +18,7 @@ docs/converting.md is the page for users.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from flax import nnx
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io import keras_files
-from a2d_jax.io.convert_checks import against_keras, flattened_otherwise
+from a2d_jax.io.convert_checks import Reads, against_keras, flattened_otherwise
 from a2d_jax.io.convert_files import Checkpoint, Named, below, read_checkpoint, variants
 from a2d_jax.io.tensors import Arrays, is_float
 
@@ -114,30 +114,47 @@ class _Place:
     path: tuple[Any, ...]
     variable: Any
     names: list[str]
-    parent: Any  # the module that holds the layer
     layer: Any
+    reads: Reads
 
 
 def _places(module: nnx.Module) -> list[_Place]:
     """All arrays of a module, each once, asking every module what its children are called in PyTorch."""
     found: dict[int, _Place] = {}
 
-    def walk(node: Any, parent: Any, path: tuple[Any, ...], names: tuple[str, ...], above: tuple[int, ...]) -> None:
-        if id(node) in above:
+    def children(node: Any) -> Iterable[tuple[Any, Any]]:
+        if isinstance(node, nnx.List | list | tuple):
+            return enumerate(node)
+        return sorted((node if isinstance(node, dict) else vars(node)).items())
+
+    def walk(node: Any, path: tuple[Any, ...], names: tuple[str, ...], above: tuple[Any, ...]) -> None:
+        if any(node is one for one in above):
             return
-        children = enumerate(node) if isinstance(node, nnx.List) else sorted(vars(node).items())
-        for part, value in children:
-            name = getattr(node, "torch_names", {}).get(part, str(part))
+        for part, value in children(node):
+            name = str(getattr(node, "torch_names", {}).get(part, part))
             if isinstance(value, nnx.Param | nnx.BatchStat):
                 full = ".".join([*names, NAMES.get(name, name)])
-                found.setdefault(id(value), _Place((*path, part), value, [], parent, node)).names.append(full)
-            elif isinstance(value, nnx.Module):
+                place = _Place((*path, part), value, [], node, _said(path, above))
+                found.setdefault(id(value), place).names.append(full)
+            elif isinstance(value, nnx.Module | list | tuple | dict):
                 # the children of a Sequential are in a list here; in PyTorch they are its own
-                below = names if isinstance(node, nnx.Sequential) and part == "layers" else (*names, name)
-                walk(value, node, (*path, part), below, (*above, id(node)))
+                inner = names if isinstance(node, nnx.Sequential) and part == "layers" else (*names, name)
+                walk(value, (*path, part), inner, (*above, node))
 
-    walk(module, module, (), (), ())
+    walk(module, (), (), ())
     return list(found.values())
+
+
+def _said(path: tuple[Any, ...], above: Sequence[Any]) -> Reads:
+    """What the modules above a layer, the nearest first, say about the map that it reads."""
+    nearest = None
+    for depth in reversed(range(len(above))):
+        owner, key = above[depth], ".".join(map(str, path[depth:]))
+        if key in (flattened := getattr(owner, "flattened", {})):
+            return Reads(type(owner).__name__, key, True, flattened[key])
+        if nearest is None and not isinstance(owner, nnx.List | nnx.Dict | nnx.Sequential | list | tuple | dict):
+            nearest = Reads(type(owner).__name__, key, False, None)
+    return nearest or Reads("", ".".join(map(str, path)), False, None)
 
 
 def _chosen(checkpoint: Checkpoint, module: nnx.Module, key: str | None, leave_out: Collection[str]) -> tuple[str, Named, list[str]]:
@@ -214,8 +231,9 @@ def _match(arrays: Named, module: nnx.Module, places: list[_Place]) -> _Match:
     ours = {".".join(map(str, place.path)): place.variable.shape for place in places}
     keras = _of_keras(arrays)
     theirs = _keras_names(module, ours, arrays) if keras else {}
-    if not keras and hasattr(module, "rename"):
-        arrays = {module.rename(name): array for name, array in arrays.items()}
+    if not keras:
+        rename: Callable[[str], str] = getattr(module, "rename", str)
+        arrays = {rename(name): array for name, array in arrays.items()}
     pairs: list[tuple[_Place, Any, str]] = []
     trouble: list[str] = []
     for place in places:
@@ -286,8 +304,7 @@ def _fitted(arrays: Named, module: nnx.Module, where: str) -> Converted:
         array = np.asarray(tensor)
         array = array if match.keras else _to_flax(array, place)
         if array is None:
-            flattened = place.parent.flattened[place.path[-2]]
-            trouble.append(f"{name} is {tuple(tensor.shape)} and should read {math.prod(flattened)} inputs, as flattened says")
+            trouble.append(f"{name} is {tuple(tensor.shape)} and does not read {place.reads.map}, as flattened says")
         elif not np.isfinite(array).all():
             trouble.append(f"{name} holds NaN or infinity")
         else:
@@ -296,7 +313,7 @@ def _fitted(arrays: Named, module: nnx.Module, where: str) -> Converted:
         raise _misfit(trouble, module, where, "")
     for variable, array in values:
         variable.set_value(array)
-    notes = [] if match.keras else flattened_otherwise(module, {place.path[:-1]: place.parent for place in places})
+    notes = [] if match.keras else flattened_otherwise(module, {place.path[:-1]: place.reads for place in places})
     return Converted(module, notes)
 
 
@@ -322,7 +339,7 @@ def _keras_names(module: nnx.Module, wanted: Mapping[str, tuple[int, ...]], arra
 
 def _to_flax(array: np.ndarray, place: _Place) -> np.ndarray | None:
     """The array in Flax's layout; None if it does not read the map that `flattened` says."""
-    flattened = getattr(place.parent, "flattened", {}).get(place.path[-2]) if len(place.path) > 1 else None
+    flattened = place.reads.map
     if str(place.path[-1]) != "kernel":
         if flattened is None or hasattr(place.layer, "kernel") or array.shape != (math.prod(flattened),):
             return array

@@ -46,12 +46,22 @@ class _Seen:
     functions: set[str] = field(default_factory=set)
 
 
-def flattened_otherwise(module: nnx.Module, parents: Mapping[Path, Any]) -> list[str]:
+@dataclass(frozen=True)
+class Reads:
+    """What the class of a module says about the map that one of its layers reads."""
+
+    owner: str  # name of the class
+    key: str  # the layer, seen from there
+    said: bool
+    map: Map | None  # as channel, row, column; None: the file has Flax's order
+
+
+def flattened_otherwise(module: nnx.Module, layers: Mapping[Path, Reads]) -> list[str]:
     """Refuse a module one of whose layers reads a flattened map and does not say so, or says another; what could not be checked.
 
     Args:
       module: with or without weights.
-      parents: the module that holds each layer, by the layer's path.
+      layers: what is said about each layer, by its path.
 
     Raises:
       BadInput: one line that names the layer, its map and the attribute to write.
@@ -59,24 +69,21 @@ def flattened_otherwise(module: nnx.Module, parents: Mapping[Path, Any]) -> list
     seen = _trace(module)
     if seen is None:
         kinds = {len(array.shape) for array in jax.tree.leaves(nnx.state(module, nnx.Param))}
-        silent = not any(getattr(parent, "flattened", None) for parent in parents.values())
+        silent = not any(reads.said for reads in layers.values())
         name = type(module).__name__
         note = f"could not check in which order {name} reads a flattened map; give it an attribute input_shape = (h, w, c)"
         return [note] if {2, 4} <= kinds and silent else []
     for path, (c, h, w) in seen.reads.items():
-        owner, part = parents.get(path), path[-1]
-        if owner is None:
-            continue
-        said = getattr(owner, "flattened", {})
-        if part not in said:
+        reads = layers.get(path)
+        if reads is not None and not reads.said:
             raise BadInput(
-                f"expected {type(owner).__name__} to say how {part} reads its inputs, got a map of {h} x {w} x {c} (h w c) "
-                f'that it flattens: PyTorch flattens channel, row, column; add flattened = {{"{part}": ({c}, {h}, {w})}} to the class, or '
-                f'{{"{part}": None}} if the layer of the file reads row, column, channel (docs/converting.md)'
+                f"expected {reads.owner} to say how {reads.key} reads its inputs, got a map of {h} x {w} x {c} (h w c) that it flattens: "
+                f'PyTorch flattens channel, row, column; add flattened = {{"{reads.key}": ({c}, {h}, {w})}} to the class, or '
+                f'{{"{reads.key}": None}} if the layer of the file reads row, column, channel (docs/converting.md)'
             )
-        if (wrong := said[part]) is not None and tuple(wrong) != (c, h, w):
+        if reads is not None and reads.map is not None and tuple(reads.map) != (c, h, w):
             raise BadInput(
-                f"expected flattened of {type(owner).__name__} to say ({c}, {h}, {w}) (c h w) for {part}, got {tuple(wrong)}; correct it"
+                f"expected flattened of {reads.owner} to say ({c}, {h}, {w}) (c h w) for {reads.key}, got {tuple(reads.map)}; correct it"
             )
     return []
 
@@ -260,8 +267,8 @@ def _reshaped(tag: Any, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
     """A map `h w c` that becomes one row of numbers."""
     if tag is not None and tag[0] in ("weight", "flat"):
         return tag if tag[0] == "weight" or math.prod(after) == max(after, default=1) else None
-    if tag == ("first",) or len(before) < 3:
+    if tag == ("first",) or len(before) != 4:
         return None if len(after) < 4 else tag
-    h, w, c = before[-3:]
-    row = math.prod(before[:-3]) == 1 and max(after, default=1) == math.prod(after) == h * w * c
+    images, h, w, c = before
+    row = images == 1 and max(after, default=1) == math.prod(after) == h * w * c
     return ("flat", (c, h, w)) if row and h * w > 1 and c > 1 else None

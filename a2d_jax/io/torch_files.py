@@ -163,7 +163,7 @@ def _read_stream(file: BinaryIO, path: Path | None) -> Any:
         return _Storage(dtype, count, load)
 
     first = _Unpickler(file, storage).load()
-    if first != MAGIC or not isinstance(first, int):
+    if first != MAGIC:
         return first
     _Unpickler(file, storage).load()  # version of the format
     system = _Unpickler(file, storage).load()

@@ -162,6 +162,7 @@ def open_both(classifier: str, checkpoint: Path | None, images: Path, limit: int
             raise BadInput(f"expected a limit of at least 1 image, got {limit}; leave it out to take all")
         source = replace(source, count=min(limit, len(source)))
     class_count(loaded.classifier, source.shape, source.path)
+    source = replace(source, note="; ".join([*loaded.notes, *label_notes(source)]) or None)
     return in_bfloat16(loaded.classifier) if precision == "bfloat16" else loaded.classifier, source
 
 
