@@ -183,6 +183,9 @@ def _chosen(checkpoint: Checkpoint, module: nnx.Module, key: str | None, leave_o
             match.trouble, module, f"{checkpoint.path}{f' under {where}' if where else ''}", _part(where, prefix, arrays, module, places)
         )
     where, prefix, arrays, match = fits[0]
+    known = {name for _, found in variants(candidates[where]) for name in found}
+    if unknown := [name for name in leave_out if name not in known]:
+        raise BadInput(f"expected names of tensors in {checkpoint.path} to leave out, got {', '.join(unknown)}; correct them")
     notes: list[str] = []
     others = [name for name in checkpoint.mappings if name not in ("", where)]
     if where or prefix:

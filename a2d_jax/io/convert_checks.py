@@ -100,15 +100,23 @@ def against_keras(layers: Sequence[Layer], partners: Mapping[str, str], module: 
     Raises:
       BadInput: epsilon, strides, padding, dilation, groups, the order of axes or an activation differs.
     """
-    by_name = {layer.name: (layer, before) for before, layer in zip([None, *layers], layers, strict=False)}
+    if not layers:
+        return [
+            f"the file holds weights alone, which do not tell settings: compare those of {type(module).__name__} yourself (batch norm has "
+            "epsilon 0.001 in Keras), or pass --check"
+        ]
     trouble: list[str] = []
+    order = list(zip([None, *layers], layers, strict=False))
     for ours, theirs in partners.items():
-        if theirs in by_name:
-            layer, before = by_name[theirs]
+        found = [pair for pair in order if pair[1].name == theirs]
+        if not found:  # older files have other paths for models within the model
+            found = [pair for pair in order if pair[1].name.rpartition(".")[2] == theirs.rpartition(".")[2]]
+        if len(found) == 1:
+            ((before, layer),) = found
             trouble += [f"{layer.name} has {text}" for text in _differences(layer, before, _at(module, ours))]
     first = [layer.name for layer in layers if layer.settings.get("data_format") == "channels_first"]
     trouble += [f"{name} has data_format channels_first, and images here are h w c" for name in first]
-    last = _activation(layers[-1]) if layers else "linear"
+    last = _activation(layers[-1])
     inner = {_activation(layer) for layer in layers[:-1]} | ({last} - {"softmax", "sigmoid"})
     seen = _trace(module)
     if seen is not None:
@@ -116,7 +124,7 @@ def against_keras(layers: Sequence[Layer], partners: Mapping[str, str], module: 
         lacking = sorted(one for one in inner if one in ACTIVATIONS and not ACTIVATIONS[one] & seen.functions)
         trouble += [f"it has the activation {one}, which the module has not" for one in lacking]
         spare = sorted(seen.functions & TELLING - set().union(*needed))
-        if layers and all(one in ACTIVATIONS or one in ("linear", "softmax") for one in inner):
+        if all(one in ACTIVATIONS or one in ("linear", "softmax") for one in inner):
             trouble += [f"the module computes {one}, which it does not have" for one in spare]
     if trouble and not verified:
         raise BadInput(

@@ -48,7 +48,7 @@ class Checkpoint:
     Attributes:
       path: of the file.
       mappings: tensors by name under each key, "" for the whole file; counters of batch norm are left out.
-      keras: layers of a model of Keras with their settings, in order; None of another file, or of weights alone.
+      keras: layers of a model of Keras with their settings, in order, none of weights alone; None of a file of another framework.
     """
 
     path: Path
@@ -192,8 +192,8 @@ def _keras_hdf5(path: Path) -> Checkpoint:
 
 
 def _keras(path: Path, arrays: Arrays, config: Any) -> Checkpoint:
-    layers = None if config is None else list(keras_files.layers_of(config["config"]))
-    return Checkpoint(path, {"": arrays} if arrays else {}, layers if layers is not None or arrays else [])
+    layers = [] if config is None else list(keras_files.layers_of(config["config"]))
+    return Checkpoint(path, {"": arrays} if arrays else {}, layers)
 
 
 def _mappings(found: Any, place: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], Named]]:

@@ -64,14 +64,14 @@ def strided(data: bytes | memoryview, dtype: np.dtype[Any], offset: int, shape: 
     Raises:
       ValueError: it does not lie within the bytes.
     """
-    flat = np.frombuffer(data, dtype)
+    flat = np.frombuffer(data, f"u{dtype.itemsize}")  # NumPy's strides know plain types alone
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     if 0 in shape:
         return np.zeros(shape, dtype)
     if offset < 0 or min([0, *shape, *stride]) < 0 or last >= len(flat):
         raise ValueError("a tensor that reaches beyond its storage")
     steps = [step * flat.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(flat[offset:], tuple(shape), steps, writeable=False)
+    return np.lib.stride_tricks.as_strided(flat[offset:], tuple(shape), steps, writeable=False).view(dtype)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
