@@ -48,7 +48,8 @@ class _NnxApply:
     switches: Switches = ()
 
     def __call__(self, state: Any, x: Array) -> Array:
-        return nnx.merge(self.graphdef, state)(x[None], **dict(self.switches))[0]
+        module = nnx.merge(self.graphdef, state, copy=True)  # a call may change statistics: those of the copy, which is forgotten
+        return module(x[None], **dict(self.switches))[0]
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def load_classifier(factory: str | object, checkpoint: str | Path | None = None)
 
 def save(
     module: object,
-    directory: Path,
+    directory: str | Path,
     *,
     factory: str,
     source: Path | None = None,
@@ -115,6 +115,7 @@ def save(
     Raises:
       BadInput: the output cannot or must not be written there, or what the module says of itself cannot be.
     """
+    directory = Path(directory)
     refuse_checkpoint(directory, force, how)
     classifier = as_classifier(module)
     shape = input_shape(module)

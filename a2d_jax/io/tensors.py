@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from a2d_jax.errors import BadInput
+from a2d_jax.imports import one_line
 
 Arrays = dict[str, np.ndarray]
 
@@ -47,8 +48,17 @@ class Tensor:
     kind: str = "tensor"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values; float16 and narrower become float32, which holds them all exactly."""
-        array = self.load()
+        """The values; float16 and narrower become float32, which holds them all exactly.
+
+        Raises:
+          BadInput: the file ends before them, or is damaged.
+        """
+        try:
+            array = self.load()
+        except Exception as error:  # whatever the damage leads to
+            raise BadInput(
+                f"expected a whole tensor of shape {self.shape} in the file, got a damaged one ({one_line(error)}); fetch it again"
+            ) from error
         narrow = array.dtype.itemsize < 4 and is_float(array.dtype)
         return array.astype(dtype or np.float32) if narrow or dtype is not None else array
 

@@ -35,14 +35,20 @@ class Net(nnx.Module):
 
 
 class Said(Net):
+    """Says what PyTorch's order is."""
+
     flattened = {"norm": (4, 3, 4), "fc": (4, 3, 4)}  # noqa: RUF012 - as a user would write it
 
 
 class SaidWrong(Net):
+    """Says it in the order of Flax."""
+
     flattened = {"norm": (3, 4, 4), "fc": (4, 3, 4)}  # noqa: RUF012 - as above
 
 
 class OwnOrder(Net):
+    """Says that the file has Flax's order."""
+
     flattened = {"norm": None, "fc": None}  # noqa: RUF012 - as above
 
 
@@ -80,6 +86,8 @@ class Deep(nnx.Module):
 
 
 class SaidDeep(Deep):
+    """Names the layer by its path."""
+
     flattened = {"head.layers.1": (4, 28, 28)}  # noqa: RUF012 - as above
 
 

@@ -199,7 +199,7 @@ def test_numbers_that_are_no_weights(tmp_path):
     quantised = torch.quantize_per_tensor(state()["fc1.weight"], 0.1, 0, torch.qint8)
     torch.save({**state(), "fc1.weight": quantised}, tmp_path / "b.pth")
     torch.save({**state(), "fc1.weight": state()["fc1.weight"].to_sparse()}, tmp_path / "c.pth")
-    for name, kind in (("b.pth", "q"), ("c.pth", "sparse")):
+    for name, kind in (("b.pth", "qtensor"), ("c.pth", "sparse")):
         with pytest.raises(BadInput, match=f"fc1.weight is a tensor of the kind {kind}, which is not read"):
             converted(tmp_path / name)
 
@@ -260,7 +260,7 @@ def test_tensors_stay_within_their_storage(tmp_path):
     whole = pickle.dumps({"w": torch.arange(4.0)})
     assert whole.count(b"K\x04\x85") == 1  # its size, (4,)
     (tmp_path / "a.pkl").write_bytes(whole.replace(b"K\x04\x85", b"K\x44\x85"))
-    with pytest.raises((BadInput, ValueError), match="beyond its storage"):
+    with pytest.raises(BadInput, match="beyond its storage"):
         convert.read_arrays(tmp_path / "a.pkl")
 
 
