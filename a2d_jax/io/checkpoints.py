@@ -281,7 +281,7 @@ def _class_names(names: Any, classes: int | None) -> tuple[str, ...] | None:
     """Names that a module, a card or a user gives, one for each class."""
     if names is None:
         return None
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise BadInput(f"expected class_names as different texts, got {str(names)[:80]}; correct them")
     if classes is not None and len(names) != classes:
         raise BadInput(f"expected names of {classes} classes, got {len(names)} (first {names[0]!r}); give one for each, in their order")

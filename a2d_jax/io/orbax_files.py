@@ -5,6 +5,7 @@ A folder may hold one tree (`save`, `StandardCheckpointer`, `PyTreeCheckpointer`
 a step number and an optimizer. `.value`, which a saved `nnx.State` has at the end of its names, is left out.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as orbax
+import tensorstore
 
 from a2d_jax.errors import BadInput
 from a2d_jax.imports import one_line
@@ -73,6 +75,8 @@ def open_orbax(directory: Path, inside: Path | None = None) -> Stored:
         newest = steps[max(steps)]
         trees, step = _trees(newest), newest.name
     try:
+        for folder in trees.values():
+            _describe(folder)
         metadata = {item: (folder, _handler().metadata(folder.absolute()).tree) for item, folder in trees.items()}
         leaves = {
             (*([item] if item else []), *name): leaf
@@ -132,21 +136,52 @@ def read(stored: Stored, names: Iterable[Name]) -> dict[Name, np.ndarray]:
     names = set(names)
     arrays: dict[Name, np.ndarray] = {}
     for item, (folder, tree) in stored.trees.items():
-        first = [item] if item else []
-        skipped = jax.tree_util.tree_map_with_path(
-            lambda path, leaf, first=first: leaf if (*first, *_name(path)) in names else orbax.PLACEHOLDER, tree
-        )
-        how = jax.tree.map(lambda _: orbax.RestoreArgs(restore_type=np.ndarray), tree)
-        if all(leaf is orbax.PLACEHOLDER for leaf in jax.tree.leaves(skipped)):
-            continue
+        first = (item,) if item else ()
+        leaves = {(*first, *_name(path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        wanted = {name: leaf for name, leaf in leaves.items() if name in names}
         try:
-            found = _handler().restore(folder.absolute(), args=orbax.args.PyTreeRestore(item=skipped, restore_args=how))
+            if not wanted:
+                continue
+            if (folder / "manifest.ocdbt").is_file():
+                arrays |= _read_ocdbt(folder, {name: leaf.name for name, leaf in wanted.items()})
+            else:
+                found = _handler().restore(folder.absolute(), args=_only(tree, {id(leaf) for leaf in wanted.values()}))
+                arrays |= {
+                    name: np.asarray(leaf)
+                    for path, leaf in jax.tree_util.tree_leaves_with_path(found)
+                    if (name := (*first, *_name(path))) in wanted
+                }
         except Exception as error:  # a damaged one raises whatever the damage leads to
             raise Unreadable(stored.directory, one_line(error)) from error
-        for path, leaf in jax.tree_util.tree_leaves_with_path(found):
-            if (name := (*first, *_name(path))) in names:
-                arrays[name] = np.asarray(leaf)
     return arrays
+
+
+def _describe(folder: Path) -> None:
+    """Read the descriptions of all arrays, for the errors alone: Orbax's own reader leaves them on the terminal too."""
+    if (folder / "manifest.ocdbt").is_file():
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder.absolute()}/"}).result()
+        found = [store.read(key) for key in store.list().result() if key.endswith((b".zarray", b"zarr.json"))]
+        for one in found:
+            one.result()
+
+
+def _read_ocdbt(folder: Path, keys: Mapping[Name, str]) -> dict[Name, np.ndarray]:
+    """Read arrays where Orbax keeps them today."""
+    metadata = json.loads((folder / "_METADATA").read_text(encoding="utf-8")) if (folder / "_METADATA").is_file() else {}
+    driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+    base = f"file://{folder.absolute()}/"
+    opened = {
+        name: tensorstore.open({"driver": driver, "kvstore": {"driver": "ocdbt", "base": base, "path": f"{key}/"}}, open=True)
+        for name, key in keys.items()
+    }
+    reading = {name: array.result().read() for name, array in opened.items()}
+    return {name: np.asarray(array.result()) for name, array in reading.items()}
+
+
+def _only(tree: Any, wanted: set[int]) -> Any:
+    """What Orbax's reader takes to read some leaves alone."""
+    item = jax.tree.map(lambda leaf: leaf if id(leaf) in wanted else orbax.PLACEHOLDER, tree)
+    return orbax.args.PyTreeRestore(item=item, restore_args=jax.tree.map(lambda _: orbax.RestoreArgs(restore_type=np.ndarray), tree))
 
 
 def _trouble(stored: Stored, node: Name, wanted: Shapes) -> list[str]:

@@ -14,6 +14,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io import convert as conversion
 from a2d_jax.io.checkpoints import load, make_module, read_class_names, refuse_checkpoint, save
 from a2d_jax.io.images import open_images
+from a2d_jax.io.orbax_files import Unreadable
 from a2d_jax.io.photographs import preprocessing_from
 from a2d_jax.jobs.spec import ConvertSpec
 
@@ -49,7 +50,14 @@ def convert(spec: ConvertSpec, report: Report = silent) -> Done:
 
 def _from_orbax(spec: ConvertSpec, module: nnx.Module) -> tuple[nnx.Module, list[str]]:
     """The module with the weights of an Orbax folder."""
-    loaded = load(spec.classifier, spec.source, key=spec.key)
+    try:
+        loaded = load(spec.classifier, spec.source, key=spec.key)
+    except Unreadable as error:
+        names = ", ".join(sorted(child.name for child in spec.source.iterdir())[:5]) or "nothing"
+        raise BadInput(
+            f"expected a checkpoint file or an Orbax folder, got the folder {spec.source} with {names}; name the file in it (of several "
+            "parts, their *.index.json)"
+        ) from error
     whole = nnx.clone(module)
     nnx.update(whole, loaded.classifier.variables)
     return whole, loaded.notes
