@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from a2d_jax import attacks, classifiers, costs, detectors, drivers, metrics, nn, norms, presets
     from a2d_jax.costs import Defense
+    from a2d_jax.io.checkpoints import load_classifier
     from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
 __version__ = "0.1.0"
@@ -23,12 +24,17 @@ __all__ = [
     "costs",
     "detectors",
     "drivers",
+    "load_classifier",
     "metrics",
     "nn",
     "norms",
     "presets",
 ]
-_HOME = {"Attack": "types", "AttackResult": "types", "Classifier": "types", "Example": "types", "Defense": "costs"}
+_HOME = {
+    **dict.fromkeys(("Attack", "AttackResult", "Classifier", "Example"), "types"),
+    "Defense": "costs",
+    "load_classifier": "io.checkpoints",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,12 @@
 
 Modules take batches `n h w c` in [0, 1] and normalise inside; a `Classifier` takes one image. The callable that joins the two is
 compared by what it computes, not by identity, so that loading a network again compiles nothing anew.
+
+A classifier is always in evaluation mode: where a module or a function has a switch between training and evaluation (`SWITCHES`), as
+an argument of its call or as an attribute, the switch is set here.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +19,25 @@ from jax import Array
 from jaxtyping import Float
 
 from a2d_jax.errors import BadInput
+from a2d_jax.imports import one_line
 from a2d_jax.types import Classifier
+
+TRAINING = ("train", "training", "is_train", "is_training")
+EVALUATION = ("deterministic", "use_running_average", "inference", "eval", "eval_mode")
+SWITCHES: dict[str, Any] = {**dict.fromkeys(TRAINING, False), **dict.fromkeys(EVALUATION, True)}
+"""What modules call the switch between training and evaluation, and its value in evaluation."""
+
+Switches = tuple[tuple[str, Any], ...]
+
+
+def switches(call: Callable[..., Any]) -> Switches:
+    """The switches among the arguments of a call, with their values in evaluation."""
+    try:
+        taken = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):  # a callable of another language tells no arguments
+        return ()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple((one.name, SWITCHES[one.name]) for one in taken if one.name in SWITCHES and one.kind in named)
 
 
 @dataclass(frozen=True)
@@ -23,9 +45,11 @@ class _NnxApply:
     """Equal for modules of equal structure: a graph definition compares by value."""
 
     graphdef: Any
+    switches: Switches = ()
 
     def __call__(self, state: Any, x: Array) -> Array:
-        return nnx.merge(self.graphdef, state)(x[None])[0]
+        module = nnx.merge(self.graphdef, state, copy=True)  # a call may change statistics: those of the copy, which is forgotten
+        return module(x[None], **dict(self.switches))[0]
 
 
 @dataclass(frozen=True)
@@ -33,17 +57,19 @@ class _LinenApply:
     """Equal for equal modules; `module.apply` itself would not be, since bound methods compare by identity."""
 
     module: linen.Module
+    switches: Switches = ()
 
     def __call__(self, variables: Any, x: Array) -> Array:
-        return self.module.apply(variables, x[None])[0]
+        return self.module.apply(variables, x[None], **dict(self.switches))[0]
 
 
 @dataclass(frozen=True)
 class _FunctionApply:
-    fn: Callable[[Any, Array], Array]
+    fn: Callable[..., Array]
+    switches: Switches = ()
 
     def __call__(self, variables: Any, x: Array) -> Array:
-        return self.fn(variables, x[None])[0]
+        return self.fn(variables, x[None], **dict(self.switches))[0]
 
 
 @dataclass(frozen=True)
@@ -78,20 +104,23 @@ def from_nnx(module: nnx.Module) -> Classifier:
     module = nnx.clone(module)
     module.eval()
     for _, part in nnx.iter_modules(module):
+        for name, value in SWITCHES.items():
+            if isinstance(vars(part).get(name), bool):
+                setattr(part, name, value)
         if isinstance(part, nnx.Dropout):
             part.rngs = None  # draws nothing in evaluation; its random keys would be weights of the classifier
     graphdef, state = nnx.split(module)
-    return Classifier(state, _NnxApply(graphdef))
+    return Classifier(state, _NnxApply(graphdef, switches(type(module).__call__)))
 
 
 def from_linen(module: linen.Module, variables: Any) -> Classifier:
-    """Join a Flax Linen module and its variables; the module must be in evaluation mode by its own defaults."""
-    return Classifier(variables, _LinenApply(module))
+    """Join a Flax Linen module, in evaluation mode, and its variables."""
+    return Classifier(variables, _linen(module))
 
 
-def from_function(fn: Callable[[Any, Array], Array], variables: Any) -> Classifier:
+def from_function(fn: Callable[..., Array], variables: Any) -> Classifier:
     """Join a function `(variables, batch n h w c) -> logits n k` and its variables."""
-    return Classifier(variables, _FunctionApply(fn))
+    return Classifier(variables, _FunctionApply(fn, switches(fn)))
 
 
 def as_classifier(obj: object) -> Classifier:
@@ -100,7 +129,7 @@ def as_classifier(obj: object) -> Classifier:
     A Linen module holds no weights; it is initialised for its attribute `input_shape` (h, w, c).
 
     Raises:
-      BadInput: anything else.
+      BadInput: anything else, or a Linen module whose own code raises while it is initialised (with its message).
     """
     if isinstance(obj, Classifier):
         return obj
@@ -112,11 +141,31 @@ def as_classifier(obj: object) -> Classifier:
             raise BadInput(
                 f"expected a Linen module with an attribute input_shape (h, w, c), got {type(obj).__name__} without; add it to the class"
             )
-        return from_linen(obj, obj.init(jax.random.key(0), jnp.zeros((1, *shape))))
+        apply = _linen(obj)
+        try:
+            variables = apply.module.init(jax.random.key(0), jnp.zeros((1, *shape)), **dict(apply.switches))
+        except Exception as error:  # the user's own module, which may raise anything
+            raise BadInput(
+                f"expected {type(obj).__name__} to take images {shape} in evaluation mode, got {one_line(error)} "
+                "from its own code; correct the module"
+            ) from error
+        return Classifier(variables, apply)
     raise BadInput(
         f"expected a Flax NNX module, a Flax Linen module or a Classifier, got {type(obj).__name__}; "
         "wrap a function with a2d_jax.classifiers.from_function"
     )
+
+
+def _linen(module: linen.Module) -> _LinenApply:
+    """Flax refuses a switch that is set both as a field and as an argument whose default leaves the choice to the field."""
+    fields = {name: value for name, value in SWITCHES.items() if name in vars(module) and isinstance(getattr(module, name), bool)}
+    call = type(module).__call__
+    of_call = [(name, value) for name, value in switches(call) if name not in fields or _default(call, name) is not None]
+    return _LinenApply(module.clone(**fields) if fields else module, tuple(of_call))
+
+
+def _default(call: Callable[..., Any], name: str) -> object:
+    return inspect.signature(call).parameters[name].default
 
 
 def input_shape(obj: object) -> tuple[int, int, int] | None:

@@ -66,6 +66,8 @@ NEED_TORCH = (
     "experiments/test_accelerator.py",
     "experiments/test_speed.py",
     "io/test_convert.py",
+    "io/test_convert_checks.py",
+    "io/test_torch_files.py",
     "models/test_efficientnet.py",
     "models/test_lenet.py",
     "models/test_train.py",

@@ -131,3 +131,92 @@ def test_bfloat16():
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, expected, atol=0.03 * float(jnp.abs(expected).max()))
         assert float(jnp.abs(got - expected).max()) > 0  # it did compute with less precision
+
+
+class Switched(linen.Module):
+    """As Flax's examples write it: the switch has the default of training."""
+
+    input_shape = (8, 8, 1)
+
+    @linen.compact
+    def __call__(self, x, train: bool = True):
+        """Logits of a batch."""
+        x = linen.BatchNorm(use_running_average=not train)(linen.Dense(4)(x.reshape(len(x), -1)))
+        return linen.Dropout(0.5, deterministic=not train)(x)
+
+
+class Required(Switched):
+    """The switch has no default."""
+
+    @linen.compact
+    def __call__(self, x, *, deterministic):
+        """Logits of a batch."""
+        return linen.Dropout(0.5, deterministic=deterministic)(linen.Dense(4)(x.reshape(len(x), -1)))
+
+
+class Field(linen.Module):
+    """The switch is a field, and an argument that leaves the choice to it."""
+
+    input_shape = (8, 8, 1)
+    deterministic: bool = False
+
+    @linen.compact
+    def __call__(self, x, deterministic=None):
+        """Logits of a batch."""
+        still = linen.merge_param("deterministic", self.deterministic, deterministic)
+        return linen.Dropout(0.5, deterministic=still)(linen.Dense(4)(x.reshape(len(x), -1)))
+
+
+class SwitchedNnx(nnx.Module):
+    """Switches as arguments and attributes, own random keys, and a statistic that its call changes."""
+
+    def __init__(self, rngs):
+        self.training = True
+        self.rngs = rngs
+        self.fc = nnx.Linear(64, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.calls = nnx.BatchStat(jnp.zeros(()))
+
+    def __call__(self, x, is_training, *, inference=False):
+        """Logits of a batch."""
+        assert not is_training
+        assert inference
+        assert not self.training
+        self.calls.set_value(self.calls[...] + 1)
+        return self.norm(self.fc(x.reshape(len(x), -1)))
+
+
+def switched_function(variables, x, train=True):
+    """Logits of a batch, wrong in training."""
+    return x.reshape(len(x), -1) @ variables + (jnp.nan if train else 0)
+
+
+@pytest.mark.parametrize("make", [Switched, Required, Field, lambda: SwitchedNnx(nnx.Rngs(0))])
+def test_switches_are_set_to_evaluation(make):
+    """Wherever a module has its switch, it is in evaluation mode: no randomness, no statistics of the batch; equal ones compile once."""
+    classifier = classifiers.as_classifier(make())
+    assert classifier.apply == classifiers.as_classifier(make()).apply
+    one, both = classifiers.predict(classifier, X[:1]), classifiers.predict(classifier, X[:2])
+    np.testing.assert_allclose(one[0], both[0], rtol=1e-5)
+    np.testing.assert_array_equal(both, classifiers.predict(classifier, X[:2]))
+    assert float(jnp.abs(both).min()) > 0  # dropout would have set some to 0
+
+
+def test_switch_of_a_function():
+    """A function's switch is set too."""
+    classifier = classifiers.from_function(switched_function, np.ones((64, 3), np.float32))
+    assert np.isfinite(classifiers.predict(classifier, X)).all()
+
+
+def test_errors_of_linen_modules():
+    """What a Linen module raises while it is initialised is called its own, with its message."""
+
+    class Broken(linen.Module):
+        input_shape = (8, 8, 1)
+
+        @linen.compact
+        def __call__(self, x):
+            raise RuntimeError("half written")
+
+    with pytest.raises(BadInput, match=r"expected Broken to take images \(8, 8, 1\).*got RuntimeError: half written from its own code"):
+        classifiers.as_classifier(Broken())

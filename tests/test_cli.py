@@ -11,6 +11,7 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -164,6 +165,62 @@ def test_converted_checkpoint(here, capsys, torch):
     assert run("predict", "--checkpoint", "net", "--out", "p.parquet", factory="tiny_net:dense") == 0
     with torch.no_grad():
         assert table("p.parquet")["label"] == net(torch.tensor(x.reshape(-1, 16))).argmax(1).tolist()
+
+
+def test_conversion_is_checked(here, capsys, torch):
+    """`--check` compares with the logits of the other framework: what fits is written with its difference, what does not leaves nothing."""
+    x = near_boundary(20, 1, 10)
+    np.savez("x.npz", x=x)
+    net = torch.nn.Linear(16, 2)
+    torch.save({"net": {"module.fc.weight": net.weight, "module.fc.bias": net.bias}, "epoch": 3}, "last.ckpt")
+    logits = net(torch.tensor(x.reshape(-1, 16)))
+    np.save("good.npy", logits.detach().numpy())
+    np.save("probabilities.npy", logits.softmax(1).detach().numpy())
+    np.save("bad.npy", 1.01 * logits.detach().numpy())
+    np.save("short.npy", logits.detach().numpy()[1:])
+    pathlib.Path("text.npy").write_text("0.1 0.2")
+    convert = ("convert", "last.ckpt", "--classifier", "tiny_net:dense", "--check", "x.npz")
+    for file, word in (
+        ("bad.npy", "a largest difference of"),
+        ("short.npy", "got 19 rows"),
+        ("text.npy", "np.save"),
+        ("none.npy", "np.save"),
+    ):
+        refused(capsys, word, code=a2d(*convert, file, "--out", "net"))
+        assert not pathlib.Path("net").exists()
+    for file in ("good.npy", "probabilities.npy"):
+        assert a2d(*convert, file, "--out", "net", "--force", "--json") == 0
+        output = capsys.readouterr()
+        assert json.loads(output.out)["equal classes"] == 1
+        assert json.loads(output.out)["largest difference"] < 1e-5
+        assert "took the tensors under net" in output.err
+        assert ("holds probabilities" in output.err) == file.startswith("prob")
+    refused(capsys, "bad.npy", code=a2d(*convert, "bad.npy", "--out", "net", "--force"))
+    assert run("predict", "--checkpoint", "net", "--out", "p.parquet", factory="tiny_net:dense") == 0  # the one before is whole
+
+
+def test_networks_without_trained_weights(here, capsys):
+    """Without a checkpoint, weights that look untrained are told; a network of one output is refused with what to return."""
+    np.savez("x.npz", x=near_boundary(3, 1, 9))
+    assert run("predict", "--out", "p.parquet", factory="tiny_net:dense") == 0
+    assert "look untrained" in capsys.readouterr().err
+    assert run("predict", "--out", "q.parquet") == 0
+    assert "untrained" not in capsys.readouterr().err
+
+
+def test_orbax_folders_are_converted(here, capsys, torch):
+    """A folder of a training becomes a checkpoint with a card, with the network that `--key` names."""
+    torch.save({"fc.weight": torch.ones(2, 16), "fc.bias": torch.zeros(2)}, "net.pth")
+    assert a2d("convert", "net.pth", "--classifier", "tiny_net:dense", "--out", "net") == 0
+    weights = {"fc": {"kernel": np.ones((16, 2), np.float32), "bias": np.zeros(2, np.float32)}}
+    with ocp.StandardCheckpointer() as saver:
+        saver.save(pathlib.Path("training").absolute(), {"model": weights, "ema": weights, "step": 3})
+    capsys.readouterr()
+    convert = ("convert", "training", "--classifier", "tiny_net:dense", "--out", "out")
+    refused(capsys, "2 that fit: ema, model", "--key", code=a2d(*convert))
+    assert a2d(*convert, "--key", "ema") == 0
+    digests = [json.loads(pathlib.Path(name, "classifier.json").read_text())["arrays_sha256"] for name in ("net", "out")]
+    assert digests[0] == digests[1]
 
 
 def test_photographs(here, capsys, torch):

@@ -1,6 +1,7 @@
 """Documents keep their word: every block of code runs, in the order of its page, and every link leads somewhere.
 
-A page of docs/ starts in a folder with the files that the README's blocks have made there, as its first lines say.
+A page of docs/ starts in a folder with the files that the README's blocks have made there, as its first lines say. A block that begins with the
+name of a file, as a comment, is kept in that file.
 """
 
 import os
@@ -48,6 +49,8 @@ def run(page: Path) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     for language, text, line in blocks(page):
         if language == "python":
+            if file := re.match(r"# (\w+\.py)\n", text):
+                Path(file[1]).write_text(text, encoding="utf-8")
             with jax.numpy_rank_promotion("allow"):  # as in a user's program
                 exec(compile("\n" * (line - 1) + text, str(page), "exec"), names)
         elif language == "bash":

@@ -17,6 +17,7 @@ from a2d_jax.costs.lanes import Lanes, fastest_lanes
 from a2d_jax.costs.targets import Target, read_target, targets
 from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.errors import BadInput
+from a2d_jax.imports import one_line
 from a2d_jax.io.source import Piece, Shape, text
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
@@ -243,14 +244,18 @@ def class_count(classifier: Classifier, shape: Shape, origin: object) -> int:
     try:
         logits = jax.eval_shape(classifier, jax.ShapeDtypeStruct(shape, jnp.float32))
     except Exception as error:  # a foreign module says in its own way that it does not fit
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(
-            f"expected images of a shape that the classifier takes, got {text(shape)} (h x w x c) in {origin}; it says: {why}"
+            f"expected images of a shape that the classifier takes, got {text(shape)} (h x w x c) in {origin}; "
+            f"its own code raises {one_line(error)}"
         ) from error
-    if getattr(logits, "ndim", 0) != 1 or logits.shape[0] < 2:
+    got = getattr(logits, "shape", "?")
+    if got == (1,):
         raise BadInput(
-            f"expected one logit for each of at least 2 classes, got an output of shape {getattr(logits, 'shape', '?')}; check it"
+            "expected one logit for each of at least 2 classes, got one output; a network that tells two classes by one number z (before a "
+            "sigmoid) says the same with the logits (0, z): return both"
         )
+    if getattr(logits, "ndim", 0) != 1 or logits.shape[0] < 2:
+        raise BadInput(f"expected one logit for each of at least 2 classes, got an output of shape {got}; check it")
     return int(logits.shape[0])
 
 

@@ -1,42 +1,47 @@
 """Classifiers on disk: an Orbax checkpoint of the weights with a card beside it, and the import string that makes the module.
 
     DIR/weights/          Orbax, a nested dict of arrays named like the module's attributes
-    DIR/classifier.json   import string, input shape, classes and their names, preprocessing, source file and its hash, versions
+    DIR/classifier.json   import string, input shape, classes and their names, preprocessing, source file and its hash, versions, and
+                          a digest of the arrays
 
 A module says by its attributes, all optional, what the card repeats: `input_shape` (h, w, c); `class_names`, in the order of its logits;
 `preprocessing`, a text on what it does to pixels itself; `photographs`, how photographs get its shape (`a2d_jax.io.photographs`). What
 a card says comes before what the module says.
 
-`load` also takes a bare Orbax checkpoint without a card. Nothing is ever unpickled.
+The digest is over names, types, shapes and values: other files in the folder do not matter. `load` also takes Orbax checkpoints
+without a card, as a user's own training writes them (`a2d_jax.io.orbax_files`). Nothing is ever unpickled.
 """
 
 import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx, traverse_util
+import numpy as np
+from flax import linen, nnx, traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from a2d_jax.classifiers import as_classifier, input_shape
 from a2d_jax.errors import BadInput
 from a2d_jax.imports import import_string, one_line
 from a2d_jax.io.files import FORCE
+from a2d_jax.io.orbax_files import Name, Unreadable, choose, open_orbax, read
 from a2d_jax.io.photographs import Preprocessing, preprocessing_from
 from a2d_jax.types import Classifier
 
 CARD = "classifier.json"
 WEIGHTS = "weights"
-
-Name = tuple[str, ...]
+DIGEST = "arrays_sha256"
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,44 @@ class LoadedClassifier:
     card: dict[str, Any]  # content of classifier.json; empty without a checkpoint
     preprocessing: Preprocessing | None  # of photographs of any size; None if they must have the input shape
     class_names: tuple[str, ...] | None
+    notes: list[str] = field(default_factory=list)  # choices made on the user's behalf
+
+
+def load_classifier(factory: str | object, checkpoint: str | Path | None = None) -> Classifier:
+    """A classifier for attacks and `Defense`, in evaluation mode, from a network and its converted weights.
+
+    What the commands would note (weights that look untrained, the step that was taken) is a warning here.
+
+    Args:
+      factory: import string `module:factory`, a function without arguments that makes the network, or the network itself: a Flax NNX or
+        Linen module, or a `Classifier`.
+      checkpoint: folder that `a2d convert` wrote, or an Orbax checkpoint; None keeps the weights that the network has.
+
+    Returns:
+      A function of one image (`h w c`, float32 in [0, 1]) to its logits, with its weights beside it.
+
+    Raises:
+      BadInput: the network or the checkpoint cannot be used, or they do not fit each other (each array and both shapes).
+
+    Example:
+      >>> from flax import nnx
+      >>> from a2d_jax import load_classifier
+      >>> class Net(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.fc = nnx.Linear(64, 10, rngs=rngs)
+      ...     def __call__(self, x):  # images n h w c
+      ...         return self.fc(x.reshape(len(x), -1))
+      >>> classifier = load_classifier(lambda: Net(nnx.Rngs(0)), "net")  # doctest: +SKIP
+    """
+    loaded = load(factory, None if checkpoint is None else Path(checkpoint))
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=2)
+    return loaded.classifier
 
 
 def save(
     module: object,
-    directory: Path,
+    directory: str | Path,
     *,
     factory: str,
     source: Path | None = None,
@@ -77,7 +115,8 @@ def save(
     Raises:
       BadInput: the output cannot or must not be written there, or what the module says of itself cannot be.
     """
-    _refuse_existing(directory, force, how)
+    directory = Path(directory)
+    refuse_checkpoint(directory, force, how)
     classifier = as_classifier(module)
     shape = input_shape(module)
     weights = _named(classifier.variables)
@@ -93,14 +132,16 @@ def save(
         "preprocessing": getattr(module, "preprocessing", "inside the module"),
         "photographs": None if preprocessing is None else asdict(preprocessing),
         "parameters": _parameter_count(module, weights),
-        "source": None if source is None else {"name": source.name, "sha256": _sha256(source)},
+        "source": None if source is None else {"name": source.name, "sha256": None if source.is_dir() else _sha256(source)},
         "versions": {name: importlib.metadata.version(name) for name in ("a2d-jax", "jax", "flax", "orbax-checkpoint")},
     }
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
         ocp.save(str(temporary.absolute() / WEIGHTS), traverse_util.unflatten_dict(weights))
-        card["weights_sha256"] = _sha256(temporary / WEIGHTS)
+        for receipt in temporary.rglob("commit_success.txt"):  # Orbax reads it on object stores alone; it holds this machine's path
+            receipt.unlink()
+        card[DIGEST] = arrays_digest({name: np.asarray(array) for name, array in weights.items()})
         (temporary / CARD).write_text(json.dumps(card, indent=2) + "\n")
         if directory.exists():
             replaced = directory.rename(directory.with_name(f".{directory.name}.{os.getpid()}.old"))
@@ -113,29 +154,60 @@ def save(
     return card
 
 
-def load(factory: str, directory: Path | None = None) -> LoadedClassifier:
+def load(factory: str | object, directory: Path | None = None, *, key: str | None = None) -> LoadedClassifier:
     """Make the classifier that an import string names and give it the weights of a checkpoint.
 
     Args:
-      factory: `module:factory`, see `import_factory`.
+      factory: `module:factory`, see `import_factory`; or what it would name, or what that would make.
       directory: what `save` wrote, or an Orbax checkpoint; None keeps the weights that the factory gives.
+      key: part of an Orbax checkpoint without a card that holds the weights, as names joined by dots; default the one that fits.
 
     Raises:
-      BadInput: the import string or the checkpoint cannot be used, or they do not fit each other (each array and both shapes).
+      BadInput: the import string or the checkpoint cannot be used, or they do not fit each other (each array and both shapes), or the
+        network raises an error of its own for images of the shape that it says it takes.
     """
     module = make_module(factory, weights=directory is None)
+    name = _called(factory)
     try:
         classifier = as_classifier(module)
     except BadInput as error:
-        raise BadInput(f"the classifier {factory}: {error}") from error
+        raise BadInput(f"the classifier {name}: {error}") from error
     card: dict[str, Any] = {}
+    notes: list[str] = []
     if directory is not None:
         card = _read_card(directory)
-        classifier = replace(classifier, variables=_load_weights(directory, classifier.variables, factory))
+        variables, notes = _load_weights(directory, classifier.variables, name, card, key)
+        classifier = replace(classifier, variables=variables)
+    elif isinstance(module, linen.Module) or (isinstance(module, nnx.Module) and looks_untrained(classifier)):
+        notes = [f"no checkpoint is given, and the weights that {name} makes look untrained; name trained ones (--checkpoint)"]
     shape = input_shape(module)
+    if shape is not None:
+        _try(classifier, shape, name)
     preprocessing = preprocessing_from(card.get("photographs", getattr(module, "photographs", None)), shape)
     names = _class_names(card.get("class_names") or getattr(module, "class_names", None), card.get("classes"))
-    return LoadedClassifier(classifier, shape, card, preprocessing, names)
+    return LoadedClassifier(classifier, shape, card, preprocessing, names, notes)
+
+
+def looks_untrained(classifier: Classifier) -> bool:
+    """Whether weights are as an initialiser draws them: every bias, scale and statistic still has one value throughout.
+
+    Where a network has none of these, initialisers are known by their bounds: none of the usual ones draws beyond 2.28 standard
+    deviations, and training soon does.
+    """
+    arrays = [np.asarray(array, np.float32) for array in _named(classifier.variables).values() if array.size > 1]
+    flat = [array for array in arrays if array.ndim == 1]
+    if flat:
+        return all((array == array[0]).all() for array in flat)
+    return any(array.size >= 256 for array in arrays) and all(bool(np.abs(array).max() <= 2.28 * array.std()) for array in arrays)
+
+
+def arrays_digest(arrays: Mapping[Name, np.ndarray]) -> str:
+    """SHA-256 of the names, types, shapes and values of arrays, in the order of their names."""
+    hashed = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        hashed.update(f"{'.'.join(name)} {array.dtype} {array.shape}\n".encode())
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -165,18 +237,20 @@ def import_factory(text: str) -> Callable[[], object]:
     return factory
 
 
-def make_module(factory: str, *, weights: bool = True) -> object:
+def make_module(factory: str | object, *, weights: bool = True) -> object:
     """Call the factory of an import string.
 
     Args:
-      factory: `module:factory`, see `import_factory`.
+      factory: `module:factory`, see `import_factory`; or a function; or what one would make, which is returned as it is.
       weights: False leaves arrays abstract (shapes alone) where the factory allows it, for weights that will be replaced: drawing
         the first weights of a network takes seconds to minutes.
 
     Raises:
       BadInput: the import string cannot be used, or the factory raises.
     """
-    make = import_factory(factory)
+    if isinstance(factory, nnx.Module | linen.Module | Classifier) or not (isinstance(factory, str) or callable(factory)):
+        return factory
+    make = import_factory(factory) if isinstance(factory, str) else factory
     if not weights:
         with suppress(Exception):  # a factory that cannot be traced (it computes with its weights, say) is simply called
             abstract = nnx.eval_shape(make)
@@ -185,14 +259,29 @@ def make_module(factory: str, *, weights: bool = True) -> object:
     try:
         return make()
     except Exception as error:  # the user's own function, which may raise anything
-        raise BadInput(f"expected {factory}() to make a classifier, got {one_line(error)}; check the factory") from error
+        raise BadInput(f"expected {_called(factory)}() to make a classifier, got {one_line(error)}; check the factory") from error
+
+
+def _called(factory: object) -> str:
+    """What to call a factory, or the network itself."""
+    return factory if isinstance(factory, str) else getattr(factory, "__name__", type(factory).__name__)
+
+
+def _try(classifier: Classifier, shape: tuple[int, int, int], name: str) -> None:
+    """Refuse a network whose own code raises for images of the shape that it says it takes. Nothing is computed."""
+    try:
+        jax.eval_shape(classifier, jax.ShapeDtypeStruct(shape, jnp.float32))
+    except Exception as error:  # the user's own code, which may raise anything
+        raise BadInput(
+            f"expected {name} to give logits for images {shape} (h, w, c), got {one_line(error)} from its own code; correct the module"
+        ) from error
 
 
 def _class_names(names: Any, classes: int | None) -> tuple[str, ...] | None:
     """Names that a module, a card or a user gives, one for each class."""
     if names is None:
         return None
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise BadInput(f"expected class_names as different texts, got {str(names)[:80]}; correct them")
     if classes is not None and len(names) != classes:
         raise BadInput(f"expected names of {classes} classes, got {len(names)} (first {names[0]!r}); give one for each, in their order")
@@ -206,7 +295,12 @@ def _parameter_count(module: object, weights: dict[Name, jax.Array]) -> int:
     return sum(array.size for name, array in weights.items() if name[0] != "batch_stats")  # as Linen calls them
 
 
-def _refuse_existing(directory: Path, force: bool, how: str) -> None:
+def refuse_checkpoint(directory: Path, force: bool, how: str) -> None:
+    """Refuse a folder that cannot or must not be written. Call it before the work.
+
+    Raises:
+      BadInput: it exists and `force` is not given, or is no checkpoint, or its own folder is missing or read-only.
+    """
     parent = directory.absolute().parent
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise BadInput(f"expected an existing, writable folder for the output {directory}, got {parent}; create it or choose another")
@@ -216,35 +310,27 @@ def _refuse_existing(directory: Path, force: bool, how: str) -> None:
         raise BadInput(f"expected a checkpoint to replace, got {directory}, which has no {CARD}; choose another name")
 
 
-def _load_weights(directory: Path, variables: Any, factory: str) -> Any:
-    """Weights of a checkpoint in the structure of `variables`."""
-    folder = directory / WEIGHTS if (directory / WEIGHTS).is_dir() else directory
-    place = str(folder.absolute())  # Orbax takes no relative ones
-    try:
-        stored: dict[Name, Any] = traverse_util.flatten_dict(ocp.metadata(place).metadata)
-    except Exception as error:  # no checkpoint, or a damaged one, which raises whatever the damage leads to
-        raise _unreadable(directory, error) from error
+def _load_weights(directory: Path, variables: Any, factory: str, card: Mapping[str, Any], key: str | None) -> tuple[Any, list[str]]:
+    """Weights of a checkpoint in the structure of `variables`, and what the user should know of the choice."""
     wanted = _named(variables)
-    trouble = [f"{'.'.join(name)} {array.shape} is missing" for name, array in wanted.items() if name not in stored]
-    trouble += [f"{'.'.join(name)} {tuple(array.shape)} is unexpected" for name, array in stored.items() if name not in wanted]
-    trouble += [
-        f"{'.'.join(name)} is {tuple(stored[name].shape)} and should be {array.shape}"
-        for name, array in wanted.items()
-        if name in stored and tuple(stored[name].shape) != array.shape
-    ]
-    if trouble:
-        raise BadInput(f"expected a checkpoint of {factory}, got other arrays in {directory}: {'; '.join(trouble)}; pass the one that fits")
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # without it, Orbax would restore onto the devices of the writer
-    target = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=here) for name, array in wanted.items()}
     try:
-        loaded: dict[Name, Any] = traverse_util.flatten_dict(ocp.load(place, traverse_util.unflatten_dict(target)))
-    except Exception as error:  # as above
-        raise _unreadable(directory, error) from error
+        stored = open_orbax(directory, directory / WEIGHTS if (directory / WEIGHTS).is_dir() else None)
+        node, places = choose(stored, {name: tuple(array.shape) for name, array in wanted.items()}, factory, key)
+        found = read(stored, places.values())
+    except Unreadable as error:
+        raise (_exchanged(directory) if card else error) from error
+    arrays = {name: found[place] for name, place in places.items()}
+    if card.get(DIGEST, digest := arrays_digest(arrays)) != digest:
+        raise _exchanged(directory)
 
     def pick(path: tuple[Any, ...], leaf: Any) -> Any:
-        return loaded.get(_name(path), leaf)
+        if (name := _name(path)) in arrays:
+            return jnp.asarray(arrays[name], leaf.dtype)
+        return jax.random.key(0) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf  # a random key, which evaluation does not use
 
-    return jax.tree_util.tree_map_with_path(pick, variables)
+    notes = [f"took step {stored.step}, the newest of {directory}"] if stored.step else []
+    notes += [f"took {'.'.join(node)} of {directory}"] if node else []
+    return jax.tree_util.tree_map_with_path(pick, variables), notes
 
 
 def _named(variables: Any) -> dict[Name, jax.Array]:
@@ -264,25 +350,36 @@ def _read_card(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(card, dict):
+            raise ValueError(f"a {type(card).__name__}, no object")
     except ValueError as error:
         raise BadInput(f"expected JSON in {path}, got {one_line(error)}; convert the checkpoint again") from error
-    if card.get("weights_sha256") != _sha256(directory / WEIGHTS):
-        raise BadInput(f"expected the weights that {path} describes, got damaged or exchanged ones; convert the checkpoint again")
+    if "weights_sha256" in card and card["weights_sha256"] != _files_digest(directory / WEIGHTS):
+        raise _exchanged(directory)
     return card
 
 
+def _exchanged(directory: Path) -> BadInput:
+    return BadInput(f"expected the weights that {directory / CARD} describes, got damaged or exchanged ones; convert the checkpoint again")
+
+
 def _sha256(path: Path) -> str:
-    """Hash of a file, or of all files of a folder: their names and contents in order."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+WRITTEN = re.compile(
+    r"_CHECKPOINT_METADATA|orbax\.checkpoint|commit_success\.txt|state/(ocdbt\.process_\d+/)?(manifest\.ocdbt|d/[0-9a-f]{32})"
+    r"|state/(_sharding|_METADATA|commit_success\.txt|array_metadatas/process_\d+)"
+)
+"""Files of the folder of weights that Orbax writes."""
+
+
+def _files_digest(folder: Path) -> str:
+    """What cards held before they held the digest of the arrays: hash of the names and contents of the files that Orbax wrote."""
     whole = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            whole.update(f"{file.relative_to(path)} {_sha256(file)}\n".encode())
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and WRITTEN.fullmatch(name := file.relative_to(folder).as_posix()):
+            whole.update(f"{name} {_sha256(file)}\n".encode())
     return whole.hexdigest()
-
-
-def _unreadable(directory: Path, error: Exception) -> BadInput:
-    return BadInput(f"expected an Orbax checkpoint, got {directory}, which does not load ({one_line(error)}); make one with `a2d convert`")

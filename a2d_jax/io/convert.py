@@ -1,27 +1,26 @@
 """Weights of other frameworks into Flax NNX modules: read as arrays, renamed, transposed, checked.
 
-Only plain data is read: a pickle may hold tensors and containers of them, nothing that asks for code. The rules of layout and
-naming are those of PyTorch (`torch.nn`); what no rule can know, a module says about its own children with two attributes:
+Only plain data is read; nothing that a file names is run (`a2d_jax.io.torch_files`). The rules of layout and naming are those of PyTorch
+(`torch.nn`); what no rule can know, a module says about its own children with two attributes:
 
 - `torch_names = {"conv1": "conv1.0"}`: the name there of a child here, where they differ;
-- `flattened = {"fc1": (16, 5, 5)}`: this dense layer reads a map flattened as channel, row, column. Flax flattens row, column,
-  channel, so its inputs change places;
+- `flattened = {"fc1": (16, 5, 5)}`: this layer reads a map flattened as channel, row, column. Flax flattens row, column, channel, so its
+  inputs change places. `None` instead of the shape says that the file has Flax's order. A layer that reads a flattened map and is not
+  named here is refused, because its weights would fit and be wrong. A layer deeper down is named by its path, `classifier.layers.1`;
 
 and the whole network, where it applies, with two more:
 
 - `rename(name)`: PyTorch's name of an array that some files call otherwise;
 - `keras_layers = ("conv1", "fc1")`: its layers with weights, in Keras's order. Keras numbers layers by the history of the process
   that made them, so only their order tells which is which (`a2d_jax.io.keras_files`); their layout is that of Flax.
+
+docs/converting.md is the page for users.
 """
 
-import importlib
-import io
-import json
 import math
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,94 +29,309 @@ from flax import nnx
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io import keras_files
-from a2d_jax.io.keras_files import Arrays
+from a2d_jax.io.convert_checks import Reads, against_keras, flattened_otherwise
+from a2d_jax.io.convert_files import Checkpoint, Named, below, read_checkpoint, variants
+from a2d_jax.io.tensors import Arrays, is_float
 
-TORCH = (".pth", ".pt", ".th", ".pkl")
-KERAS = (".h5", ".keras")
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts keep the weights in a checkpoint."""
 NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 """Names of arrays in Flax and in PyTorch, where they differ."""
 
 
-def read_arrays(path: Path) -> Arrays:
-    """Read named arrays from a PyTorch (.pth, .pt, .th, .pkl, old and new format), .safetensors or Keras (.keras, .h5, .weights.h5) file.
+@dataclass(frozen=True)
+class Converted:
+    """A module with the weights of a file, and what the user should know of how they got there."""
 
-    Finds the weights inside a training checkpoint, removes the `module.` that data-parallel training puts before every name, and
-    drops `num_batches_tracked`, which evaluation does not use.
+    module: nnx.Module
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(
+    path: Path, module: nnx.Module, *, key: str | None = None, leave_out: Collection[str] = (), verified: bool = False
+) -> Converted:
+    """Put the weights of a file into a copy of `module`. Needs only shapes: `module` may be abstract.
+
+    Args:
+      path: file of PyTorch, safetensors or Keras, or the `*.index.json` of a sharded one.
+      module: network that takes the weights.
+      key: where in the file they lie, such as `state_dict_ema`; default the one place whose tensors fit.
+      leave_out: names of tensors that the module has no place for and does without.
+      verified: the caller compares logits with the original framework's: what a file of Keras states otherwise than the module is noted
+        then, not refused.
 
     Raises:
-      BadInput: no such file, another kind of file, damaged, not purely tensors, or the package that reads it is missing.
+      BadInput: the file cannot be read; no tensors fit, or those of two places do; or they fit and mean something else.
     """
-    if not path.is_file():
-        raise BadInput(f"expected a checkpoint file, got {path}, which does not exist; check the path")
-    if path.suffix in TORCH:
-        arrays = _read_torch(path)
-    elif path.suffix == ".safetensors":
-        arrays = _read_safetensors(path)
-    elif path.suffix in KERAS:
-        arrays = _read_keras(path)
-    else:
-        raise BadInput(f"expected a checkpoint ending in {', '.join(TORCH + KERAS)} or .safetensors, got {path}; rename or re-save it")
-    if all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    return {name: array for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
+    checkpoint = read_checkpoint(path)
+    chosen, arrays, notes = _chosen(checkpoint, module, key, leave_out)
+    fitted = _fitted(arrays, module, chosen)
+    notes += fitted.notes
+    if checkpoint.keras is not None:
+        notes += against_keras(checkpoint.keras, keras_files.partners(arrays, getattr(module, "keras_layers", ())), module, verified)
+    return Converted(fitted.module, notes)
 
 
-def to_module(arrays: Arrays, module: nnx.Module) -> nnx.Module:
+def read_arrays(path: Path, key: str | None = None) -> Arrays:
+    """Read named arrays from a file of PyTorch (old and new format), safetensors or Keras (`.keras`, `.h5`, `.weights.h5`), by any name.
+
+    Finds the weights inside a training checkpoint, removes what wrapping puts before names (`module.`, `_orig_mod.`), and drops
+    `num_batches_tracked`, which evaluation does not use. Types narrower than float32 become float32.
+
+    Args:
+      path: of the file, or the `*.index.json` of a sharded one.
+      key: where in the file the arrays lie; needed if several places have some.
+
+    Raises:
+      BadInput: no such file, another kind of file, damaged, without tensors, in several places, or the package that reads it is missing.
+    """
+    checkpoint = read_checkpoint(path)
+    if key is None and len(checkpoint.mappings) > 1:
+        inner = {place: found for place, found in checkpoint.mappings.items() if place}
+        if len(inner) > 1:
+            raise BadInput(f"expected weights in one place of {path}, got {', '.join(inner)}; name one as key")
+        key = next(iter(inner))
+    found = checkpoint.under(key) if key is not None else next(iter(checkpoint.mappings.values()))
+    bare = list(variants(found))[: 2 if any("." in name for name in found) else 1]
+    return {name: np.asarray(array) for name, array in bare[-1][1].items()}
+
+
+def to_module(arrays: Named, module: nnx.Module) -> nnx.Module:
     """Return a copy of `module` that carries `arrays`, each in the layout of Flax. Needs only shapes: `module` may be abstract.
 
     Convolution kernels `out in *window` become `*window in out`, dense ones `out in` become `in out`; batch norm's weight, bias,
     running_mean and running_var become scale, bias, mean and var.
 
     Raises:
-      BadInput: one line that names every missing, unexpected, misshapen (with both shapes) or non-finite array.
+      BadInput: one line that names every missing, unexpected, misshapen (with both shapes) or non-finite array; or a layer that reads a
+        flattened map without saying so.
     """
-    module = nnx.clone(module)
-    wanted = nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
-    shapes = {".".join(map(str, path)): variable.shape for path, variable in wanted}
-    keras = _keras_names(module, shapes, arrays) if any(name.endswith(".kernel") or "/" in name for name in arrays) else None
-    rename: Callable[[str], str] = getattr(module, "rename", str)
-    arrays = {rename(name): array for name, array in arrays.items()}
+    return _fitted(arrays, module, "").module
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An array of the module: where it lies, and what PyTorch calls it (several names, if layers share it)."""
+
+    path: tuple[Any, ...]
+    variable: Any
+    names: list[str]
+    layer: Any
+    reads: Reads
+
+
+def _places(module: nnx.Module) -> list[_Place]:
+    """All arrays of a module, each once, asking every module what its children are called in PyTorch."""
+    found: dict[int, _Place] = {}
+
+    def children(node: Any) -> Iterable[tuple[Any, Any]]:
+        if isinstance(node, nnx.List | list | tuple):
+            return enumerate(node)
+        return sorted((node if isinstance(node, dict) else vars(node)).items())
+
+    def walk(node: Any, path: tuple[Any, ...], names: tuple[str, ...], above: tuple[Any, ...]) -> None:
+        if any(node is one for one in above):
+            return
+        for part, value in children(node):
+            name = str(getattr(node, "torch_names", {}).get(part, part))
+            if isinstance(value, nnx.Param | nnx.BatchStat):
+                full = ".".join([*names, NAMES.get(name, name)])
+                place = _Place((*path, part), value, [], node, _said(path, above))
+                found.setdefault(id(value), place).names.append(full)
+            elif isinstance(value, nnx.Module | list | tuple | dict):
+                # the children of a Sequential are in a list here; in PyTorch they are its own
+                inner = names if isinstance(node, nnx.Sequential) and part == "layers" else (*names, name)
+                walk(value, (*path, part), inner, (*above, node))
+
+    walk(module, (), (), ())
+    return list(found.values())
+
+
+def _said(path: tuple[Any, ...], above: Sequence[Any]) -> Reads:
+    """What the modules above a layer, the nearest first, say about the map that it reads."""
+    nearest = None
+    for depth in reversed(range(len(above))):
+        owner, key = above[depth], ".".join(map(str, path[depth:]))
+        if key in (flattened := getattr(owner, "flattened", {})):
+            return Reads(type(owner).__name__, key, True, flattened[key])
+        if nearest is None and not isinstance(owner, nnx.List | nnx.Dict | nnx.Sequential | list | tuple | dict):
+            nearest = Reads(type(owner).__name__, key, False, None)
+    return nearest or Reads("", ".".join(map(str, path)), False, None)
+
+
+def _chosen(checkpoint: Checkpoint, module: nnx.Module, key: str | None, leave_out: Collection[str]) -> tuple[str, Named, list[str]]:
+    """What to call the tensors that fit the module, these tensors, and what the user should know of the choice."""
+    places = _places(module)
+    candidates = checkpoint.mappings if key is None else {key: checkpoint.under(key)}
+    tried: list[tuple[str, str, Named, _Match]] = []
+    for where, found in candidates.items():
+        kept = _without(found, leave_out)
+        for prefix, arrays in [("", kept)] if _of_keras(kept) else variants(kept):
+            match = _match(arrays := _without(arrays, leave_out), module, places)
+            tried.append((where, prefix, arrays, match))
+            if not match.trouble:
+                break
+    fits = [one for one in tried if not one[3].trouble]
+    if len(fits) > 1:
+        first = fits[0][2]
+        if any(one[2].keys() != first.keys() or not all(_same(one[2][name], first[name]) for name in first) for one in fits[1:]):
+            names = ", ".join(one[0] or "the whole file" for one in fits)
+            raise BadInput(
+                f"expected one network in {checkpoint.path}, got {len(fits)} that fit: {names}; choose one with --key {fits[-1][0]}"
+            )
+    if not fits:
+        where, prefix, arrays, match = min(tried, key=lambda one: (-len(one[3].pairs), len(one[3].trouble)))
+        raise _misfit(
+            match.trouble, module, f"{checkpoint.path}{f' under {where}' if where else ''}", _part(where, prefix, arrays, module, places)
+        )
+    where, prefix, arrays, match = fits[0]
+    known = {name for _, found in variants(candidates[where]) for name in found}
+    if unknown := [name for name in leave_out if name not in known]:
+        raise BadInput(f"expected names of tensors in {checkpoint.path} to leave out, got {', '.join(unknown)}; correct them")
+    notes: list[str] = []
+    others = [name for name in checkpoint.mappings if name not in ("", where)]
+    if where or prefix:
+        took = f"took the tensors under {where}" if where else "took the tensors"
+        notes.append(
+            took + (f", without the prefix {prefix}" if prefix else "") + (f"; there are also {', '.join(others)}" if others else "")
+        )
+    if match.copies:
+        copies = ", ".join(match.copies[:5])
+        notes.append(f"{len(match.copies)} tensors are exact copies of others and need no place of their own: {copies}")
+    if leave_out:
+        notes.append(f"left out as asked: {', '.join(leave_out)}")
+    return where, arrays, notes
+
+
+def _without(arrays: Named, names: Collection[str]) -> Named:
+    return {name: array for name, array in arrays.items() if name not in names}
+
+
+def _of_keras(arrays: Named) -> bool:
+    """Whether names are those that `keras_files` gives."""
+    return any(name.endswith(".kernel") or "/" in name for name in arrays)
+
+
+def _part(where: str, prefix: str, arrays: Named, module: nnx.Module, places: list[_Place]) -> str:
+    """How to take a part of a mapping, if one fits, though tensors lie beside it."""
+    beginnings = {name.rsplit(".", depth)[0] for name in arrays for depth in range(1, name.count(".") + 1)}
+    for beginning in sorted(beginnings, key=len):
+        if not _match(below(arrays, beginning), module, places).trouble:
+            key = ".".join(filter(None, (where, prefix.rstrip("."), beginning)))
+            beside = [name for name in arrays if not name.startswith(f"{beginning}.")]
+            return f"those under {beginning} fit: pass --key {key} if the others ({', '.join(beside[:4])}) do not belong to the network"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Match:
+    pairs: list[tuple[_Place, Any, str]]  # an array of the module, the tensor for it and its name
+    trouble: list[str]
+    copies: list[str]  # tensors without a place that equal others
+    keras: bool
+
+
+def _match(arrays: Named, module: nnx.Module, places: list[_Place]) -> _Match:
+    """Which tensor belongs to which array of the module, by names and shapes alone."""
+    ours = {".".join(map(str, place.path)): place.variable.shape for place in places}
+    keras = _of_keras(arrays)
+    theirs = _keras_names(module, ours, arrays) if keras else {}
+    if not keras:
+        rename: Callable[[str], str] = getattr(module, "rename", str)
+        arrays = {rename(name): array for name, array in arrays.items()}
+    pairs: list[tuple[_Place, Any, str]] = []
     trouble: list[str] = []
-    taken: set[str] = set()
-    for path, variable in wanted:
-        name, flattened = _torch_name(module, path) if keras is None else (keras[".".join(map(str, path))], None)
-        taken.add(name)
-        if name not in arrays:
-            trouble.append(f"{name} {variable.shape} is missing")
+    for place in places:
+        names = [theirs[".".join(map(str, place.path))]] if keras else place.names
+        present = [name for name in names if name in arrays]
+        shape, leaf = place.variable.shape, str(place.path[-1])
+        if not present:
+            trouble.append(f"{names[0]} {shape} is missing")
             continue
-        array = _to_flax(arrays[name], str(path[-1]), flattened) if keras is None else arrays[name]
-        if array is None or array.shape != variable.shape:
-            expected = _torch_shape(variable.shape, str(path[-1])) if keras is None else variable.shape
-            trouble.append(f"{name} is {arrays[name].shape} and should be {expected}")
+        name, array = present[0], arrays[present[0]]
+        expected = shape if keras else _torch_shape(shape, leaf)
+        if array.dtype is None:
+            trouble.append(f"{name} is a {array.kind}, which is not read")
+        elif tuple(array.shape) != expected:
+            trouble.append(f"{name} is {tuple(array.shape)} and should be {expected}")
+        elif is_float(place.variable.dtype) and not is_float(array.dtype):
+            trouble.append(f"{name} is of {array.dtype} and should be of floating point")
+        elif any(not _same(arrays[other], array) for other in present[1:]):
+            trouble.append(f"{' and '.join(present)} differ, and the module has one array for both")
+        else:
+            pairs.append((place, array, name))
+    known = {name for place in places for name in place.names} | set(theirs.values())
+    beside = {name: array for name, array in arrays.items() if name not in known}
+    copies = _copies(beside, arrays) if not trouble else []
+    trouble += [f"{name} {tuple(array.shape)} is unexpected" for name, array in beside.items() if name not in copies]
+    return _Match(pairs, trouble, copies, keras)
+
+
+def _copies(beside: Named, arrays: Named) -> list[str]:
+    """Tensors without a place whose whole layer equals one that has a place: a layer under two names."""
+    copies: list[str] = []
+    taken = {name for name in arrays if name not in beside}
+    for layer in {name.rpartition(".")[0] for name in beside}:
+        leaves = [name.rpartition(".")[2] for name in beside if name.rpartition(".")[0] == layer]
+        own = {leaf: beside[f"{layer}.{leaf}" if layer else leaf] for leaf in leaves}
+        if all(_constant(array) for array in own.values()):
+            continue  # equal values say nothing
+        for other in {name.rpartition(".")[0] for name in taken}:
+            names = {leaf: f"{other}.{leaf}" if other else leaf for leaf in leaves}
+            if all(name in taken and _same(arrays[name], own[leaf]) for leaf, name in names.items()):
+                copies += [f"{layer}.{leaf}" if layer else leaf for leaf in leaves]
+                break
+    return copies
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal in type, shape and every value."""
+    if one is other:
+        return True
+    if one.dtype != other.dtype or tuple(one.shape) != tuple(other.shape) or one.dtype is None:
+        return False
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+def _constant(array: Any) -> bool:
+    values = np.asarray(array) if array.dtype is not None else np.zeros(1)
+    return bool((values == values.flat[0]).all()) if values.size else True
+
+
+def _fitted(arrays: Named, module: nnx.Module, where: str) -> Converted:
+    """A copy of the module with the arrays in it."""
+    module = nnx.clone(module)
+    places = _places(module)
+    match = _match(arrays, module, places)
+    trouble = list(match.trouble)
+    values: list[tuple[Any, Any]] = []
+    for place, tensor, name in match.pairs:
+        array = np.asarray(tensor)
+        array = array if match.keras else _to_flax(array, place)
+        if array is None:
+            trouble.append(f"{name} is {tuple(tensor.shape)} and does not read {place.reads.map}, as flattened says")
         elif not np.isfinite(array).all():
             trouble.append(f"{name} holds NaN or infinity")
         else:
-            variable.set_value(jnp.asarray(array, variable.dtype))
-    trouble += [f"{name} {array.shape} is unexpected" for name, array in arrays.items() if name not in taken]
+            values.append((place.variable, jnp.asarray(array, place.variable.dtype)))
     if trouble:
-        raise BadInput(
-            f"expected the arrays of {type(module).__name__}, got others: {'; '.join(trouble)}; choose the factory that fits the checkpoint"
-        )
-    nnx.update(module, nnx.from_flat_state(wanted))
-    return module
+        raise _misfit(trouble, module, where, "")
+    for variable, array in values:
+        variable.set_value(array)
+    notes = [] if match.keras else flattened_otherwise(module, {place.path[:-1]: place.reads for place in places})
+    return Converted(module, notes)
 
 
-def _torch_name(module: Any, path: tuple[Any, ...]) -> tuple[str, tuple[int, ...] | None]:
-    """Walk down to an array, asking every module what its child is called in PyTorch; also the map that the layer flattens."""
-    names: list[str] = []
-    flattened = None
-    for part in path[:-1]:
-        sequential = isinstance(module, nnx.Sequential)  # here its children are in a list, in PyTorch they are its own
-        if not (sequential and part == "layers"):
-            names.append(getattr(module, "torch_names", {}).get(part, str(part)))
-        flattened = getattr(module, "flattened", {}).get(part)
-        module = module[part] if isinstance(part, int) else getattr(module, part)
-    return ".".join([*names, NAMES.get(str(path[-1]), str(path[-1]))]), flattened
+def _misfit(trouble: list[str], module: nnx.Module, where: str, remedy: str) -> BadInput:
+    unexpected = [one.split(" ")[0] for one in trouble if one.endswith("is unexpected")]
+    if not remedy and len(unexpected) == len(trouble):
+        remedy = f"if the network does the same without them (it may normalise by them), pass --leave-out {','.join(unexpected)}"
+    got = f"others in {where}" if where else "others"
+    return BadInput(
+        f"expected the arrays of {type(module).__name__}, got {got}: {'; '.join(trouble)}; "
+        + (remedy or "choose the factory that fits the checkpoint")
+    )
 
 
-def _keras_names(module: nnx.Module, wanted: Mapping[str, tuple[int, ...]], arrays: Arrays) -> dict[str, str]:
+def _keras_names(module: nnx.Module, wanted: Mapping[str, tuple[int, ...]], arrays: Named) -> dict[str, str]:
     """What the arrays of the module are called in a file of Keras."""
     layers = getattr(module, "keras_layers", None)
     if layers is None:
@@ -126,75 +340,19 @@ def _keras_names(module: nnx.Module, wanted: Mapping[str, tuple[int, ...]], arra
     return keras_files.names_in(arrays, layers, wanted)
 
 
-def _to_flax(array: np.ndarray, leaf: str, flattened: tuple[int, ...] | None) -> np.ndarray | None:
-    """The array in Flax's layout; None if it cannot be brought there."""
-    if leaf != "kernel":
-        return array
-    if array.ndim < 2 or (flattened is not None and array.shape[1:] != (math.prod(flattened),)):
-        return None
+def _to_flax(array: np.ndarray, place: _Place) -> np.ndarray | None:
+    """The array in Flax's layout; None if it does not read the map that `flattened` says."""
+    flattened = place.reads.map
+    if str(place.path[-1]) != "kernel":
+        if flattened is None or hasattr(place.layer, "kernel") or array.shape != (math.prod(flattened),):
+            return array
+        return np.moveaxis(array.reshape(flattened), 0, -1).ravel()  # a norm of the flattened map
     if flattened is not None:
+        if array.shape[1:] != (math.prod(flattened),):
+            return None
         array = np.moveaxis(array.reshape(-1, *flattened), 1, -1).reshape(array.shape)
     return np.transpose(array, (*range(2, array.ndim), 1, 0))
 
 
 def _torch_shape(shape: tuple[int, ...], leaf: str) -> tuple[int, ...]:
-    return (shape[-1], shape[-2], *shape[:-2]) if leaf == "kernel" else shape
-
-
-def _read_torch(path: Path) -> Arrays:
-    torch = _import("torch", path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler of a damaged file raises whatever the damage leads to
-        if "weights_only" in str(error).lower() or "weights only" in str(error).lower():
-            raise BadInput(
-                f"expected a file of tensors only, got {path}, which asks for code to run; save its state_dict instead"
-            ) from error
-        raise _unreadable(path, error) from error
-    for key in WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not (isinstance(found, Mapping) and found and all(isinstance(value, torch.Tensor) for value in found.values())):
-        raise BadInput(f"expected a mapping of names to tensors (a state_dict), got another content in {path}; save its state_dict instead")
-    narrow = (torch.bfloat16, torch.float16)
-    return {str(name): (t.float() if t.dtype in narrow else t).detach().numpy() for name, t in found.items()}
-
-
-def _read_safetensors(path: Path) -> Arrays:
-    safetensors = _import("safetensors.numpy", path)
-    try:
-        return safetensors.load_file(path)
-    except Exception as error:  # its own error type, or what a damaged header leads to
-        raise _unreadable(path, error) from error
-
-
-def _read_keras(path: Path) -> Arrays:
-    """Arrays of a model of Keras or of its weights: of the archive of Keras 3 or of one HDF5 file."""
-    h5py = _import("h5py", path)
-    try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                config, weights = json.loads(archive.read("config.json")), io.BytesIO(archive.read("model.weights.h5"))
-            with h5py.File(weights, "r") as file:
-                arrays = keras_files.read_archive(config, file)
-        else:
-            with h5py.File(path, "r") as file:
-                arrays = keras_files.read_hdf5(file)
-    except Exception as error:  # h5py and zipfile raise whatever the damage leads to
-        raise _unreadable(path, error) from error
-    if not arrays:
-        raise BadInput(f"expected weights of Keras, got {path}, which has none; save the model or its weights again")
-    return arrays
-
-
-def _import(package: str, path: Path) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        name = package.partition(".")[0]
-        raise BadInput(f'expected the package {name} to read {path}, got none installed; run: pip install "a2d-jax[convert]"') from error
-
-
-def _unreadable(path: Path, error: Exception) -> BadInput:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    return BadInput(f"expected a readable checkpoint, got {path}, which is damaged or of another kind ({reason}); fetch it again")
+    return (shape[-1], shape[-2], *shape[:-2]) if leaf == "kernel" and len(shape) > 1 else shape

@@ -9,18 +9,27 @@ otherwise the kind of layer and its number within the kind.
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.tensors import Arrays
 
 FLAX_NAMES = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
 """Names of arrays in Keras and in Flax, where they differ."""
 LEAVES = ("kernel", "scale", "bias", "mean", "var")
 """Order in which Keras numbers the arrays of a layer."""
 
-Arrays = dict[str, np.ndarray]
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a model of Keras: its name as arrays have it, its class, its settings."""
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any]
 
 
 def read_hdf5(file: Any) -> Arrays:
@@ -35,6 +44,17 @@ def read_hdf5(file: Any) -> Arrays:
             inside = scopes[scopes.index(layer) + 1 :] if layer in scopes else scopes  # more than one in a model within the model
             arrays[".".join([layer, *inside, FLAX_NAMES.get(leaf, leaf)])] = np.asarray(group[layer][weight])
     return arrays
+
+
+def layers_of(model: Any, names: tuple[str, ...] = ()) -> Iterator[Layer]:
+    """All layers of a model in the order of its config, those of models within the model included."""
+    for layer in model if isinstance(model, list) else model.get("layers", ()):
+        kind, settings = layer["class_name"], layer["config"]
+        place = (*names, settings.get("name", layer.get("name", "")))
+        if "layers" in settings:
+            yield from layers_of(settings, place)
+        else:
+            yield Layer(".".join(place), kind, settings)
 
 
 def read_archive(config: Any, file: Any) -> Arrays:
@@ -72,7 +92,12 @@ def _by_path(group: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
             yield below, np.asarray(inside)
 
 
-def names_in(arrays: Arrays, layers: Sequence[str], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+def partners(arrays: Mapping[str, Any], layers: Sequence[str]) -> dict[str, str]:
+    """The layer of Keras that belongs to each of ours, where the file tells the order of its layers."""
+    return dict(zip(layers, dict.fromkeys(name.rpartition(".")[0] for name in arrays), strict=False))
+
+
+def names_in(arrays: Mapping[str, Any], layers: Sequence[str], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """Names in a file of Keras of the arrays that a module wants; what has no partner keeps its name, and will be found missing.
 
     Args:
@@ -85,11 +110,11 @@ def names_in(arrays: Arrays, layers: Sequence[str], wanted: Mapping[str, tuple[i
     """
     if any("/" in name for name in arrays):
         return _names_by_path(arrays, layers, wanted)
-    partner = dict(zip(layers, dict.fromkeys(name.rpartition(".")[0] for name in arrays), strict=False))
+    partner = partners(arrays, layers)
     return {name: ".".join([partner.get(layer, layer), leaf]) for name in wanted for layer, _, leaf in [name.rpartition(".")]}
 
 
-def _names_by_path(arrays: Arrays, layers: Sequence[str], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+def _names_by_path(arrays: Mapping[str, Any], layers: Sequence[str], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """A layer is the one at its own path; of the others, those of a kind (dense, convolution, norm) are matched in their order."""
     ours = {layer: [name for leaf in LEAVES if (name := f"{layer}.{leaf}") in wanted] for layer in layers}
     theirs = {folder: list(names) for folder, names in itertools.groupby(sorted(arrays), lambda name: name.rpartition("/vars/")[0])}

@@ -26,7 +26,8 @@ from a2d_jax.jobs.spec import (
 )
 
 if TYPE_CHECKING:
-    from a2d_jax.jobs.about import convert, info
+    from a2d_jax.jobs.about import info
+    from a2d_jax.jobs.convert import convert
     from a2d_jax.jobs.detection import detect, evaluate, fit
     from a2d_jax.jobs.images import attack, cost, predict
     from a2d_jax.jobs.robustness import clever
@@ -59,7 +60,8 @@ __all__ = [
     "shift",
 ]
 _HOME = {
-    **dict.fromkeys(("convert", "info"), "about"),
+    "info": "about",
+    "convert": "convert",
     **dict.fromkeys(("detect", "evaluate", "fit"), "detection"),
     **dict.fromkeys(("attack", "cost", "predict"), "images"),
     "clever": "robustness",

@@ -159,6 +159,7 @@ def open_both(
             raise BadInput(f"expected a limit of at least 1 image, got {limit}; leave it out to take all")
         source = replace(source, count=min(limit, len(source)))
     class_count(loaded.classifier, source.shape, source.path)
+    source = replace(source, choices=(*loaded.notes, *source.choices))
     return in_bfloat16(loaded.classifier) if precision == "bfloat16" else loaded.classifier, source
 
 

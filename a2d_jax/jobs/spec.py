@@ -107,17 +107,24 @@ class AttacksSpec(ImagesSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSpec(OutputSpec):
-    """Turn a PyTorch, Keras or safetensors checkpoint into the Orbax folder that the other commands read.
+    """Turn a checkpoint of PyTorch, Keras or safetensors, or an Orbax folder of a training, into the folder that the other commands read.
 
     The file is read as data: nothing in it is executed.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
-    """Checkpoint file."""
+    """Checkpoint file by any name, the *.index.json of a sharded one, or an Orbax folder."""
     classifier: str
     """Import string `module:factory` of the Flax module that takes the weights."""
     class_names: Path | None = None
     """Text file with the names of the classes in their order, one a line; default the names that the module itself has, if any."""
+    key: str | None = None
+    """Where in the checkpoint the weights lie, such as state_dict_ema; needed only if several networks in it fit the module."""
+    leave_out: str | None = None
+    """Names of tensors, separated by commas, that the module has no place for and does without."""
+    check: tuple[Path, Path] | None = None
+    """Images, as for `a2d predict`, and a .npy file with the logits (n k) that the original framework gives for them. Nothing is written
+    unless the module gives the same logits."""
 
 
 @dataclass(frozen=True, kw_only=True)

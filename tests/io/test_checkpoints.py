@@ -1,15 +1,22 @@
 """Checkpoints of classifiers: round trips, import strings, and what is refused."""
 
+import hashlib
 import json
 import shutil
 import sys
 
 import jax
 import numpy as np
+import optax
+import orbax.checkpoint as orbax
 import pytest
-from flax import nnx
+from flax import nnx, traverse_util
+from flax.training import train_state
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from orbax.checkpoint import v1 as ocp
 
+import a2d_jax
 from a2d_jax import classifiers
 from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
@@ -286,3 +293,187 @@ def test_abstract_modules_draw_no_weights(user):
     """Where a checkpoint replaces the weights, the factory only gives shapes."""
     module = checkpoints.make_module("user_networks:net", weights=False)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def test_only_the_arrays_count(user):
+    """Files that systems leave in a folder change nothing, exchanged arrays are found, and no file holds this machine's path."""
+    card = checkpoints.save(scrambled("user_networks:net"), user / "out", factory="user_networks:net")
+    for place in ("", "weights", "weights/state", "weights/state/d"):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._x", "sync.tmp"):
+            (user / "out" / place / name).write_bytes(b"\0\0\0\1Bud1")
+    before = checkpoints.load("user_networks:net", user / "out")
+    assert before.card["arrays_sha256"] == card["arrays_sha256"]
+    assert "weights_sha256" not in card
+    for file in (user / "out").rglob("*"):
+        assert file.is_dir() or str(user).encode() not in file.read_bytes(), file
+    other = checkpoints.save(checkpoints.make_module("user_networks:net"), user / "other", factory="user_networks:net")
+    assert other["arrays_sha256"] != card["arrays_sha256"]
+    shutil.rmtree(user / "out" / "weights")
+    shutil.copytree(user / "other" / "weights", user / "out" / "weights")
+    with pytest.raises(BadInput, match="got damaged or exchanged ones"):
+        checkpoints.load("user_networks:net", user / "out")
+
+
+def test_cards_of_the_version_before(user):
+    """A card with a digest of the files that Orbax wrote is read, stray files included, and finds damage."""
+    module = scrambled("user_networks:net")
+    weights = checkpoints._named(classifiers.from_nnx(module).variables)
+    ocp.save(str(user / "out" / "weights"), traverse_util.unflatten_dict(weights))
+    whole = hashlib.sha256()  # as it was computed then
+    for file in sorted((user / "out" / "weights").rglob("*")):
+        if file.is_file():
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            whole.update(f"{file.relative_to(user / 'out' / 'weights')} {digest}\n".encode())
+    (user / "out" / "classifier.json").write_text(json.dumps({"factory": "user_networks:net", "weights_sha256": whole.hexdigest()}))
+    (user / "out" / "weights" / ".DS_Store").write_bytes(b"Bud1")
+    (user / "out" / "weights" / "state" / "d" / "Thumbs.db").write_bytes(b"x")
+    read = checkpoints.load("user_networks:net", user / "out").classifier
+    jax.tree.map(np.testing.assert_array_equal, read.variables, classifiers.from_nnx(module).variables)
+    with next((user / "out" / "weights" / "state" / "d").glob("[0-9a-f]" * 32)).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BadInput, match="got damaged or exchanged ones"):
+        checkpoints.load("user_networks:net", user / "out")
+
+
+def arrays():
+    return nnx.to_pure_dict(nnx.state(scrambled("user_networks:net"), (nnx.Param, nnx.BatchStat)))
+
+
+def trained(user):
+    """Orbax folders of one network as Flax's guides save them, and the note that each gives."""
+    module = scrambled("user_networks:net")
+    optimizer = nnx.to_pure_dict(nnx.state(nnx.Optimizer(module, optax.adam(1e-3), wrt=nnx.Param)))
+    with orbax.StandardCheckpointer() as saver:
+        saver.save(user / "state", nnx.state(module, (nnx.Param, nnx.BatchStat)))
+        saver.save(user / "training", {"model": arrays(), "optimizer": optimizer, "step": 7, "rng": jax.random.PRNGKey(0)})
+        saver.save(user / "with_randomness", nnx.to_pure_dict(nnx.state(module, (nnx.Param, nnx.BatchStat, nnx.RngCount))))
+    with orbax.PyTreeCheckpointer() as saver:
+        saver.save(user / "pytree", {"state": {"params": arrays()}, "config": {"name": "x", "layers": [1, 2]}})
+    for folder, prefix in (("manager", None), ("prefixed", "ckpt")):
+        options = orbax.CheckpointManagerOptions(step_prefix=prefix, max_to_keep=3)
+        with orbax.CheckpointManager(user / folder, options=options) as manager:
+            for step in (9, 10, 2):
+                content = arrays() if step == 10 else jax.tree.map(np.zeros_like, arrays())
+                manager.save(step, args=orbax.args.StandardSave(content), force=True)
+            manager.wait_until_finished()
+    with orbax.CheckpointManager(user / "items") as manager:
+        items = orbax.args.Composite(
+            weights=orbax.args.StandardSave(arrays()), opt_state=orbax.args.StandardSave(optimizer), notes=orbax.args.JsonSave({"a": 1})
+        )
+        manager.save(5, args=items)
+        manager.wait_until_finished()
+    return {
+        "state": [],
+        "training": ["took model of"],
+        "with_randomness": [],
+        "pytree": ["took state.params of"],
+        "manager": ["took step 10, the newest of"],
+        "prefixed": ["took step ckpt_10, the newest of"],
+        "items": ["took step 5", "took weights of"],
+    }
+
+
+def test_orbax_folders_of_training(user):
+    """NNX states, training states, managers and items give the weights, with a line on what was taken."""
+    expected = classifiers.from_nnx(scrambled("user_networks:net")).variables
+    for folder, notes in trained(user).items():
+        loaded = checkpoints.load("user_networks:net", user / folder)
+        jax.tree.map(np.testing.assert_array_equal, loaded.classifier.variables, expected)
+        assert len(loaded.notes) == len(notes), (folder, loaded.notes)
+        assert all(note.startswith(start) for note, start in zip(loaded.notes, notes, strict=True)), loaded.notes
+
+
+def test_linen_training_states(user):
+    """Variables, parameters alone and a train state of Linen are read; of two sets that fit one must be named."""
+    made = checkpoints.load("user_networks:linen_net").classifier
+    params = jax.tree.map(lambda a: np.asarray(a) + 1, made.variables["params"])
+    state = train_state.TrainState.create(apply_fn=None, params=params, tx=optax.adam(1e-3))
+    contents = {
+        "variables": {"params": params},
+        "params": params,
+        "state": state,
+        "ema": {"params": made.variables["params"], "ema": params},
+    }
+    with orbax.StandardCheckpointer() as saver:
+        for name, content in contents.items():
+            saver.save(user / name, content)
+    for name in ("variables", "params", "state"):
+        read = checkpoints.load("user_networks:linen_net", user / name).classifier
+        jax.tree.map(np.testing.assert_array_equal, read.variables["params"], params)
+    with pytest.raises(BadInput, match=r"got 2 that fit: ema, params; choose one with `a2d convert ... --key NAME`"):
+        checkpoints.load("user_networks:linen_net", user / "ema")
+    read = checkpoints.load("user_networks:linen_net", user / "ema", key="ema").classifier
+    jax.tree.map(np.testing.assert_array_equal, read.variables["params"], params)
+    with pytest.raises(BadInput, match="got the key 'none'; it has ema, params"):
+        checkpoints.load("user_networks:linen_net", user / "ema", key="none")
+
+
+def test_untrained_weights_are_said(user):
+    """Without a checkpoint, weights as an initialiser draws them are told; trained and constant ones are not."""
+    for factory in ("net", "linen_net"):
+        (note,) = checkpoints.load(f"user_networks:{factory}").notes
+        assert "look untrained" in note
+    assert checkpoints.load("user_networks:function").notes == []
+    checkpoints.save(scrambled("user_networks:net"), user / "out", factory="user_networks:net")
+    assert checkpoints.load("user_networks:net", user / "out").notes == []
+    assert checkpoints.load(lambda: scrambled("user_networks:net")).notes == []
+    random = np.random.default_rng(0)
+    bare = nnx.Linear(40, 30, use_bias=False, rngs=nnx.Rngs(0))
+    assert checkpoints.load(lambda: bare).notes
+    bare.kernel.set_value(np.asarray(random.normal(size=(40, 30)), np.float32))
+    assert checkpoints.load(bare).notes == []
+
+
+def test_load_classifier(user):
+    """In Python a network comes by import string, as a function or as it is, with the weights of a folder; notes are warnings."""
+    module = scrambled("user_networks:net")
+    checkpoints.save(module, user / "out", factory="user_networks:net")
+    make = checkpoints.import_factory("user_networks:net")
+    for network in ("user_networks:net", make, make()):
+        classifier = a2d_jax.load_classifier(network, str(user / "out"))
+        np.testing.assert_array_equal(classifiers.predict(classifier, X), classifiers.predict(classifiers.from_nnx(module), X))
+    with pytest.warns(UserWarning, match="look untrained"):
+        a2d_jax.load_classifier(make)
+    with pytest.raises(BadInput, match="expected a Flax NNX module, a Flax Linen module or a Classifier, got int"):
+        a2d_jax.load_classifier(3)
+
+
+def test_errors_of_the_module_are_its_own(user):
+    """A network whose code raises for its own input shape is refused with its own message."""
+
+    class Broken(nnx.Module):
+        input_shape = (4, 4, 1)
+
+        def __call__(self, x):
+            raise KeyError("no such layer")
+
+    with pytest.raises(
+        BadInput, match=r"expected Broken to give logits for images \(4, 4, 1\).*KeyError: 'no such layer' from its own code"
+    ):
+        checkpoints.load(Broken)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_anywhere_gives_weights_or_one_line(user, capfd, data):
+    """Any byte of any file of a checkpoint may be damaged: the weights are whole, or it is a `BadInput`; the terminal stays clean."""
+    if not (user / "out").exists():
+        checkpoints.save(scrambled("user_networks:net"), user / "out", factory="user_networks:net")
+    expected = classifiers.from_nnx(scrambled("user_networks:net")).variables
+    files = sorted(file for file in (user / "out").rglob("*") if file.is_file() and file.stat().st_size)
+    places = st.integers(0, 2**20)  # names and sizes of files differ from run to run
+    file = files[data.draw(places) % len(files)]
+    content = file.read_bytes()
+    damaged = bytearray(content)
+    damaged[data.draw(places) % len(content)] = data.draw(st.integers(0, 255))
+    file.write_bytes(bytes(damaged[: len(content) // data.draw(st.sampled_from([1, 2]))]))
+    capfd.readouterr()
+    try:
+        read = checkpoints.load("user_networks:net", user / "out").classifier
+    except BadInput:
+        read = None
+    finally:
+        file.write_bytes(content)
+    if read is not None and file.name != "classifier.json":  # without its card a checkpoint is as a user's own training saved it
+        jax.tree.map(np.testing.assert_array_equal, read.variables, expected)
+    assert "Traceback" not in capfd.readouterr().err
