@@ -5,7 +5,8 @@ they pass through `jit`, `vmap`, `while_loop` and `shard_map`: numbers are leave
 change the program are static.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -21,7 +22,9 @@ STATIC = {"static": True}
 """Metadata of a dataclass field that is part of the program, not an argument of it."""
 
 
-@jax.tree_util.register_dataclass
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["variables"], meta_fields=["apply"], drop_fields=["card"]
+)  # what a checkpoint says is no part of the program
 @dataclass(frozen=True)
 class Classifier:
     """A function from one image to logits, with its weights beside it.
@@ -33,10 +36,13 @@ class Classifier:
     Attributes:
       variables: weights and statistics, any pytree of arrays.
       apply: `(variables, x) -> logits`; x `h w c`, float32 in [0, 1]; logits `k`.
+      card: how it can be made again and what its checkpoint says, see `a2d_jax.io.checkpoints`; empty where nobody said. It is lost where
+        JAX takes the classifier apart.
     """
 
     variables: Any
     apply: Callable[[Any, Array], Array] = field(metadata=STATIC)
+    card: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, " k"]:
         return self.apply(self.variables, x)

@@ -7,6 +7,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "a2d_jax"
 FLOORS = [
     {"errors"},
+    {"inputs"},
     {"types", "imports", "metrics", "console"},
     {"norms", "losses", "measurements", "classifiers", "nn"},
     {"attacks", "detectors", "robustness"},

@@ -4,10 +4,12 @@ One road leads from images to costs, whoever asks: `measure`, over a set that ma
 with arrays, the commands with files.
 """
 
-from a2d_jax.costs.defense import Arrays, Defense, FittedDefense, costs
+from a2d_jax.costs.defense import Arrays, Defense, FittedDefense, Verdicts, costs
 from a2d_jax.costs.inputs import examples, fingerprints, predictions
 from a2d_jax.costs.judging import Judged, bounded, judge_images
-from a2d_jax.costs.measuring import Measured, Predicted, class_count, measure, predicted
+from a2d_jax.costs.measuring import Measured, Predicted, measure, predicted
+from a2d_jax.costs.notes import Seen
+from a2d_jax.inputs import class_count
 
 __all__ = [
     "Arrays",
@@ -16,6 +18,8 @@ __all__ = [
     "Judged",
     "Measured",
     "Predicted",
+    "Seen",
+    "Verdicts",
     "bounded",
     "class_count",
     "costs",

@@ -128,7 +128,7 @@ class FittedConformal(Fitted):
         table = read_table(x, self.columns)
         rows = np.arange(len(table)) if index is None else _read_integers(index, len(table), "index")
         groups = _read_labels(labels, len(table)) if self.per_class else np.zeros(len(table), np.int64)
-        return _p_value(self._calibrated(), table, groups, _jitter(self.seed, rows))
+        return _p_value(self._calibrated, table, groups, _jitter(self.seed, rows))
 
     def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """1 - p; see `p_values`."""
@@ -145,10 +145,11 @@ class FittedConformal(Fitted):
     def may_flag(self, x: ArrayLike) -> Verdicts:
         """Whether each row is flagged for some jitter and some predicted class: the most suspicious reading of its costs."""
         table = read_table(x, self.columns)
-        calibrated, no_jitter = self._calibrated(), np.zeros(len(table))
+        calibrated, no_jitter = self._calibrated, np.zeros(len(table))
         lowest = [_p_value(calibrated, table, np.full(len(table), group), no_jitter) for group in (*np.unique(self.labels), -1)]
         return 1 - np.min(lowest, axis=0) > self.threshold
 
+    @functools.cached_property
     def _calibrated(self) -> tuple["FittedConformal", np.ndarray, np.ndarray]:
         return self, *_calibration_ranks(self, self.costs, self.labels)
 

@@ -15,7 +15,7 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -59,6 +59,7 @@ def save(
     class_names: Sequence[str] | None = None,
     force: bool = False,
     how: str = FORCE,
+    says: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint of a Flax module or a `Classifier`; it appears whole or not at all.
 
@@ -70,6 +71,7 @@ def save(
       class_names: names of the classes in the order of the logits; default the module's own, if it has any.
       force: replace an existing checkpoint (never another kind of folder).
       how: what the caller's user passes to have it replaced.
+      says: more for the card, or instead of what the module says.
 
     Returns:
       The card.
@@ -85,16 +87,15 @@ def save(
     if shape is not None:
         classes = jax.eval_shape(classifier, jax.ShapeDtypeStruct(shape, jnp.float32)).shape[-1]
     preprocessing = preprocessing_from(getattr(module, "photographs", None), shape)
+    names = _class_names(class_names or getattr(module, "class_names", None), classes)
     card: dict[str, Any] = {
         "factory": factory,
-        "input_shape": shape,
         "classes": classes,
-        "class_names": _class_names(class_names or getattr(module, "class_names", None), classes),
-        "preprocessing": getattr(module, "preprocessing", "inside the module"),
-        "photographs": None if preprocessing is None else asdict(preprocessing),
+        **_said(module, shape, preprocessing, names),
         "parameters": _parameter_count(module, weights),
         "source": None if source is None else {"name": source.name, "sha256": _sha256(source)},
         "versions": {name: importlib.metadata.version(name) for name in ("a2d-jax", "jax", "flax", "orbax-checkpoint")},
+        **(says or {}),
     }
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     try:
@@ -135,6 +136,8 @@ def load(factory: str, directory: Path | None = None) -> LoadedClassifier:
     shape = input_shape(module)
     preprocessing = preprocessing_from(card.get("photographs", getattr(module, "photographs", None)), shape)
     names = _class_names(card.get("class_names") or getattr(module, "class_names", None), card.get("classes"))
+    said = {**_said(module, shape, preprocessing, names), **card, "factory": factory}
+    classifier = replace(classifier, card=said)
     return LoadedClassifier(classifier, shape, card, preprocessing, names)
 
 
@@ -186,6 +189,16 @@ def make_module(factory: str, *, weights: bool = True) -> object:
         return make()
     except Exception as error:  # the user's own function, which may raise anything
         raise BadInput(f"expected {factory}() to make a classifier, got {one_line(error)}; check the factory") from error
+
+
+def _said(module: object, shape: Any, preprocessing: Preprocessing | None, names: tuple[str, ...] | None) -> dict[str, Any]:
+    """What a module says of itself, as a card has it."""
+    return {
+        "input_shape": shape,
+        "class_names": names,
+        "preprocessing": getattr(module, "preprocessing", "inside the module"),
+        "photographs": None if preprocessing is None else asdict(preprocessing),
+    }
 
 
 def _class_names(names: Any, classes: int | None) -> tuple[str, ...] | None:

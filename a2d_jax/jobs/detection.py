@@ -183,7 +183,8 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
         done = {"images stopped": int(ended.sum()), "steps": int(np.sum(result.iterations)), "steps saved, at most": int(saved.sum())}
         steps.append({"attack": name, **stop, **done})
     failed, flagged = measured.failed, int(judged.adversarial.sum())
-    return Done({"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}, failed)
+    summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}
+    return Done(summary, failed, measured.notes)
 
 
 def _write_verdicts(out: Path, columns: Sequence[Column], meta: Mapping[str, Any], rows: Mapping[str, Any], read: NDArray[Any]) -> None:
