@@ -75,9 +75,9 @@ def predictions(classifier: Classifier, x: Float[Any, "n h w c"]) -> tuple[Int[n
 def decided(logits: Float[np.ndarray, "n k"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """The class that logits predict and its probability; the class is -1 where they are not finite."""
     label = logits.argmax(1).astype(np.int32)
-    finite = np.isfinite(logits).all(1)
-    shown = np.where(finite[:, None], logits, 0)  # in NumPy: JAX would compile for every number of images
-    probability = 1 / np.sum(np.exp(shown - shown.max(1, keepdims=True)), axis=1)
+    finite = np.asarray(np.isfinite(logits).all(1))
+    safe = np.where(finite[:, None], logits, 0)  # in NumPy: JAX would compile for every number of images
+    probability = 1 / np.sum(np.exp(safe - safe.max(1, keepdims=True)), axis=1)
     return np.where(finite, label, -1).astype(np.int32), np.where(finite, probability, np.nan).astype(np.float32)
 
 

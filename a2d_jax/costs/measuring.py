@@ -18,6 +18,7 @@ from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.errors import BadInput
 from a2d_jax.inputs import class_count
 from a2d_jax.io.source import Piece, Shape
+from a2d_jax.specs import whole_attack
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
 Keep = Callable[[str, NDArray[np.int64], NDArray[np.float32]], None]
@@ -178,6 +179,8 @@ def measure(
         raise BadInput(f"expected at least {MIN_WIDTH} lanes, got {lanes}; leave it out to take the default")
     if not attacks or not len(source):
         raise BadInput(f"expected at least one attack and one image, got {len(attacks)} and {len(source)}; give some")
+    for name, attack in attacks.items():
+        whole_attack(attack, f"{name} to be an attack")
     if not -(2**31) <= seed < 2**31:
         raise BadInput(f"expected a seed of at most 31 bits, got {seed}; choose a smaller one")
     target = None if target is None else read_target(target)
@@ -240,7 +243,7 @@ def measure(
         results,
         stats,
         labels,
-        seen.wrong,
+        None if known.truth is None else int((known.predicted != known.truth)[good].sum()),
         seen.notes() + [note for name, result in results.items() for note in unmoved(name, result, good)],
     )
 
@@ -269,6 +272,7 @@ class _Known:
     predicted: NDArray[np.int64]
     label: NDArray[np.int64]
     target: NDArray[np.int64] | None
+    truth: NDArray[np.int64] | None
     probability: NDArray[np.float32]
     error: list[str | None]
 
@@ -287,6 +291,7 @@ def _known(pieces: Sequence[Predicted], labels: str, aimed: bool) -> _Known:
         predicted=np.concatenate([piece.label for piece in pieces]),
         label=np.concatenate([label(piece) for piece in pieces]),
         target=np.concatenate([piece.target for piece in pieces if piece.target is not None]) if aimed else None,
+        truth=np.concatenate([piece.truth for piece in pieces if piece.truth is not None]) if pieces[0].truth is not None else None,
         probability=np.concatenate([piece.probability for piece in pieces]),
         error=[one for piece in pieces for one in piece.error],
     )

@@ -77,8 +77,10 @@ class Seen:
             told.append(f"{len(self.outside)} labels lie outside 0 to {last}, such as {self.outside[0]}: no class has this number")
         shifted = [shift for shift in (-1, 1) if self.fits[shift] >= MOST * self.labelled > 0 and self.fits[0] <= SELDOM * self.labelled]
         if self.labelled > 1 and shifted:
-            counts = f"{self.fits[0]} of {self.labelled} are predicted, but {self.fits[shifted[0]]} are once {shifted[0]:+d} is added"
-            told.append(f"labels seem to count from {-shifted[0]} instead of 0: {counts}; correct them")
+            (shift, *_) = shifted
+            change = "1 is subtracted" if shift < 0 else "1 is added"
+            counts = f"{self.fits[0]} of {self.labelled} are what is predicted, but {self.fits[shift]} if {change}"
+            told.append(f"labels seem to count from {-shift} instead of 0: {counts}; correct them")
         elif self.labelled >= FEW and not self.fits[0]:
             told.append(
                 f"none of {self.labelled} labels is predicted: unless the images are adversarial, check the order of the classes, "

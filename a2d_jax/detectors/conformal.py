@@ -26,6 +26,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
+from a2d_jax import inputs
 from a2d_jax.detectors.base import Bounds, Detector, Fitted, Radii, Scores, Verdicts, bounds_of, radii_of, read_table, rowwise
 from a2d_jax.errors import BadInput, require
 from a2d_jax.types import STATIC
@@ -161,7 +162,7 @@ def _read_labels(labels: ArrayLike | None, n: int) -> Int[np.ndarray, " n"]:
 
 
 def _read_integers(values: ArrayLike, n: int, role: str) -> Int[np.ndarray, " n"]:
-    array = np.asarray(values)
+    array = inputs.array(values, role)
     if array.shape != (n,) or array.dtype.kind not in "iu" or (n and not 0 <= int(array.min()) <= int(array.max()) < 2**63):
         raise BadInput(
             f"expected {role} as {n} integers from 0 to 2**63 - 1, got {array.dtype} of shape {array.shape}; give one for each row of costs"

@@ -34,6 +34,7 @@ LANES_ELSEWHERE = 256
 QUEUE_PER_LANE = 4  # examples brought to a device at a time, per lane
 SHRINK = 4  # with nothing left to bring, the lanes shrink by this factor; few examples start with fewer by the same factor
 PATIENCE = 1.0  # they shrink once they have been mostly free for as long as the smaller program should take to compile
+TRIPS = 32  # steps of the first call, of which nobody knows how long they take
 CALL_SECONDS = 0.5  # aim for one call of the compiled loop: how often the host hears of progress and of Ctrl-C
 
 Clock = Callable[[], float]
@@ -159,7 +160,7 @@ def warm(
     (piece,) = pieces_of([example], width * QUEUE_PER_LANE, compiled.mesh)
     classifier = jax.device_put(classifier, NamedSharding(compiled.mesh, PartitionSpec()))
     nothing, none = np.int32(0), np.zeros(compiled.mesh.size, np.int32)
-    pace = Pace(compiled.seconds, what_of(attack, classifier, piece.example.x.shape, keep_x_adv), clock)
+    pace = Pace(compiled, what_of(attack, classifier, piece.example.x.shape, keep_x_adv), clock)
     while True:
         in_work = compiled.empty(attack, piece, width)
         pace.start(width)
@@ -199,14 +200,15 @@ def _results(
     piece, following = next(pieces, None), next(pieces, None)
     if piece is None:
         return
+    most = int(np.max(np.asarray(piece.size)))  # asked on the host: JAX would compile for it
     if following is None:  # everything is here: about as many lanes as examples
-        while width > fewer(width) and int(np.max(piece.size)) <= 2 * fewer(width):
+        while width > fewer(width) and most <= 2 * fewer(width):
             width = fewer(width)
     stats.lanes = width
     classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))
     in_work = compiled.empty(attack, piece, width)
     taken = np.zeros(mesh.size, np.int32)
-    pace = Pace(compiled.seconds, what_of(attack, classifier, piece.example.x.shape, keep_x_adv), clock)
+    pace = Pace(compiled, what_of(attack, classifier, piece.example.x.shape, keep_x_adv), clock)
     while True:
         smaller = fewer(width)
         floor = width - 1 if following is not None else smaller if smaller < width and not pace.waits else 0
@@ -238,26 +240,28 @@ class Pace:
     """The host's judgement of time: how long a call may be, and when fewer lanes are worth another program.
 
     Args:
-      compiled: seconds of first calls, by what was compiled; new ones are entered.
+      compiled: whose times are read and entered.
       what: the program but for its number of lanes.
       clock: seconds since some moment.
     """
 
-    def __init__(self, compiled: dict[Hashable, float], what: Hashable, clock: Clock) -> None:
-        self.trips = 32  # steps that the next call may make
+    def __init__(self, compiled: Program, what: Hashable, clock: Clock) -> None:
+        self.trips = TRIPS  # steps that the next call may make
         self.waits = False  # most lanes are free, and the same program goes on
-        self._compiled, self._what, self._clock = compiled, what, clock
+        self._compiled, self._trips, self._what, self._clock = compiled.seconds, compiled.trips, what, clock
         self._free_since = 0.0
 
     def start(self, width: int) -> None:
-        self._key, self._begin = (self._what, width), self._clock()
+        self._key = (self._what, width)
+        self.trips = self._trips.get(self._key, self.trips)
+        self._begin = self._clock()
 
     def stop(self, steps: int) -> None:
         seconds = self._clock() - self._begin
         if self._key not in self._compiled:
             self._compiled[self._key] = seconds
         elif steps:
-            self.trips = min(max(int(CALL_SECONDS * steps / max(seconds, 1e-9)), 1), 1 << 20)
+            self.trips = self._trips[self._key] = min(max(int(CALL_SECONDS * steps / max(seconds, 1e-9)), 1), 1 << 20)
 
     def shrinking_pays(self, smaller: int) -> bool:
         """The smaller program exists, or most lanes have been free for as long as it takes to compile: waiting was no cheaper."""
