@@ -51,7 +51,7 @@ BAD_LABELS = {
 
 
 def batch(x, label=None):
-    n = np.shape(x)[0] if np.ndim(x) else 0
+    n = len(x) if hasattr(x, "__len__") else 0
     return Example(x, np.zeros(n, np.int32) if label is None else label, jax.random.split(jax.random.key(0), max(n, 1))[:n])
 
 

@@ -144,8 +144,8 @@ def read_defense(folder: str | Path, plugins: Sequence[str]) -> Parts:
 
 
 def _made(factory: str, precision: str) -> Classifier:
-    """What a factory makes, for its structure."""
-    made = as_classifier(checkpoints.make_module(factory, weights=False))
+    """What a factory makes, without weights: to be compared by what it computes."""
+    made = Classifier({}, as_classifier(checkpoints.make_module(factory, weights=False)).apply)
     return in_bfloat16(made) if precision == "bfloat16" else made
 
 
