@@ -103,7 +103,7 @@ def robust_accuracy(correct: ArrayLike, success: ArrayLike) -> float:
 
 
 def _scores(scores: ArrayLike, role: str) -> Float[np.ndarray, " n"]:
-    array = inputs.array(scores, f"{role} scores")
+    array = inputs.array(scores, f"finite {role} scores")
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         raise BadInput(f"expected finite {role} scores, one per input, got {array.dtype} of shape {array.shape}; give at least one, no NaN")
     return array.astype(np.float64)

@@ -1,13 +1,14 @@
 """Networks and labels that are not what they seem: said, or refused, but never a number without a word."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from a2d_jax import costs, drivers
+from a2d_jax import costs, drivers, jobs
 from a2d_jax.attacks import JSMA, Boundary, bim, pgd
 from a2d_jax.detectors import ZScore
 from a2d_jax.errors import BadInput, InputWarning
@@ -152,3 +153,24 @@ def test_images_of_adversaries_are_not_called_shifted():
     seen, label = costs.Seen(), np.random.default_rng(0).integers(0, 10, 200)
     seen.add(np.eye(10)[label] * 9, label, (label + np.random.default_rng(1).integers(1, 10, 200)) % 10, np.arange(200))
     assert not any("count from" in note for note in seen.notes())
+
+
+def test_commands_tell(tmp_path):
+    """Protects the command line: labels from 1 are noted, and misclassified images stand beside the success rate and in the metadata."""
+    label = costs.predictions(convnet(), X)[0]
+    np.savez(tmp_path / "x.npz", x=X, y=label + 1)
+    given = {"classifier": "tests.nets:convnet", "images": tmp_path / "x.npz"}
+    settings = {"epsilon": 0.3, "step_size": 0.05, "max_steps": 8}
+    outside = int((label == 4).sum())
+    predicted = jobs.predict(jobs.PredictSpec(out=tmp_path / "p.parquet", **given))
+    attacked = jobs.attack(jobs.AttackSpec(out=tmp_path / "a.npz", attack="bim", **given, **settings))
+    measured = jobs.cost(jobs.CostSpec(out=tmp_path / "c.parquet", attacks="bim", **given, **settings))
+    for done in (predicted, attacked, measured):
+        assert any("labels seem to count from 1 instead of 0" in note for note in done.notes)
+        assert any(f"{outside} labels lie outside 0 to 4, such as 5" in note for note in done.notes)
+    assert predicted.summary["accuracy"] == 0
+    assert attacked.failed == outside
+    assert attacked.summary["success rate"] == 1
+    assert attacked.summary["wrong to begin with"] == 12 - outside
+    assert measured.summary["wrong to begin with"] == 12
+    assert json.loads(str(np.load(tmp_path / "a.npz")["a2d"]))["wrong to begin with"] == 12 - outside
