@@ -91,7 +91,8 @@ def in_bfloat16(classifier: Classifier) -> Classifier:
     def narrow(array: Array) -> Array:
         return array.astype(jnp.bfloat16) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
-    return Classifier(jax.tree.map(narrow, classifier.variables), _Bfloat16Apply(classifier.apply))
+    card = {**classifier.card, "precision": "bfloat16"}
+    return Classifier(jax.tree.map(narrow, classifier.variables), _Bfloat16Apply(classifier.apply), card)
 
 
 def precision(classifier: Classifier) -> str:

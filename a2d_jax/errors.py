@@ -1,4 +1,4 @@
-"""The one exception for input of the user that cannot be used, and the one sentence that it says."""
+"""The one exception for input of the user that cannot be used, the one sentence that it says, and the warning for input that is odd."""
 
 
 class BadInput(ValueError):
@@ -6,6 +6,10 @@ class BadInput(ValueError):
 
     Its text is one line: what was expected, what came, what to do. The command line prints that line and exits with 1.
     """
+
+
+class InputWarning(UserWarning):
+    """Something about the input that the caller should know, although it can be used: what commands tell as notes on stderr."""
 
 
 def require(holds: bool, what: str, got: object, remedy: str) -> None:

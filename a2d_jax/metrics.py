@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm, rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from a2d_jax.errors import BadInput
+from a2d_jax import inputs
+from a2d_jax.errors import BadInput, require
 
 
 class DetectionReport(NamedTuple):
@@ -71,12 +72,14 @@ def average_precision(benign_scores: ArrayLike, adversarial_scores: ArrayLike) -
 
 def tpr_at_fpr(benign_scores: ArrayLike, adversarial_scores: ArrayLike, fpr: float) -> float:
     """Largest share of adversarial inputs caught by a threshold with a false-positive rate of at most `fpr`."""
+    require(0 <= fpr <= 1, "a rate in [0, 1]", fpr, "0.05 allows one false alarm in twenty")
     fprs, tprs, _ = roc_curve(*_labelled(benign_scores, adversarial_scores), drop_intermediate=False)
     return float(tprs[fprs <= fpr].max())
 
 
 def fpr_at_tpr(benign_scores: ArrayLike, adversarial_scores: ArrayLike, tpr: float) -> float:
     """Smallest false-positive rate of a threshold that catches at least the share `tpr` of adversarial inputs."""
+    require(0 <= tpr <= 1, "a rate in [0, 1]", tpr, "0.95 catches nineteen in twenty")
     fprs, tprs, _ = roc_curve(*_labelled(benign_scores, adversarial_scores), drop_intermediate=False)
     return float(fprs[tprs >= tpr].min())
 
@@ -100,7 +103,7 @@ def robust_accuracy(correct: ArrayLike, success: ArrayLike) -> float:
 
 
 def _scores(scores: ArrayLike, role: str) -> Float[np.ndarray, " n"]:
-    array = np.asarray(scores)
+    array = inputs.array(scores, f"finite {role} scores")
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         raise BadInput(f"expected finite {role} scores, one per input, got {array.dtype} of shape {array.shape}; give at least one, no NaN")
     return array.astype(np.float64)
@@ -112,7 +115,7 @@ def _labelled(benign_scores: ArrayLike, adversarial_scores: ArrayLike) -> tuple[
 
 
 def _flags(flags: ArrayLike, role: str) -> Bool[np.ndarray, " n"]:
-    array = np.asarray(flags)
+    array = inputs.array(flags, f"flags {role}")
     if array.ndim != 1 or array.size == 0 or array.dtype != np.bool_:
         raise BadInput(f"expected flags {role}, one true or false per input, got {array.dtype} of shape {array.shape}; give at least one")
     return array

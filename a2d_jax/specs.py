@@ -88,11 +88,7 @@ def attacks(text: str, makers: Mapping[str, Maker], called: Callable[[str], str]
 def make_attack(name: str, maker: Maker, settings: Mapping[str, Any]) -> Attack:
     """An attack of its settings, refused unless it is one."""
     made = _make("attack", name, maker, settings)
-    lacks = [part for part in ("init", "step", "length", "norm", "max_steps") if not hasattr(made, part)]
-    if lacks:
-        raise BadInput(
-            f"expected {name} to make an attack, got a {type(made).__name__} without {', '.join(lacks)}; see `Attack` in a2d_jax.types"
-        )
+    whole_attack(made, f"{name} to make an attack")
     if isinstance(made, type) or not is_dataclass(made) or jax.tree.leaves(made) == [made]:
         raise BadInput(
             f"expected {name} to make an attack, a frozen dataclass registered with jax.tree_util.register_dataclass, "
@@ -105,6 +101,17 @@ def make_attack(name: str, maker: Maker, settings: Mapping[str, Any]) -> Attack:
         raise BadInput(f"expected max_steps of {name} as a whole number from 0 to {MOST_STEPS - 1}, got {attack.max_steps!r}; correct it")
     kind_of(attack)  # refuses what no file could name
     return made  # pyright: ignore[reportReturnType] (checked above)
+
+
+def whole_attack(made: object, expected: str) -> None:
+    """Refuse what is no attack.
+
+    Raises:
+      BadInput: a part is missing.
+    """
+    lacks = [part for part in ("init", "step", "length", "norm", "max_steps") if not hasattr(made, part)]
+    if lacks:
+        raise BadInput(f"expected {expected}, got a {type(made).__name__} without {', '.join(lacks)}; see `Attack` in a2d_jax.types")
 
 
 def detector(text: str, called: Callable[[str], str] = str, **given: Any) -> detectors.Detector:

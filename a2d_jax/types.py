@@ -5,7 +5,8 @@ they pass through `jit`, `vmap`, `while_loop` and `shard_map`: numbers are leave
 change the program are static.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -21,7 +22,9 @@ STATIC = {"static": True}
 """Metadata of a dataclass field that is part of the program, not an argument of it."""
 
 
-@jax.tree_util.register_dataclass
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["variables"], meta_fields=["apply"], drop_fields=["card"]
+)  # what a checkpoint says is no part of the program
 @dataclass(frozen=True)
 class Classifier:
     """A function from one image to logits, with its weights beside it.
@@ -33,10 +36,13 @@ class Classifier:
     Attributes:
       variables: weights and statistics, any pytree of arrays.
       apply: `(variables, x) -> logits`; x `h w c`, float32 in [0, 1]; logits `k`.
+      card: how it can be made again and what its checkpoint says, see `a2d_jax.io.checkpoints`; empty where nobody said. It is lost where
+        JAX takes the classifier apart.
     """
 
     variables: Any
     apply: Callable[[Any, Array], Array] = field(metadata=STATIC)
+    card: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, " k"]:
         return self.apply(self.variables, x)
@@ -67,12 +73,14 @@ class Progress(NamedTuple):
     backward: Int[Array, ""]  # backward queries the algorithm asked for
     fresh: Bool[Array, ""]  # no update yet, and the label is the classifier's own: nothing is misclassified
     crossing: Float[Array, ""]  # radius at which the class changes; before that, the radius walked; NaN for an attack that has none
+    broken: Bool[Array, ""]  # logits or a gradient were not finite: the attack has ended, and its numbers say nothing
+    flat: Bool[Array, ""]  # there were gradients, and every one of them was 0: the attack had no direction to go
 
     @classmethod
     def start(cls, example: Example) -> "Progress":
         """Nothing done yet. Whose label it is decides whether the input itself can be a success, see `admit`."""
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return cls(zero, no, no, no, zero, zero, example.own, jnp.full((), jnp.nan, example.x.dtype))
+        return cls(zero, no, no, no, zero, zero, example.own, jnp.full((), jnp.nan, example.x.dtype), no, no)
 
     def admit(self, success: Array) -> Array:
         """`success`, but never of the input itself where its label is the classifier's own prediction.
@@ -98,6 +106,7 @@ class Progress(NamedTuple):
         give_up: Array | bool = False,
         goes_on: Array | bool = False,
         crossing: Array | None = None,
+        slope: Array | None = None,
     ) -> "Progress":
         """Judge the current point: the one place that decides `done` and counts the update that follows.
 
@@ -110,18 +119,23 @@ class Progress(NamedTuple):
           give_up: stop although budget is left (a dead end, or the end of what is to be tried).
           goes_on: success alone does not stop (a better one is looked for).
           crossing: radius at which the class changes, or the radius walked without a change, see `a2d_jax.attacks.path`.
+          slope: of the gradient that this look took, see `a2d_jax.losses.slope_of`; None where it took none. One that is not finite ends
+            the attack as a failure.
         """
-        success = self.admit(success)
-        done = (success & jnp.logical_not(goes_on)) | give_up | (self.iterations >= max_steps)
+        broken = self.broken if slope is None else self.broken | ~jnp.isfinite(slope)
+        success = self.admit(success) & ~broken
+        done = (success & jnp.logical_not(goes_on)) | give_up | (self.iterations >= max_steps) | broken
         return Progress(
             iterations=jnp.where(done, self.iterations, self.iterations + 1),
             success=success,
-            reached=success if reached is None else self.admit(reached),
+            reached=success if reached is None else self.admit(reached) & ~broken,
             done=done,
             forward=self.forward + forward,
             backward=self.backward + backward,
             fresh=jnp.zeros_like(self.fresh),
             crossing=self.crossing if crossing is None else crossing,
+            broken=broken,
+            flat=self.flat if slope is None else (self.flat | (self.backward == 0)) & (slope == 0),
         )
 
 
@@ -172,3 +186,5 @@ class AttackResult(NamedTuple):
     backward_queries: Int[Array, "*n"]  # likewise; a K-class Jacobian is 1 forward, K backward
     distance: Float[Array, "*n"]  # of x_adv from x, in the attack's own norm, computed by the driver
     crossing: Float[Array, "*n"]  # radius, in that norm, at which the class changes; of a failure, the radius walked; NaN: has none
+    broken: Bool[Array, "*n"]  # logits or a gradient were not finite: a failure whose numbers say nothing
+    flat: Bool[Array, "*n"]  # every gradient was 0: the attack had no direction to go

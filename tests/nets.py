@@ -70,6 +70,7 @@ def forget_times(monkeypatch) -> None:
     def without_times(mesh):
         found = handed_out(mesh)
         monkeypatch.setattr(found, "seconds", {})
+        monkeypatch.setattr(found, "trips", {})
         return found
 
     monkeypatch.setattr(refill, "program", without_times)

@@ -547,6 +547,7 @@ def test_images_from_elsewhere(here, capsys):
     Image.fromarray(np.dstack([x[3], x[2], x[1]])).save("set/1/colour.png")
     os.symlink("0", "set/2")
     notes = [
+        "no checkpoint is given, and the weights that tiny_net:dense makes look untrained; name trained ones (--checkpoint)",
         "left out files that end like images but are leavings of systems or tools: 1, first 0/._a.png",
         "left out links to images or folders that count already: 1, first 2",
         "colour was turned to grey, since the classifier takes one channel: 1 of 4 images",

@@ -7,7 +7,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "a2d_jax"
 FLOORS = [
     {"errors"},
-    {"types", "imports", "metrics", "console"},
+    {"imports"},
+    {"inputs"},
+    {"types", "metrics", "console"},
     {"norms", "losses", "measurements", "classifiers", "nn"},
     {"attacks", "detectors", "robustness"},
     {"drivers"},

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 
 from a2d_jax import norms
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, margin, misclassifies
+from a2d_jax.losses import cross_entropy, margin, misclassifies, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 Loss = Literal["ce", "dlr"]
@@ -99,10 +99,10 @@ class APGD:
 
     def step(self, classifier: Classifier, example: Example, state: APGDState) -> APGDState:
         loss_of = cross_entropy if self.loss == "ce" else dlr
-        logits, gradient = look(classifier, lambda z: loss_of(z, example.label), state.x_adv)
+        logits, gradient, slope = view(classifier, lambda z: loss_of(z, example.label), state.x_adv)
         clean, starting = state.progress.iterations == 0, state.progress.iterations == 1
         success = misclassifies(logits, example.label)
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1)
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, slope=slope)
 
         x, gradient, state = self._checked(state, loss_of(logits, example.label), gradient, starting)
         share = jnp.where(starting, 1, FORWARD).astype(x.dtype)

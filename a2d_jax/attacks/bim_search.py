@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from a2d_jax import norms
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, misclassifies
+from a2d_jax.losses import cross_entropy, misclassifies, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 RUNS = 20  # runs with growing radii at most, and bisections after the first success
@@ -91,7 +91,7 @@ class BIMSearch:
         )
 
     def step(self, classifier: Classifier, example: Example, state: BIMSearchState) -> BIMSearchState:
-        logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
+        logits, gradient, slope = view(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
         success = state.progress.admit(misclassifies(logits, example.label))
         at_input = state.progress.iterations == 0
         ascent = norms.steepest(gradient, self.norm)
@@ -109,7 +109,9 @@ class BIMSearch:
         found = jnp.isfinite(state.distance)
         ends = search_ends | (at_input & success)
         # A search cut short keeps its success, but its cost is censored.
-        progress = state.progress.judge(found, self.max_steps, reached=ends & found, forward=1, backward=1, give_up=ends, goes_on=True)
+        progress = state.progress.judge(
+            found, self.max_steps, reached=ends & found, forward=1, backward=1, give_up=ends, goes_on=True, slope=slope
+        )
 
         starts = at_input | run_ends
         moved = jnp.where(starts, example.x, state.x_adv) + self.step_size / self.epsilon * state.radius * jnp.where(

@@ -35,7 +35,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from a2d_jax.errors import require
-from a2d_jax.losses import look, margin, misclassifies, predicts
+from a2d_jax.losses import margin, misclassifies, predicts, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 SHRINK = 0.999999  # keeps artanh finite at pixels 0 and 1
@@ -139,7 +139,7 @@ class CarliniWagner:
         shifted = _pixels(tanh + state.shift)
         delta = shifted - _pixels(tanh)
         point = jnp.where(first, example.x, shifted)
-        logits, gradient = look(classifier, lambda z: self._shortfall(z, example.label), point)
+        logits, gradient, slope = view(classifier, lambda z: self._shortfall(z, example.label), point)
 
         accepted = state.progress.admit(self._accepts(logits, example.label))
         square = jnp.sum((point - example.x) ** 2)
@@ -147,8 +147,8 @@ class CarliniWagner:
         success = state.progress.success | accepted
 
         loss = jnp.sum(delta**2) + state.constant * self._shortfall(logits, example.label)
-        slope = 2 * shifted * (1 - shifted)  # dT/dw
-        state = self._update(state, (2 * delta + state.constant * gradient) * slope)
+        by_w = 2 * shifted * (1 - shifted)  # dT/dw
+        state = self._update(state, (2 * delta + state.constant * gradient) * by_w)
         left, state = self._leave(state, loss, accepted)
 
         exhausted = left & (state.tried >= self.constants)
@@ -156,7 +156,7 @@ class CarliniWagner:
         return state._replace(
             x_adv=jnp.where(nearer | ~success, point, state.x_adv),
             nearest=jnp.where(nearer, square, state.nearest),
-            progress=state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=exhausted, goes_on=goes_on),
+            progress=state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=exhausted, goes_on=goes_on, slope=slope),
         )
 
     def length(self) -> int:

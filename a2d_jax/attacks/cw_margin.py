@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from a2d_jax.attacks.carlini_wagner import adam
 from a2d_jax.errors import require
-from a2d_jax.losses import look, margin, misclassifies
+from a2d_jax.losses import margin, misclassifies, view
 from a2d_jax.types import Classifier, Example, Norm, Progress
 
 CONSTANT = 0.6  # c of the original
@@ -82,11 +82,11 @@ class CWMargin:
     def step(self, classifier: Classifier, example: Example, state: CWMarginState) -> CWMarginState:
         mean, std = (jnp.broadcast_to(jnp.asarray(value, example.x.dtype), example.x.shape) for value in (self.mean, self.std))
         normalised = (example.x - mean) / std
-        logits, gradient = look(classifier, lambda z: _rival(z, example.label), state.x_adv)
+        logits, gradient, slope = view(classifier, lambda z: _rival(z, example.label), state.x_adv)
         at_input = state.progress.iterations == 0
 
-        slope = std * (1 - jnp.tanh(normalised + state.shift) ** 2) / 2  # dT/dw
-        descent = jnp.where(at_input | (margin(logits, example.label) < 0), 0, -CONSTANT * gradient * slope)
+        by_w = std * (1 - jnp.tanh(normalised + state.shift) ** 2) / 2  # dT/dw
+        descent = jnp.where(at_input | (margin(logits, example.label) < 0), 0, -CONSTANT * gradient * by_w)
         t = jnp.maximum(state.progress.iterations, 1)
         move, first_moment, second_moment = adam(descent, state.first_moment, state.second_moment, t, self.step_size, 1e-8)
         shift = state.shift - move
@@ -94,7 +94,9 @@ class CWMargin:
         success = misclassifies(logits, example.label)
         rests = jnp.all(descent == 0) & jnp.all(shift == state.shift)
         goes_on = ~at_input
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=rests & goes_on, goes_on=goes_on)
+        progress = state.progress.judge(
+            success, self.max_steps, forward=1, backward=1, give_up=rests & goes_on, goes_on=goes_on, slope=slope
+        )
         point = jnp.clip(mean + std * jnp.tanh(normalised + shift) / 2, 0, 1)
         return CWMarginState(jnp.where(progress.done, state.x_adv, point), shift, first_moment, second_moment, progress)
 

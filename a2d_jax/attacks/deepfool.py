@@ -33,7 +33,7 @@ from jaxtyping import Float, Int
 
 from a2d_jax import norms
 from a2d_jax.errors import require
-from a2d_jax.losses import misclassifies
+from a2d_jax.losses import misclassifies, slope_of
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 TINY = 1e-8  # added to lengths that are divided by
@@ -87,12 +87,12 @@ class DeepFool:
         classes = jnp.where(state.classes[:count] < 0, jax.lax.top_k(logits, count)[1], state.classes[:count])
         one_hot = classes[:, None] == jnp.arange(logits.shape[-1], dtype=jnp.int32)[None]
         rows = jax.vmap(lambda cotangent: backward(cotangent)[0])(one_hot.astype(logits.dtype))
-        rows = jnp.where(jnp.isfinite(rows), rows, 0)
+        slope, rows = slope_of(logits, rows), jnp.where(jnp.isfinite(rows), rows, 0)
         values = jnp.sum(jnp.where(one_hot, logits[None], 0), axis=1)
 
         move = self._towards_nearest(values, rows, classes == example.label, state.progress.fresh)
         success = misclassifies(logits, example.label)
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=count, give_up=~jnp.any(move))
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=count, give_up=~jnp.any(move), slope=slope)
         total = state.total + move
         start, way = (example.x, total) if self.form == "original" else (state.x_adv, move)
         moved = jnp.clip(start + (1 + self.overshoot) * way, 0, 1)

@@ -32,7 +32,7 @@ from jaxtyping import Float
 
 from a2d_jax import norms
 from a2d_jax.errors import require
-from a2d_jax.losses import look, margin, misclassifies
+from a2d_jax.losses import margin, misclassifies, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 LAST_STEP = 0.01  # of the first step size
@@ -93,7 +93,7 @@ class FMN:
         return FMNState(example.x, example.x, infinite, infinite, Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: FMNState) -> FMNState:
-        logits, gradient = look(classifier, lambda z: margin(z, example.label), state.point)
+        logits, gradient, slope = view(classifier, lambda z: margin(z, example.label), state.point)
         blocked = (state.point <= 0) & (gradient > 0) | (state.point >= 1) & (gradient < 0)
         gradient = jnp.where(blocked, 0, gradient)
 
@@ -101,11 +101,12 @@ class FMN:
         found, distance = before | hit, norms.norm(state.point - example.x, self.norm)
         nearer = hit & (distance < state.nearest)
         nearest = jnp.where(nearer, distance, state.nearest)
-        progress = state.progress.judge(found, self.max_steps, forward=1, backward=1, goes_on=(nearest > 0) & self.minimise)
+        goes_on = (nearest > 0) & self.minimise
+        progress = state.progress.judge(found, self.max_steps, forward=1, backward=1, goes_on=goes_on, slope=slope)
 
         step_size, gamma = self._decayed(state.progress.iterations, example.x.dtype)
-        slope = norms.norm(gradient, DUAL[self.norm])
-        estimate = distance + jnp.abs(margin(logits, example.label)) / jnp.where(slope > 0, slope, 1)
+        steepness = norms.norm(gradient, DUAL[self.norm])
+        estimate = distance + jnp.abs(margin(logits, example.label)) / jnp.where(steepness > 0, steepness, 1)
         estimate = jnp.fmax(estimate * (1 + gamma), LEAST)  # fmax: an estimate that is NaN gives way
         adapted = jnp.where(hit, jnp.minimum(state.epsilon * (1 - gamma), nearest), state.epsilon * (1 + gamma))
         farthest = norms.norm(jnp.maximum(example.x, 1 - example.x), self.norm)

@@ -22,7 +22,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, misclassifies
+from a2d_jax.losses import cross_entropy, misclassifies, view
 from a2d_jax.types import Classifier, Example, Norm, Progress
 
 REFINEMENT = 20  # lengths of the second pass; a hit after so many lengths of the first one is fine enough
@@ -102,7 +102,7 @@ class GradientSign:
         return GradientSignState(example.x, jnp.zeros_like(example.x), search, jnp.zeros((), example.x.dtype), Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: GradientSignState) -> GradientSignState:
-        logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
+        logits, gradient, slope = view(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
         success = state.progress.admit(misclassifies(logits, example.label))
         at_input = state.progress.iterations == 0
         direction = jnp.where(at_input, jnp.sign(gradient), state.direction)
@@ -112,8 +112,16 @@ class GradientSign:
         search, ends = state.search.advance(success, self.lengths)
         found = success | (state.hit > 0)
         # A search cut short keeps its hit, but its cost is censored.
-        counted = state.progress.query(forward=1, backward=at_input.astype(jnp.int32))
-        progress = counted.judge(found, self.max_steps, reached=ends & found, give_up=ends, goes_on=True)
+        progress = state.progress.judge(
+            found,
+            self.max_steps,
+            reached=ends & found,
+            forward=1,
+            backward=at_input.astype(jnp.int32),
+            give_up=ends,
+            goes_on=True,
+            slope=jnp.where(at_input, slope, 0),
+        )
 
         following = jnp.where(progress.done, jnp.where(found, hit, length), search.length(self.lengths))
         return GradientSignState(jnp.clip(example.x + following * direction, 0, 1), direction, search, hit, progress)

@@ -27,7 +27,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, prediction, predicts, second_best
+from a2d_jax.losses import cross_entropy, prediction, predicts, second_best, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
@@ -76,10 +76,11 @@ class JSMA:
             best = jnp.where(state.progress.fresh, example.label, prediction(logits))
             return jnp.where(state.target < 0, second_best(logits, best), state.target)
 
-        logits, gradient = look(classifier, lambda z: cross_entropy(z, target(z)), state.x_adv)
+        logits, gradient, slope = view(classifier, lambda z: cross_entropy(z, target(z)), state.x_adv)
         change = choose(state.x_adv, state.changes, gradient, self.max_changes)
         success = predicts(logits, target(logits))
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=~jnp.any(change != 0))
+        stuck = ~jnp.any(change != 0)
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, give_up=stuck, slope=slope)
 
         change = jnp.where(progress.done, 0, change)
         moves = state.moves + change

@@ -26,7 +26,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from a2d_jax.errors import require
-from a2d_jax.losses import predicts
+from a2d_jax.losses import predicts, slope_of
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 Rule = Literal["pair", "single"]
@@ -77,9 +77,9 @@ class JSMAOnce:
         logits, pull_back = jax.vjp(classifier.__call__, state.x_adv)
         target = jnp.where(state.target < 0, self._target(example, logits.shape[0]), state.target)
         seeds = self._seeds(logits, target)
-        slopes = jax.vmap(lambda seed: pull_back(seed)[0])(seeds)
+        gradients = jax.vmap(lambda seed: pull_back(seed)[0])(seeds)
         theta = jnp.broadcast_to(jnp.asarray(self.theta, example.x.dtype), example.x.shape)
-        effects = jnp.where(jnp.isfinite(slopes), slopes, 0) * theta[None]
+        effects = jnp.where(jnp.isfinite(gradients), gradients, 0) * theta[None]
         saliency = effects[0] if self.rule == "pair" else jnp.maximum(effects[0], 0) * jnp.abs(jnp.minimum(effects[1], 0))
 
         free = ~state.touched & (state.x_adv < 1)
@@ -90,7 +90,8 @@ class JSMAOnce:
         if self.rule == "pair":
             give_up |= jnp.sum(free, dtype=jnp.int32) < 2
 
-        progress = state.progress.judge(predicts(logits, target), self.max_steps, forward=1, backward=len(seeds), give_up=give_up)
+        success, slope = predicts(logits, target), slope_of(logits, gradients)
+        progress = state.progress.judge(success, self.max_steps, forward=1, backward=len(seeds), give_up=give_up, slope=slope)
         return JSMAOnceState(jnp.where(progress.done, state.x_adv, raised), state.touched | chosen, target, progress)
 
     def length(self) -> int:

@@ -23,7 +23,7 @@ from a2d_jax import norms
 from a2d_jax.attacks.gradient_sign import LineSearch
 from a2d_jax.attacks.jsma import choose, moved
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, misclassifies, prediction
+from a2d_jax.losses import cross_entropy, misclassifies, prediction, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
@@ -81,22 +81,24 @@ class JSMAUntargeted:
         at_input, searching = state.progress.iterations == 0, state.target < 0
         tried = jnp.clip(example.x + state.search.length(self.lengths) * state.direction, 0, 1)
         point = jnp.where(searching, tried, state.x_adv)
-        logits, gradient = look(classifier, lambda z: cross_entropy(z, jnp.where(searching, example.label, state.target)), point)
+        logits, gradient, slope = view(classifier, lambda z: cross_entropy(z, jnp.where(searching, example.label, state.target)), point)
         wrong = state.progress.admit(misclassifies(logits, example.label))
 
         search, found = state.search.advance(wrong, self.lengths)
         reached = jnp.where(wrong & searching, prediction(logits), state.reached)
         named = jnp.where(reached < 0, _another(example, logits.shape[0]), reached)
 
+        asked = at_input | ~searching  # for a gradient; the search looks without
         change = jnp.where(searching, 0, choose(state.x_adv, state.changes, gradient, self.max_changes))
         untouched = ~searching & example.own & ~jnp.any(state.changes > 0)  # the input again, whose label stands
         spent = jnp.sum(state.changes, dtype=jnp.int32) >= self.max_updates
         progress = state.progress.judge(
-            wrong & (at_input | ~searching) & ~untouched,
+            wrong & asked & ~untouched,
             self.max_steps,
             forward=1,
-            backward=(at_input | ~searching).astype(jnp.int32),
+            backward=asked.astype(jnp.int32),
             give_up=~searching & (spent | ~jnp.any(change != 0)),
+            slope=jnp.where(asked, slope, 0),
         )
         change = jnp.where(progress.done, 0, change)
         moves = state.moves + change

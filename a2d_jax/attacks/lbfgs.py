@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float, Int
 
 from a2d_jax import norms
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, prediction, predicts, second_best
+from a2d_jax.losses import cross_entropy, prediction, predicts, second_best, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 MEMORY = 15  # pairs of moves and changes of the gradient
@@ -219,7 +219,7 @@ class LBFGS:
             return jnp.where(state.target < 0, second_best(logits, best), state.target)
 
         point = state.search.point
-        logits, gradient = look(classifier, lambda z: cross_entropy(z, target(z)), point)
+        logits, gradient, slope = view(classifier, lambda z: cross_entropy(z, target(z)), point)
         delta, weight = point - example.x, state.constant * (example.x.size / 2)
         value = jnp.sum(delta**2) / 2 + weight * cross_entropy(logits, target(logits))
         search = advance(state.search, value, delta + weight * gradient)
@@ -234,7 +234,7 @@ class LBFGS:
         found = before | hit
         reached = found & finished if self.minimise else found  # a search cut short is censored
         progress = state.progress.judge(
-            found, self.max_steps, reached=reached, forward=1, backward=1, give_up=finished, goes_on=self.minimise
+            found, self.max_steps, reached=reached, forward=1, backward=1, give_up=finished, goes_on=self.minimise, slope=slope
         )
         kept = jnp.where(before, state.x_adv, jnp.where(progress.done, point, constant.search.point))
         return constant._replace(

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from a2d_jax import norms
 from a2d_jax.attacks.path import Path
 from a2d_jax.errors import require
-from a2d_jax.losses import look, margin, misclassifies
+from a2d_jax.losses import margin, misclassifies, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
@@ -81,18 +81,20 @@ class Newton:
         return NewtonState(example.x, Path.start(example), Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: NewtonState) -> NewtonState:
-        logits, gradient = look(classifier, lambda z: margin(z, example.label), state.x_adv)
+        logits, gradient, slope = view(classifier, lambda z: margin(z, example.label), state.x_adv)
         across = state.progress.admit(misclassifies(logits, example.label))
         path = state.path.reach(norms.norm(state.x_adv - example.x, self.norm), margin(logits, example.label), across)
 
         blocked = (state.x_adv <= 0) & (gradient > 0) | (state.x_adv >= 1) & (gradient < 0)
         gradient = jnp.where(blocked, 0, gradient)
         direction = norms.steepest(gradient, self.norm)
-        slope = jnp.sum(gradient * direction)
+        steepness = jnp.sum(gradient * direction)
         stuck = ~jnp.any(direction)
         far = False if self.max_radius is None else path.radius >= self.max_radius
-        progress = state.progress.judge(across, self.max_steps, forward=1, backward=1, give_up=stuck | far, crossing=path.crossing)
-        estimate = self.overshoot * path.margin / jnp.where(slope > 0, slope, 1)
+        progress = state.progress.judge(
+            across, self.max_steps, forward=1, backward=1, give_up=stuck | far, crossing=path.crossing, slope=slope
+        )
+        estimate = self.overshoot * path.margin / jnp.where(steepness > 0, steepness, 1)
         length = jnp.clip(estimate, self.shortest * self.epsilon, jnp.maximum(self.longest * self.epsilon, path.radius))
         moved = jnp.clip(state.x_adv - length * direction, 0, 1)
         return NewtonState(jnp.where(progress.done, state.x_adv, moved), path, progress)

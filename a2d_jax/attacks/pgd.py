@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from a2d_jax import norms
 from a2d_jax.attacks.path import Path
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, look, margin, misclassifies, predicts
+from a2d_jax.losses import cross_entropy, margin, misclassifies, predicts, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
@@ -81,13 +81,15 @@ class PGD:
         return PGDState(example.x, Path.start(example), Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: PGDState) -> PGDState:
-        logits, gradient = look(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
+        logits, gradient, slope = view(classifier, lambda z: cross_entropy(z, example.label), state.x_adv)
         success = (predicts if self.targeted else misclassifies)(logits, example.label)
         towards = margin(logits, example.label) * (-1 if self.targeted else 1)
         walked = jnp.minimum(state.progress.iterations.astype(logits.dtype) * self.step_size, self.epsilon)
         path = state.path.reach(walked, towards, state.progress.admit(success))
         crossing = path.crossing if self.restart_every is None else None
-        progress = state.progress.judge(success, self.max_steps, forward=1, backward=1, goes_on=not self.early_stop, crossing=crossing)
+        progress = state.progress.judge(
+            success, self.max_steps, forward=1, backward=1, goes_on=not self.early_stop, crossing=crossing, slope=slope
+        )
         ascent = norms.steepest(-gradient if self.targeted else gradient, self.norm)
         moved = norms.clip_to_ball(state.x_adv + self.step_size * ascent, example.x, self.epsilon, self.norm)
         if self.restart_every is not None:

@@ -4,11 +4,13 @@ One road leads from images to costs, whoever asks: `measure`, over a set that ma
 with arrays, the commands with files.
 """
 
-from a2d_jax.costs.defense import Arrays, Defense, FittedDefense, costs
+from a2d_jax.costs.defense import Arrays, Defense, FittedDefense, Verdicts, costs
 from a2d_jax.costs.inputs import examples, fingerprints, predictions
 from a2d_jax.costs.judging import Judged, bounded, judge_images
-from a2d_jax.costs.measuring import Measured, Predicted, class_count, measure, predicted
+from a2d_jax.costs.measuring import Measured, Predicted, measure, predicted
+from a2d_jax.costs.notes import Seen
 from a2d_jax.costs.stored import read_defense
+from a2d_jax.inputs import class_count
 
 __all__ = [
     "Arrays",
@@ -17,6 +19,8 @@ __all__ = [
     "Judged",
     "Measured",
     "Predicted",
+    "Seen",
+    "Verdicts",
     "bounded",
     "class_count",
     "costs",

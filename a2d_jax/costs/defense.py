@@ -1,21 +1,26 @@
 """Costs of arrays, and a classifier guarded by attacks and a detector: the product from Python."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from a2d_jax.costs.inputs import checked, not_finite
-from a2d_jax.costs.judging import Judged, judge_images, read_columns
+from a2d_jax import drivers, inputs
+from a2d_jax.costs.folder import Parts, read_folder, write_folder
+from a2d_jax.costs.inputs import key_data, logits_of, not_finite
+from a2d_jax.costs.judging import Judged, bounded, judge_images, read_columns, stops_of
 from a2d_jax.costs.lanes import Lanes
 from a2d_jax.costs.measuring import Measured, measure
+from a2d_jax.costs.notes import warn
 from a2d_jax.costs.targets import Target
 from a2d_jax.detectors import Detector, FittedDetector
 from a2d_jax.errors import BadInput
-from a2d_jax.io.source import Piece, Shape, integer_labels
+from a2d_jax.inputs import Shape
+from a2d_jax.io.source import Piece
 from a2d_jax.measurements import Column
 from a2d_jax.types import Attack, AttackResult, Classifier
 
@@ -44,10 +49,16 @@ def costs(
       devices: default all local devices.
 
     Raises:
-      BadInput: images of another shape or type, outside [0, 1] or NaN; logits that are not finite; labels that the classifier does not
-        have; a targeted attack without a target.
+      BadInput: no images, or some of another shape or type, outside [0, 1] or NaN; logits or gradients that are not finite; labels that
+        the classifier does not have; a targeted attack without a target.
+
+    Warns:
+      InputWarning: outputs that are probabilities, labels that seem shifted, or an attack that could not move some images.
     """
-    images = Arrays(checked(x), None if label is None else integer_labels(np.asarray(label), len(x), Path("the arrays")))
+    x = inputs.images(x)
+    if label is not None:
+        label = inputs.labels(label, len(x), inputs.class_count(classifier, x.shape[1:], "the images", x.dtype))
+    images = Arrays(x, label)
     x_adv = {name: np.zeros_like(images.x) for name in attacks}
 
     def keep(name: str, rows: np.ndarray, attacked: np.ndarray) -> None:
@@ -56,6 +67,7 @@ def costs(
     how: dict[str, Any] = {"seed": seed, "lanes": lanes, "devices": devices, "target": target}
     how["labels"] = "prediction" if label is None else "set"
     measured = whole(measure(classifier, images, attacks, keep_x_adv=keep, **how))
+    warn(measured.notes, 2)
     results = {name: result._replace(x_adv=x_adv[name]) for name, result in measured.results.items()}  # pyright: ignore[reportArgumentType]
     return np.stack([np.asarray(result.cost) for result in results.values()], axis=1), results
 
@@ -111,6 +123,8 @@ class Defense:
     Example:
       defense = Defense(classifier, {"bim": bim()}, ZScore()).fit(benign)
       defense.predict(x)  # True where adversarial
+      defense.save("guard")
+      defense = Defense.load("guard")
     """
 
     classifier: Classifier
@@ -120,17 +134,50 @@ class Defense:
     target: Target | None = None
 
     def fit(self, benign: Float[Any, "n h w c"], adversarial: Float[Any, "m h w c"] | None = None, *, seed: int = 0) -> "FittedDefense":
-        """Measure these images, in full, and fit the detector to them."""
+        """Measure these images, in full, and fit the detector to them.
+
+        Raises:
+          BadInput: as `costs`, or what the detector refuses.
+
+        Warns:
+          InputWarning: as `costs`.
+        """
         columns = Column.all_named(list(self.attacks) if self.columns is None else self.columns, self.attacks)
 
-        def read(x: Float[Any, "n h w c"]) -> tuple[np.ndarray, np.ndarray]:
-            images = Arrays(checked(x))
+        def read(x: Float[np.ndarray, "n h w c"]) -> tuple[np.ndarray, np.ndarray]:
+            images = Arrays(x)
             measured = whole(measure(self.classifier, images, self.attacks, seed=seed, target=self.target))
+            warn(measured.notes, 3)
             return read_columns(measured, self.attacks, columns, images.shape), measured.label
 
-        negative, labels = read(benign)
-        positive = None if adversarial is None else read(adversarial)[0]
-        return FittedDefense(self.classifier, self.attacks, self.detector.fit(negative, positive, labels=labels), columns, self.target)
+        x = inputs.images(benign)
+        x_adv = None if adversarial is None else inputs.images(adversarial, x.shape[1:])
+        negative, labels = read(x)
+        positive = None if x_adv is None else read(x_adv)[0]
+        fitted = self.detector.fit(negative, positive, labels=labels)
+        return FittedDefense(self.classifier, self.attacks, fitted, columns, self.target, Arrays(x).shape)
+
+    @staticmethod
+    def load(folder: str | Path, *, plugins: Sequence[str] = ()) -> "FittedDefense":
+        """Read what `FittedDefense.save` wrote; its verdicts are the same in every bit.
+
+        Args:
+          folder: of `save`. It holds no code and imports none: the module of the classifier's factory must be imported by the program.
+          plugins: modules that may be imported because the folder names them, for the factory or for an attack or a detector of their own.
+
+        Raises:
+          BadInput: no such folder, a damaged or foreign one, or one that needs a module that is neither imported nor named.
+        """
+        return FittedDefense(**read_folder(folder, plugins)._asdict())
+
+
+class Verdicts(NamedTuple):
+    """What a defense makes of images, and why; NumPy arrays with one entry for each image."""
+
+    adversarial: Bool[np.ndarray, " n"]
+    score: Float[np.ndarray, " n"]  # higher is more adversarial
+    costs: Float[np.ndarray, "n columns"]  # the numbers that the detector read, in the order of `columns`
+    label: Int[np.ndarray, " n"]  # class that the classifier predicts
 
 
 @dataclass(frozen=True)
@@ -138,7 +185,15 @@ class FittedDefense:
     """A classifier guarded by attacks and a fitted detector; see `Defense`.
 
     A verdict is that of the image: whatever is drawn for it, by a random attack or as the jitter of a conformal p-value, derives from its
-    pixels, so that it does not matter how images are batched.
+    pixels, so that it does not matter how images are batched. Threads may share a defense.
+
+    Attributes:
+      classifier: one image to logits.
+      attacks: by name.
+      detector: fitted.
+      columns: what it reads.
+      target: class that targeted attacks reach.
+      shape: height, width, channels of the images it was fitted to; other images are refused. None takes any that the classifier takes.
     """
 
     classifier: Classifier
@@ -146,6 +201,7 @@ class FittedDefense:
     detector: FittedDetector
     columns: tuple[Column, ...]
     target: Target | None = None
+    shape: Shape | None = None
 
     def score(self, x: Float[Any, "n h w c"], *, seed: int = 0) -> Float[np.ndarray, " n"]:
         """Higher is more adversarial. From full costs: a bound would cut off the ranking of benign images."""
@@ -158,11 +214,88 @@ class FittedDefense:
           x: images in [0, 1].
           seed: of the random attacks.
           bound: stop each attack at the cost from which the verdict is benign whatever follows; the verdicts are the same.
+
+        Raises:
+          BadInput: no images, or some of another shape or type, outside [0, 1] or NaN; logits or gradients that are not finite.
+
+        Warns:
+          InputWarning: as `costs`.
         """
         return self._judge(x, bound=bound, seed=seed).adversarial
 
+    def judge(self, x: Float[Any, "n h w c"], *, seed: int = 0, bound: bool = False) -> Verdicts:
+        """Verdicts with the scores and costs that they rest on.
+
+        Args:
+          x: images in [0, 1].
+          seed: of the random attacks.
+          bound: as for `predict`, which takes less time; scores and costs of benign images are then cut off where their attacks stopped.
+
+        Raises:
+          BadInput: as `predict`.
+        """
+        judged = self._judge(x, bound=bound, seed=seed)
+        return Verdicts(judged.adversarial, judged.score, judged.table, judged.measured.label)
+
+    def warmup(self, shape: Shape | None = None) -> None:
+        """Compile all that judging images of one shape needs, so that no later call waits for it, however many images it brings.
+
+        Args:
+          shape: height, width, channels; default those of the images that the defense was fitted to.
+
+        Raises:
+          BadInput: no shape is known, or images have another one.
+        """
+        shape = shape or self.shape
+        if shape is None:
+            raise BadInput("expected the shape of the images, got none, and the defense knows none; pass shape=(height, width, channels)")
+        h, w, c = shape
+        if self.shape is not None and (h, w, c) != self.shape:
+            raise BadInput(f"expected images of the shape {self.shape}, to which the defense was fitted, got {(h, w, c)}; leave shape out")
+        inputs.class_count(self.classifier, (h, w, c), "warmup")
+        zeros = np.zeros((1, h, w, c), np.float32)
+        logits_of(self.classifier, zeros)
+        key_data(0, np.zeros(1, np.int64))
+        for bound in (True, False):
+            for attack in self._stopped((h, w, c), bound).values():
+                drivers.warm(attack, self.classifier, (h, w, c), keep_x_adv=False)
+        self.detector.score(np.zeros((1, len(self.columns))), labels=np.zeros(1, int), index=np.zeros(1, int))
+
+    def save(self, folder: str | Path, *, factory: str | None = None, force: bool = False) -> None:
+        """Write a folder from which `Defense.load` makes the same defense, on another machine too; it appears whole or not at all.
+
+        Args:
+          folder: new; its parent must exist.
+          factory: import string `module:factory` of a function without arguments that makes the classifier or its module, as for
+            `a2d cost --classifier`; default the one that the classifier was loaded with.
+          force: replace a folder that `save` wrote.
+
+        Raises:
+          BadInput: the folder cannot or must not be written, or nobody says how the classifier is made.
+        """
+        if self.shape is None:
+            raise BadInput("expected a defense that knows the shape of its images, got one without; make it with Defense.fit")
+        parts = Parts(self.classifier, self.attacks, self.detector, self.columns, self.target, self.shape)
+        write_folder(parts, folder, factory, force)
+
     def _judge(self, x: Float[Any, "n h w c"], *, bound: bool, seed: int) -> Judged:
-        how: dict[str, Any] = {"bound": bound, "seed": seed, "target": self.target}
-        judged = judge_images(self.classifier, Arrays(checked(x)), self.attacks, self.columns, self.detector, **how)
+        images = Arrays(inputs.images(x, self.shape))
+        how: dict[str, Any] = {"bound": bound, "stops": self._stops(images.shape), "seed": seed, "target": self.target}
+        judged = judge_images(self.classifier, images, self.attacks, self.columns, self.detector, **how)
         whole(judged.measured)
+        warn(judged.measured.notes, 3)
         return judged
+
+    def _stopped(self, shape: Shape, bound: bool) -> Mapping[str, Attack]:
+        """The attacks as they run."""
+        read = {column.measurement: stop for column, stop in zip(self.columns, self._stops(shape), strict=True)}
+        attacks = {name: self.attacks[name] for name in read}
+        return bounded(attacks, read.values()) if bound else attacks
+
+    def _stops(self, shape: Shape) -> tuple[float | None, ...]:
+        return self._known_stops if shape == self.shape else stops_of(self.attacks, self.columns, self.detector, shape)
+
+    @functools.cached_property
+    def _known_stops(self) -> tuple[float | None, ...]:
+        """Asked of the detector once: it may judge thousands of costs for it."""
+        return stops_of(self.attacks, self.columns, self.detector, self.shape or ())

@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt
 
+from a2d_jax import inputs
 from a2d_jax.classifiers import predict
 from a2d_jax.drivers.refill import default_lanes
 from a2d_jax.errors import BadInput
 from a2d_jax.types import Classifier, Example
 
 LOW_BITS = 0xFFFFFFFF
+KEYS = 256  # made at a time
 
 
 def examples(
@@ -37,17 +39,19 @@ def examples(
       seed: of the random attacks.
 
     Raises:
-      BadInput: images of another shape or type, outside [0, 1] or NaN; or logits that are not finite.
+      BadInput: no images, or some of another shape or type, outside [0, 1] or NaN; labels that are no classes of the classifier, one for
+        each image; or logits that are not finite.
     """
-    x = checked(x)
+    x = inputs.images(x)
     own = label is None if predicted is None else predicted
     if label is None:
         label = predictions(classifier, x)[0]
         if np.any(broken := np.asarray(label) < 0):
             raise not_finite(int(np.flatnonzero(broken)[0]))
-    numbers = jnp.asarray((fingerprints(x) if index is None else np.asarray(index)) & LOW_BITS, jnp.uint32)
-    columns: Any = (x, np.asarray(label, np.int32), _keys(seed, numbers), np.broadcast_to(np.asarray(own, bool), (len(x),)))
-    return Example(*columns)
+    label = inputs.labels(label, len(x), inputs.class_count(classifier, x.shape[1:], "the images", x.dtype))
+    numbers = fingerprints(x) if index is None else inputs.labels(index, len(x), what="index")
+    made = keyed(x, label, np.broadcast_to(np.asarray(own, bool), (len(x),)), numbers, seed)
+    return made._replace(key=jax.random.wrap_key_data(jnp.asarray(made.key)))
 
 
 def not_finite(row: int) -> BadInput:
@@ -59,15 +63,21 @@ def predictions(classifier: Classifier, x: Float[Any, "n h w c"]) -> tuple[Int[n
     """Predicted class and its probability; the class is -1 where the logits are not finite.
 
     An image's class does not depend on the images around it, nor on how many there are.
+
+    Raises:
+      BadInput: no batch of images that the classifier takes.
     """
+    x = inputs.images(x, pixels=False)
+    inputs.class_count(classifier, x.shape[1:], "the images", x.dtype)
     return decided(logits_of(classifier, x))
 
 
 def decided(logits: Float[np.ndarray, "n k"]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """The class that logits predict and its probability; the class is -1 where they are not finite."""
     label = logits.argmax(1).astype(np.int32)
-    probability = np.asarray(jax.nn.softmax(logits))[np.arange(len(label)), label]
-    finite = np.isfinite(logits).all(1)
+    finite = np.asarray(np.isfinite(logits).all(1))
+    safe = np.where(finite[:, None], logits, 0)  # in NumPy: JAX would compile for every number of images
+    probability = 1 / np.sum(np.exp(safe - safe.max(1, keepdims=True)), axis=1)
     return np.where(finite, label, -1).astype(np.int32), np.where(finite, probability, np.nan).astype(np.float32)
 
 
@@ -78,8 +88,6 @@ def logits_of(classifier: Classifier, x: Float[Any, "n h w c"]) -> Float[np.ndar
     predict two classes: one size for all gives every image one class.
     """
     x = np.asarray(x)
-    if not len(x):
-        return np.zeros((0, *jax.eval_shape(classifier, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)).shape), np.float32)
     size = default_lanes(x.shape[1:], jax.local_devices()[0].platform)
     short = -len(x) % size
     padded = np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)]) if short else x
@@ -98,20 +106,26 @@ def fingerprints(x: Float[Any, "n h w c"]) -> Int[np.ndarray, " n"]:
     return np.asarray([int.from_bytes(head, "big") >> 1 for head in heads], np.int64)
 
 
-def checked(x: Any) -> np.ndarray:
-    """The images as a numpy array, refused unless they are what every attack takes for granted."""
-    x = np.asarray(x)
-    if x.ndim != 4:
-        raise BadInput(f"expected images of shape (n, h, w, c), got {x.shape}; add the missing axes")
-    if not np.issubdtype(x.dtype, np.floating):
-        raise BadInput(f"expected floating point images in [0, 1], got {x.dtype}; divide by 255")
-    outside = ~((x >= 0) & (x <= 1)).all(axis=(1, 2, 3))  # true of NaN as well
-    if outside.any():
-        row = int(np.flatnonzero(outside)[0])
-        raise BadInput(f"expected pixels in [0, 1], got {x[row].min()} to {x[row].max()} in image {row}; scale the images")
-    return x
+def keyed(
+    x: Float[np.ndarray, "n h w c"],
+    label: Int[np.ndarray, " n"],
+    predicted: Bool[np.ndarray, " n"],
+    index: Int[np.ndarray, " n"],
+    seed: int,
+) -> Example:
+    """Examples of what is known to be right; keys as their data on the host, so that no number of examples compiles anything."""
+    columns: Any = (x, np.asarray(label, np.int32), key_data(seed, np.asarray(index)), predicted)
+    return Example(*columns)
+
+
+def key_data(seed: int, index: Int[np.ndarray, " n"]) -> UInt[np.ndarray, "n words"]:
+    """The keys of images as plain numbers, made in batches of one size."""
+    numbers = (index & LOW_BITS).astype(np.uint32)
+    padded = np.concatenate([numbers, np.zeros(-len(numbers) % KEYS, np.uint32)])
+    parts = [np.asarray(_keys(seed, padded[begin : begin + KEYS])) for begin in range(0, len(padded), KEYS)]
+    return np.concatenate(parts)[: len(numbers)]
 
 
 @jax.jit
-def _keys(seed: int, numbers: Int[Array, " n"]) -> Array:
-    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(numbers)
+def _keys(seed: int, numbers: Int[Array, " n"]) -> UInt[Array, "n words"]:
+    return jax.random.key_data(jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(numbers))

@@ -43,6 +43,7 @@ def judge_images(
     detector: FittedDetector,
     *,
     bound: bool = True,
+    stops: Sequence[float | None] | None = None,
     **how: Any,
 ) -> Judged:
     """Measure what a detector reads and judge it.
@@ -54,26 +55,34 @@ def judge_images(
       columns: what the detector reads, in its order.
       detector: fitted.
       bound: stop each attack at the cost, or at the crossing, from which the verdict is benign whatever follows; the verdicts are the same.
+      stops: what `stops_of` gives, for a caller who has asked already.
       **how: seed, lanes, devices, report, as for `measure`.
     """
     columns = tuple(columns)
     attacks = {name: attacks[name] for name in dict.fromkeys(column.measurement for column in columns)}
-    of_columns = [(column, attacks[column.measurement]) for column in columns]
-    most = [int(attack.max_steps) + 1 if column.is_cost else None for column, attack in of_columns]
-    stops: tuple[float | None, ...] = (None,) * len(columns)
-    if bound:
-        ends = [farthest(attack.norm, source.shape) if stoppable(column, attack) else None for column, attack in of_columns]
-        costs, radii = detector.bounds(most), detector.radii(ends) if hasattr(detector, "radii") else stops
-        stops = tuple(radius if cost is None else cost for cost, radius in zip(costs, radii, strict=True))
-    stops = _possible(attacks, columns, stops)
+    if not bound:
+        stops = (None,) * len(columns)
+    stops = tuple(stops_of(attacks, columns, detector, source.shape) if stops is None else stops)
     at = {column.measurement: stop for column, stop in zip(columns, stops, strict=True)}
     measured = measure(classifier, source, bounded(attacks, [at[name] for name in attacks]), **how)
     table = read_columns(measured, attacks, columns, source.shape)
     good = measured.good
     score, adversarial = np.zeros(len(good)), np.zeros(len(good), bool)
     known = {"labels": measured.label[good], "index": measured.fingerprint[good]}
-    score[good], adversarial[good] = detector.score(table[good], **known), detector.predict(table[good], **known)
+    score[good] = detector.score(table[good], **known)
+    adversarial[good] = score[good] > detector.threshold
     return Judged(measured, columns, stops, table, score, adversarial)
+
+
+def stops_of(
+    attacks: Mapping[str, Attack], columns: Sequence[Column], detector: FittedDetector, shape: Sequence[int]
+) -> tuple[float | None, ...]:
+    """For each column the cost, or the radius, from which on the verdict is benign whatever follows, where its attack may stop there."""
+    of_columns = [(column, attacks[column.measurement]) for column in columns]
+    most = [int(attack.max_steps) + 1 if column.is_cost else None for column, attack in of_columns]
+    ends = [farthest(attack.norm, tuple(shape)) if stoppable(column, attack) else None for column, attack in of_columns]
+    costs, radii = detector.bounds(most), detector.radii(ends) if hasattr(detector, "radii") else (None,) * len(columns)
+    return _possible(attacks, columns, [radius if cost is None else cost for cost, radius in zip(costs, radii, strict=True)])
 
 
 def read_columns(

@@ -5,24 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from a2d_jax import drivers
 from a2d_jax.console import Report, silent
-from a2d_jax.costs.inputs import decided, examples, fingerprints, logits_of
+from a2d_jax.costs.inputs import decided, fingerprints, keyed, logits_of
 from a2d_jax.costs.lanes import Lanes, fastest_lanes
+from a2d_jax.costs.notes import Seen, unmoved
 from a2d_jax.costs.targets import Target, read_target, targets
 from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.errors import BadInput
-from a2d_jax.imports import one_line
-from a2d_jax.io.source import Piece, Shape, text
+from a2d_jax.inputs import class_count
+from a2d_jax.io.source import Piece, Shape
+from a2d_jax.specs import whole_attack
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
 Keep = Callable[[str, NDArray[np.int64], NDArray[np.float32]], None]
 """Takes the name of an attack, the places in the set of some images, and their attacked versions, as they finish."""
+
+NOT_FINITE = "expected finite gradients and logits, got NaN or infinity during {}; check what the network computes for this image"
+"""The error of an image on which an attack met numbers that are none."""
 
 
 class ImageSet(Protocol):
@@ -69,7 +72,8 @@ class Measured:
       results: by attack; every field has the leading axis `n`, `x_adv` is None.
       stats: by attack, what the lanes did.
       labels: where `label` comes from, `prediction` or `set`.
-      wrong: images whose label was not predicted to begin with: their attack had nothing to do.
+      wrong: images whose label in the set is not what the classifier predicts; None for a set without labels.
+      notes: what the caller should know of the network, the labels and the attacks.
     """
 
     index: NDArray[np.int64]
@@ -82,7 +86,8 @@ class Measured:
     results: dict[str, AttackResult]
     stats: dict[str, drivers.Stats]
     labels: str
-    wrong: int
+    wrong: int | None
+    notes: list[str]
 
     @property
     def failed(self) -> int:
@@ -91,7 +96,13 @@ class Measured:
 
 
 def predicted(
-    classifier: Classifier, source: ImageSet, report: Report = silent, *, target: Target | None = None, seed: int = 0
+    classifier: Classifier,
+    source: ImageSet,
+    report: Report = silent,
+    *,
+    target: Target | None = None,
+    seed: int = 0,
+    seen: Seen | None = None,
 ) -> Iterator[Predicted]:
     """The predicted class of every image, piece by piece.
 
@@ -101,6 +112,7 @@ def predicted(
       report: told of progress.
       target: which class targeted attacks shall reach.
       seed: of random targets.
+      seen: takes note of outputs and labels.
 
     Raises:
       BadInput: at the end, if no image could be used.
@@ -114,6 +126,8 @@ def predicted(
         if good.any():
             logits = logits_of(classifier, piece.x[good])
             label[good], probability[good] = decided(logits)
+            if seen is not None:
+                seen.add(logits, label[good], None if piece.label is None else piece.label[good], fingerprint[good])
             if aim is not None and target is not None:
                 truth = None if piece.label is None else piece.label[good]
                 aim[good] = targets(target, logits, label[good], truth, fingerprint[good], seed)
@@ -165,20 +179,19 @@ def measure(
         raise BadInput(f"expected at least {MIN_WIDTH} lanes, got {lanes}; leave it out to take the default")
     if not attacks or not len(source):
         raise BadInput(f"expected at least one attack and one image, got {len(attacks)} and {len(source)}; give some")
+    for name, attack in attacks.items():
+        whole_attack(attack, f"{name} to be an attack")
     if not -(2**31) <= seed < 2**31:
         raise BadInput(f"expected a seed of at most 31 bits, got {seed}; choose a smaller one")
     target = None if target is None else read_target(target)
     classes = class_count(classifier, source.shape, source.path)
     _target_where_needed(attacks, target)
-    known = _known(list(predicted(classifier, source, report, target=target, seed=seed)), labels, target is not None)
+    seen = Seen()
+    known = _known(list(predicted(classifier, source, report, target=target, seed=seed, seen=seen)), labels, target is not None)
     for column in (known.label, *([] if known.target is None else [known.target])):
         for row in np.flatnonzero((column < 0) | (column >= classes)):
             known.error[row] = known.error[row] or f"expected a label from 0 to {classes - 1}, got {column[row]}; correct it"
-    good = np.asarray([one is None for one in known.error])
-    if not good.any():
-        raise BadInput(
-            f"expected at least one image that can be attacked in {source.path}, got errors in all; the first is {known.error[0]}"
-        )
+    good = _some_good(known, source)
     places = np.zeros(int(good.sum()), np.int64)  # in the set, of the examples in the order in which they are fed
 
     def feed(goal: NDArray[np.int64], own: NDArray[np.bool_]) -> Iterator[Example]:
@@ -192,7 +205,7 @@ def measure(
                 places[begin : begin + len(rows)] = numbers
                 begin += len(rows)
                 who = known.fingerprint[numbers]
-                yield examples(classifier, piece.x[rows], goal[numbers], predicted=own[numbers], index=who, seed=seed)
+                yield keyed(piece.x[rows], goal[numbers], own[numbers], who, seed)
 
     results: dict[str, AttackResult] = {}
     stats: dict[str, drivers.Stats] = {}
@@ -215,6 +228,10 @@ def measure(
             report(name, stream.stats.finished, len(places))
         stats[name] = stream.stats
         results[name] = AttackResult(x_adv=None, **columns)  # pyright: ignore[reportArgumentType] (NumPy here; the images lie elsewhere)
+    for row in np.flatnonzero(good):
+        if broken := [name for name, result in results.items() if result.broken[row]]:
+            known.error[row] = NOT_FINITE.format(" and ".join(broken))
+    good = _some_good(known, source)
     return Measured(
         known.index,
         known.id,
@@ -226,37 +243,23 @@ def measure(
         results,
         stats,
         labels,
-        int((known.predicted != known.label)[good].sum()),
+        None if known.truth is None else int((known.predicted != known.truth)[good].sum()),
+        seen.notes() + [note for name, result in results.items() for note in unmoved(name, result, good)],
     )
 
 
-def class_count(classifier: Classifier, shape: Shape, origin: object) -> int:
-    """Number of classes, found without computing anything.
-
-    Args:
-      classifier: one image to logits.
-      shape: height, width, channels of an image.
-      origin: who has images of this shape.
+def _some_good(known: "_Known", source: ImageSet) -> NDArray[np.bool_]:
+    """Which images have no error.
 
     Raises:
-      BadInput: the classifier does not take images of this shape, or does not give one logit per class.
+      BadInput: all have one.
     """
-    try:
-        logits = jax.eval_shape(classifier, jax.ShapeDtypeStruct(shape, jnp.float32))
-    except Exception as error:  # a foreign module says in its own way that it does not fit
+    good = np.asarray([one is None for one in known.error])
+    if not good.any():
         raise BadInput(
-            f"expected images of a shape that the classifier takes, got {text(shape)} (h x w x c) in {origin}; "
-            f"its own code raises {one_line(error)}"
-        ) from error
-    got = getattr(logits, "shape", "?")
-    if got == (1,):
-        raise BadInput(
-            "expected one logit for each of at least 2 classes, got one output; a network that tells two classes by one number z (before a "
-            "sigmoid) says the same with the logits (0, z): return both"
+            f"expected at least one image that can be attacked in {source.path}, got errors in all; the first is {known.error[0]}"
         )
-    if getattr(logits, "ndim", 0) != 1 or logits.shape[0] < 2:
-        raise BadInput(f"expected one logit for each of at least 2 classes, got an output of shape {got}; check it")
-    return int(logits.shape[0])
+    return good
 
 
 @dataclass(frozen=True)
@@ -269,6 +272,7 @@ class _Known:
     predicted: NDArray[np.int64]
     label: NDArray[np.int64]
     target: NDArray[np.int64] | None
+    truth: NDArray[np.int64] | None
     probability: NDArray[np.float32]
     error: list[str | None]
 
@@ -287,6 +291,7 @@ def _known(pieces: Sequence[Predicted], labels: str, aimed: bool) -> _Known:
         predicted=np.concatenate([piece.label for piece in pieces]),
         label=np.concatenate([label(piece) for piece in pieces]),
         target=np.concatenate([piece.target for piece in pieces if piece.target is not None]) if aimed else None,
+        truth=np.concatenate([piece.truth for piece in pieces if piece.truth is not None]) if pieces[0].truth is not None else None,
         probability=np.concatenate([piece.probability for piece in pieces]),
         error=[one for piece in pieces for one in piece.error],
     )
@@ -294,7 +299,7 @@ def _known(pieces: Sequence[Predicted], labels: str, aimed: bool) -> _Known:
 
 def _columns(count: int) -> dict[str, NDArray[Any]]:
     """Empty columns for the numbers of a result."""
-    types = {"distance": np.float32, "crossing": np.float32, "success": np.bool_, "censored": np.bool_}
+    types = {"distance": np.float32, "crossing": np.float32} | dict.fromkeys(("success", "censored", "broken", "flat"), np.bool_)
     return {field: np.zeros(count, types.get(field, np.int64)) for field in AttackResult._fields if field != "x_adv"}
 
 

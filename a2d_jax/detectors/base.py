@@ -16,6 +16,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
+from a2d_jax import inputs
 from a2d_jax.errors import BadInput
 
 Table = Float[np.ndarray, "n columns"]
@@ -191,7 +192,7 @@ def read_table(x: ArrayLike, columns: int | None = None, *, least: int = 0, role
     Raises:
       BadInput: not numbers, not finite, not a table, too few rows, or another number of columns.
     """
-    table = np.asarray(x)
+    table = inputs.array(x, role)
     if table.dtype.kind not in "iuf":
         raise BadInput(f"expected {role} as numbers, got an array of {table.dtype}; pass one count per image and column")
     if table.ndim == 1:

@@ -26,6 +26,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
+from a2d_jax import inputs
 from a2d_jax.detectors.base import Bounds, Detector, Fitted, Radii, Scores, Verdicts, bounds_of, radii_of, read_table, rowwise
 from a2d_jax.errors import BadInput, require
 from a2d_jax.types import STATIC
@@ -128,7 +129,7 @@ class FittedConformal(Fitted):
         table = read_table(x, self.columns)
         rows = np.arange(len(table)) if index is None else read_integers(index, len(table), "index")
         groups = _read_labels(labels, len(table)) if self.per_class else np.zeros(len(table), np.int64)
-        return _p_value(self._calibrated(), table, groups, jitter(self.seed, rows))
+        return _p_value(self._calibrated, table, groups, jitter(self.seed, rows))
 
     def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """1 - p; see `p_values`."""
@@ -145,10 +146,11 @@ class FittedConformal(Fitted):
     def may_flag(self, x: ArrayLike) -> Verdicts:
         """Whether each row is flagged for some jitter and some predicted class: the most suspicious reading of its costs."""
         table = read_table(x, self.columns)
-        calibrated, no_jitter = self._calibrated(), np.zeros(len(table))
+        calibrated, no_jitter = self._calibrated, np.zeros(len(table))
         lowest = [_p_value(calibrated, table, np.full(len(table), group), no_jitter) for group in (*np.unique(self.labels), -1)]
         return 1 - np.min(lowest, axis=0) > self.threshold
 
+    @functools.cached_property
     def _calibrated(self) -> tuple["FittedConformal", np.ndarray, np.ndarray]:
         return self, *_calibration_ranks(self, self.costs, self.labels)
 
@@ -161,7 +163,7 @@ def _read_labels(labels: ArrayLike | None, n: int) -> Int[np.ndarray, " n"]:
 
 def read_integers(values: ArrayLike, n: int, role: str) -> Int[np.ndarray, " n"]:
     """One integer from 0 to 2**63 - 1 for each of `n` rows; anything else is a `BadInput`."""
-    array = np.asarray(values)
+    array = inputs.array(values, role)
     if array.shape != (n,) or array.dtype.kind not in "iu" or (n and not 0 <= int(array.min()) <= int(array.max()) < 2**63):
         raise BadInput(
             f"expected {role} as {n} integers from 0 to 2**63 - 1, got {array.dtype} of shape {array.shape}; give one for each row of costs"

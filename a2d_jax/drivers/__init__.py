@@ -2,12 +2,12 @@
 
 `run` and `unroll` are pure functions of one example, to be mapped, differentiated and composed; `stream` and `attack` are
 the jitted, sharded entries for batches and for data that does not fit into memory; `calibrate` finds the fastest number of
-lanes for `stream`.
+lanes for `stream`, `warm` compiles its programs ahead.
 """
 
 from a2d_jax.drivers.batch import attack
 from a2d_jax.drivers.calibration import Calibration, calibrate
 from a2d_jax.drivers.loops import run, unroll
-from a2d_jax.drivers.refill import Stats, Stream, stream
+from a2d_jax.drivers.refill import Stats, Stream, stream, warm
 
-__all__ = ["Calibration", "Stats", "Stream", "attack", "calibrate", "run", "stream", "unroll"]
+__all__ = ["Calibration", "Stats", "Stream", "attack", "calibrate", "run", "stream", "unroll", "warm"]

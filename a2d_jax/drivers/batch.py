@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from a2d_jax import inputs
 from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.drivers.program import program
 from a2d_jax.drivers.queue import AXIS
 from a2d_jax.drivers.refill import stream
+from a2d_jax.errors import BadInput
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
 Driver = Literal["stream", "run", "unroll"]
@@ -42,18 +44,20 @@ def attack(
       `AttackResult` of numpy arrays with leading axis `n`.
 
     Raises:
-      ValueError: if `driver` is unknown.
+      BadInput: `driver` is unknown, or the examples cannot be attacked: no image, another shape or type, pixels that are NaN or outside
+        [0, 1], a label that the classifier does not have.
     """
     devices = jax.local_devices() if devices is None else list(devices)
+    if driver not in ("stream", "run", "unroll"):
+        raise BadInput(f"expected a driver among stream, run, unroll, got {driver!r}; pass one of them")
+    examples = inputs.examples(classifier, examples)
     if examples.predicted is not None:
         own: Any = np.broadcast_to(np.asarray(examples.predicted, bool), np.shape(examples.label))
         examples = examples._replace(predicted=own)
-    if driver == "stream" and len(examples.label):
+    if driver == "stream":
         finished = list(stream(attack, classifier, [examples], lanes=lanes, devices=devices))
         order = np.argsort(np.concatenate([some.index for some in finished]))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *(some.result for some in finished))
-    if driver not in ("stream", "run", "unroll"):
-        raise ValueError(f"expected a driver among stream, run, unroll, got {driver!r}; pass one of them")
     count = len(examples.label)
     rows = max(MIN_WIDTH, -(-count // len(devices)))
     padded = jax.tree.map(lambda leaf: _pad(leaf, rows * len(devices) - count), examples)

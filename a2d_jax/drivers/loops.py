@@ -89,4 +89,6 @@ def finish(attack: Attack, example: Example, state: Any) -> AttackResult:
         backward_queries=progress.backward,
         distance=norms.norm(state.x_adv - example.x, attack.norm),
         crossing=progress.crossing,
+        broken=progress.broken,
+        flat=progress.flat,
     )

@@ -23,6 +23,7 @@ class Program:
       mesh: the devices, on one axis.
       advance: `(attack, classifier, lanes, queue, taken, floor, trips, keep_x_adv=...)`, see `lanes.advance_lanes`; `lanes` are given away.
       seconds: of the first call of `advance`, mostly of compilation, by what was compiled.
+      trips: steps that a call of `advance` should make, by what was compiled, as its last call has shown.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -31,6 +32,7 @@ class Program:
         whole = (same, same, own, own, own, same, same)
         self.advance = jax.jit(self._sharded(advance_lanes, whole), donate_argnums=2, static_argnames="keep_x_adv")
         self.seconds: dict[Hashable, float] = {}
+        self.trips: dict[Hashable, int] = {}
         self._empty = jax.jit(self._sharded(empty_lanes, (same, own)), static_argnames="width")
         self._shrink = jax.jit(self._sharded(shrink_lanes, (own,)), static_argnames="width")
         self.lockstep = jax.jit(self._sharded(_lockstep, (same, same, own)), static_argnames="length")

@@ -32,7 +32,10 @@ class HostExamples(NamedTuple):
 
     @classmethod
     def of(cls, example: Example) -> "HostExamples":
-        data, impl = jax.random.key_data(example.key), str(jax.random.key_impl(example.key))
+        if isinstance(example.key, np.ndarray):  # their data already: JAX would compile for every number of keys
+            data, impl = example.key, str(jax.config.jax_default_prng_impl)  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            data, impl = jax.random.key_data(example.key), str(jax.random.key_impl(example.key))
         predicted = np.zeros(len(example.label), bool) if example.predicted is None else np.asarray(example.predicted)
         return cls(np.asarray(example.x), np.asarray(example.label), predicted, np.asarray(data), impl)
 

@@ -22,6 +22,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
+from a2d_jax import inputs
 from a2d_jax.drivers.lanes import Counts
 from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.drivers.program import Program, program
@@ -31,8 +32,9 @@ from a2d_jax.types import Attack, AttackResult, Classifier, Example
 LANES, FEWEST, NUMBERS = 32, 4, 1 << 15  # of a CPU device: a small batch keeps the working set in its caches, see `default_lanes`
 LANES_ELSEWHERE = 256
 QUEUE_PER_LANE = 4  # examples brought to a device at a time, per lane
-SHRINK = 4  # with nothing left to bring, the lanes shrink by this factor
+SHRINK = 4  # with nothing left to bring, the lanes shrink by this factor; few examples start with fewer by the same factor
 PATIENCE = 1.0  # they shrink once they have been mostly free for as long as the smaller program should take to compile
+TRIPS = 32  # steps of the first call, of which nobody knows how long they take
 CALL_SECONDS = 0.5  # aim for one call of the compiled loop: how often the host hears of progress and of Ctrl-C
 
 Clock = Callable[[], float]
@@ -98,7 +100,8 @@ def stream(
       A `Stream` over `Finished(index, result)` in order of completion; `index` counts the examples as they arrived.
 
     Raises:
-      ValueError: if `lanes` is below 2.
+      ValueError: if `lanes` is below 2; or, once it is iterated over, for a piece that cannot be attacked, see `a2d_jax.inputs.examples`.
+        A piece of no examples is passed over.
     """
     devices = jax.local_devices() if devices is None else list(devices)
     if lanes is not None and lanes < MIN_WIDTH:
@@ -122,6 +125,59 @@ def default_lanes(shape: Sequence[int], platform: str) -> int:
     return min(LANES, max(FEWEST, 1 << (fit.bit_length() - 1)))
 
 
+def fewer(width: int) -> int:
+    """The next smaller number of lanes: those between the usual one and `MIN_WIDTH` are all that there are, so that few programs do."""
+    return max(width // SHRINK, MIN_WIDTH)
+
+
+def warm(
+    attack: Attack,
+    classifier: Classifier,
+    shape: Sequence[int],
+    *,
+    lanes: int | None = None,
+    devices: Sequence[Any] | None = None,
+    keep_x_adv: bool = True,
+    clock: Clock = time.perf_counter,
+) -> None:
+    """Compile all that a stream of any length may need, so that it never waits for a program; nothing is attacked.
+
+    Args:
+      attack: as for `stream`; its numbers may change afterwards.
+      classifier: one image to logits.
+      shape: height, width, channels of the images.
+      lanes: as for `stream`.
+      devices: as for `stream`.
+      keep_x_adv: as for `stream`.
+      clock: as for `stream`.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    compiled = program(Mesh(np.array(devices), (AXIS,)))
+    width = default_lanes(shape, devices[0].platform) if lanes is None else lanes
+    key: Any = np.asarray(jax.random.key_data(jax.random.key(0)))[None]
+    x: Any = np.zeros((1, *shape), jax.dtypes.canonicalize_dtype(np.float32))
+    example = Example(x, np.zeros(1, np.int32), key, np.zeros(1, bool))  # pyright: ignore[reportArgumentType] (NumPy on the host)
+    (piece,) = pieces_of([example], width * QUEUE_PER_LANE, compiled.mesh)
+    classifier = jax.device_put(classifier, NamedSharding(compiled.mesh, PartitionSpec()))
+    nothing, none = np.int32(0), np.zeros(compiled.mesh.size, np.int32)
+    pace = Pace(compiled, what_of(attack, classifier, piece.example.x.shape, keep_x_adv), clock)
+    while True:
+        in_work = compiled.empty(attack, piece, width)
+        pace.start(width)
+        in_work, *_, counts = compiled.advance(attack, classifier, in_work, piece, none, nothing, nothing, keep_x_adv=keep_x_adv)
+        jax.block_until_ready(counts)
+        pace.stop(0)
+        if fewer(width) == width:
+            return
+        compiled.shrink(in_work, fewer(width))
+        width = fewer(width)
+
+
+def what_of(attack: Attack, classifier: Classifier, queue: Sequence[int], keep_x_adv: bool) -> Hashable:
+    """A program but for its number of lanes; `queue` is the shape of the images that wait."""
+    return jax.tree.structure((attack, classifier)), tuple(queue), keep_x_adv
+
+
 def _results(
     attack: Attack,
     classifier: Classifier,
@@ -134,7 +190,8 @@ def _results(
 ) -> Iterator[Finished]:
     """The host's loop: bring pieces, call the compiled loop, hand out what finished, shrink the lanes at the end."""
     mesh = compiled.mesh
-    arriving = iter([examples] if isinstance(examples, Example) else examples)
+    given = [examples] if isinstance(examples, Example) else examples
+    arriving = (inputs.examples(classifier, piece) if np.size(piece.label) else piece for piece in given)
     first = next(arriving, None)
     if first is None:
         return
@@ -143,15 +200,17 @@ def _results(
     piece, following = next(pieces, None), next(pieces, None)
     if piece is None:
         return
-    if following is None:  # everything is here: no more lanes than examples
-        width = min(width, max(_power_of_two(int(np.max(piece.size))), MIN_WIDTH))
+    most = int(np.max(np.asarray(piece.size)))  # asked on the host: JAX would compile for it
+    if following is None:  # everything is here: about as many lanes as examples
+        while width > fewer(width) and most <= 2 * fewer(width):
+            width = fewer(width)
     stats.lanes = width
     classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))
     in_work = compiled.empty(attack, piece, width)
     taken = np.zeros(mesh.size, np.int32)
-    pace = Pace(compiled.seconds, (jax.tree.structure((attack, classifier)), piece.example.x.shape, keep_x_adv), clock)
+    pace = Pace(compiled, what_of(attack, classifier, piece.example.x.shape, keep_x_adv), clock)
     while True:
-        smaller = max(width // SHRINK, MIN_WIDTH)
+        smaller = fewer(width)
         floor = width - 1 if following is not None else smaller if smaller < width and not pace.waits else 0
         pace.start(width)
         in_work, index, result, counts = compiled.advance(
@@ -181,26 +240,28 @@ class Pace:
     """The host's judgement of time: how long a call may be, and when fewer lanes are worth another program.
 
     Args:
-      compiled: seconds of first calls, by what was compiled; new ones are entered.
+      compiled: whose times are read and entered.
       what: the program but for its number of lanes.
       clock: seconds since some moment.
     """
 
-    def __init__(self, compiled: dict[Hashable, float], what: Hashable, clock: Clock) -> None:
-        self.trips = 32  # steps that the next call may make
+    def __init__(self, compiled: Program, what: Hashable, clock: Clock) -> None:
+        self.trips = TRIPS  # steps that the next call may make
         self.waits = False  # most lanes are free, and the same program goes on
-        self._compiled, self._what, self._clock = compiled, what, clock
+        self._compiled, self._trips, self._what, self._clock = compiled.seconds, compiled.trips, what, clock
         self._free_since = 0.0
 
     def start(self, width: int) -> None:
-        self._key, self._begin = (self._what, width), self._clock()
+        self._key = (self._what, width)
+        self.trips = self._trips.get(self._key, self.trips)
+        self._begin = self._clock()
 
     def stop(self, steps: int) -> None:
         seconds = self._clock() - self._begin
         if self._key not in self._compiled:
             self._compiled[self._key] = seconds
         elif steps:
-            self.trips = min(max(int(CALL_SECONDS * steps / max(seconds, 1e-9)), 1), 1 << 20)
+            self.trips = self._trips[self._key] = min(max(int(CALL_SECONDS * steps / max(seconds, 1e-9)), 1), 1 << 20)
 
     def shrinking_pays(self, smaller: int) -> bool:
         """The smaller program exists, or most lanes have been free for as long as it takes to compile: waiting was no cheaper."""
@@ -222,7 +283,3 @@ def _gather(outbox: Any, emitted: np.ndarray) -> Any:
         return np.concatenate([np.asarray(shard.data)[:count] for shard, count in zip(shards, emitted, strict=True)])
 
     return jax.tree.map(leaf, outbox)
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()

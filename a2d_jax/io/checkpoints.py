@@ -97,6 +97,7 @@ def save(
     class_names: Sequence[str] | None = None,
     force: bool = False,
     how: str = FORCE,
+    says: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint of a Flax module or a `Classifier`; it appears whole or not at all.
 
@@ -108,6 +109,7 @@ def save(
       class_names: names of the classes in the order of the logits; default the module's own, if it has any.
       force: replace an existing checkpoint (never another kind of folder).
       how: what the caller's user passes to have it replaced.
+      says: more for the card, or instead of what the module says.
 
     Returns:
       The card.
@@ -124,16 +126,15 @@ def save(
     if shape is not None:
         classes = jax.eval_shape(classifier, jax.ShapeDtypeStruct(shape, jnp.float32)).shape[-1]
     preprocessing = preprocessing_from(getattr(module, "photographs", None), shape)
+    names = _class_names(class_names or getattr(module, "class_names", None), classes)
     card: dict[str, Any] = {
         "factory": factory,
-        "input_shape": shape,
         "classes": classes,
-        "class_names": _class_names(class_names or getattr(module, "class_names", None), classes),
-        "preprocessing": getattr(module, "preprocessing", "inside the module"),
-        "photographs": None if preprocessing is None else asdict(preprocessing),
+        **_said(module, shape, preprocessing, names),
         "parameters": _parameter_count(module, weights),
         "source": None if source is None else {"name": source.name, "sha256": None if source.is_dir() else _sha256(source)},
         "versions": {name: importlib.metadata.version(name) for name in ("a2d-jax", "jax", "flax", "orbax-checkpoint")},
+        **(says or {}),
     }
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     try:
@@ -185,6 +186,8 @@ def load(factory: str | object, directory: Path | None = None, *, key: str | Non
         _try(classifier, shape, name)
     preprocessing = preprocessing_from(card.get("photographs", getattr(module, "photographs", None)), shape)
     names = _class_names(card.get("class_names") or getattr(module, "class_names", None), card.get("classes"))
+    said = {**_said(module, shape, preprocessing, names), **card, "factory": factory if isinstance(factory, str) else None}
+    classifier = replace(classifier, card=said)
     return LoadedClassifier(classifier, shape, card, preprocessing, names, notes)
 
 
@@ -275,6 +278,16 @@ def _try(classifier: Classifier, shape: tuple[int, int, int], name: str) -> None
         raise BadInput(
             f"expected {name} to give logits for images {shape} (h, w, c), got {one_line(error)} from its own code; correct the module"
         ) from error
+
+
+def _said(module: object, shape: Any, preprocessing: Preprocessing | None, names: tuple[str, ...] | None) -> dict[str, Any]:
+    """What a module says of itself, as a card has it."""
+    return {
+        "input_shape": shape,
+        "class_names": names,
+        "preprocessing": getattr(module, "preprocessing", "inside the module"),
+        "photographs": None if preprocessing is None else asdict(preprocessing),
+    }
 
 
 def _class_names(names: Any, classes: int | None) -> tuple[str, ...] | None:

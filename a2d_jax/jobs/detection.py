@@ -177,7 +177,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
         steps.append({"attack": name, **stop, **done})
     failed, flagged = measured.failed, int(judged.adversarial.sum())
     summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}
-    return Done(summary, failed, [*meeting.notes, *source.notes])
+    return Done(summary, failed, [*meeting.notes, *source.notes, *measured.notes])
 
 
 def _fitted_to(stored: StoredDetector, spec: DetectSpec) -> Meeting:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from a2d_jax import presets, specs
 from a2d_jax.classifiers import in_bfloat16
 from a2d_jax.console import Done, Report, silent
-from a2d_jax.costs import Measured, class_count, measure, predicted, predictions
+from a2d_jax.costs import Measured, Seen, class_count, measure, predicted, predictions
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import load
 from a2d_jax.io.files import refuse_existing
@@ -30,18 +30,14 @@ def predict(spec: PredictSpec, report: Report = silent) -> Done:
     """Write the predicted class of each image and its probability."""
     refuse_existing(spec.out, spec.force, "--force")
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
-    failed = right = labelled = 0
+    failed, seen = 0, Seen()
     with table_writer(spec.out, PREDICTIONS, record(model, source, **told(spec))) as write:
-        for piece in predicted(model, source, report):
+        for piece in predicted(model, source, report, seen=seen):
             columns = ("index", "id", "label", "probability", "error")
             write({name: getattr(piece, name) for name in columns})
-            good = np.asarray([error is None for error in piece.error])
-            failed += int((~good).sum())
-            if piece.truth is not None:
-                right += int((piece.label == piece.truth)[good].sum())
-                labelled += int(good.sum())
-    accuracy = {"accuracy": right / labelled} if labelled else {}
-    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, source.notes)
+            failed += sum(error is not None for error in piece.error)
+    accuracy = {} if seen.wrong is None else {"accuracy": seen.fits[0] / seen.labelled}
+    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, [*source.notes, *seen.notes()])
 
 
 def cost(spec: CostSpec, report: Report = silent) -> Done:
@@ -66,7 +62,8 @@ def cost(spec: CostSpec, report: Report = silent) -> Done:
         }
         for name, result in measured.results.items()
     ]
-    return Done({"out": str(spec.out), "images": len(source), "failed": measured.failed, "costs": costs}, measured.failed, source.notes)
+    summary = {"out": str(spec.out), "images": len(source), "failed": measured.failed, **begin_with(measured)}
+    return Done({**summary, "costs": costs}, measured.failed, [*source.notes, *measured.notes])
 
 
 def attack(spec: AttackSpec, report: Report = silent) -> Done:
@@ -107,11 +104,11 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
                 goal = {"target": measured.target[piece]} if measured.target is not None else {}
                 write(x=x_adv, y=measured.label[piece], success=success[piece], index=index, error=measured.error[piece], **goal)
     summary = {"out": str(spec.out), "images": len(source), "failed": measured.failed}
-    before = {"at the target to begin with": _there(measured)} if aimed else {"wrong to begin with": measured.wrong}
+    before = {"at the target to begin with": _there(measured)} if aimed else {"wrong to begin with": measured.wrong or 0}
     return Done(
         {**summary, "success rate": float(success[measured.good].mean()), **before},
         measured.failed,
-        source.notes,
+        [*source.notes, *measured.notes],
     )
 
 
@@ -138,7 +135,12 @@ def told(spec: PredictSpec | AttacksSpec | Any) -> dict[str, Any]:
 def of_attacks(attacks: Mapping[str, Attack], measured: Measured) -> dict[str, Any]:
     """What a table keeps of the attacks: every setting, the norms of their distances, and whose labels they left."""
     norms = {name: attack.norm for name, attack in attacks.items()}
-    return {"attacks": specs.settings_of(attacks), "norms": norms, "labels": measured.labels}
+    return {"attacks": specs.settings_of(attacks), "norms": norms, "labels": measured.labels, **begin_with(measured)}
+
+
+def begin_with(measured: Measured) -> dict[str, int]:
+    """Images that were misclassified before any attack, of a set that has labels."""
+    return {} if measured.wrong is None else {"wrong to begin with": measured.wrong}
 
 
 def open_both(

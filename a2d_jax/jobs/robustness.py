@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a2d_jax.console import Done, Report, silent
-from a2d_jax.costs import Predicted, class_count, examples, predicted
+from a2d_jax.costs import Predicted, Seen, class_count, examples, predicted
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.images import ImageSource
@@ -40,9 +40,9 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
         ranks_of(name, classes)  # refuses what this classifier does not have
     meta = record(model, source, **told(spec), targets=names, clever=asdict(settings), labels="prediction")
     kept: list[CleverScores] = []
-    failed = 0
+    failed, seen = 0, Seen()
     with table_writer(spec.out, CLEVER, meta) as write:
-        for piece, x in _pieces(model, source, report):
+        for piece, x in _pieces(model, source, report, seen):
             good = np.asarray([error is None for error in piece.error])
             scores = _blank(len(good), len(names))
             if good.any():
@@ -65,12 +65,12 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
             raise BadInput(f"in all images that can be used: {NOT_FINITE}")
     total = CleverScores(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
     summary = {"out": str(spec.out), "images": len(source), "failed": failed}
-    return Done({**summary, "scores": _summary(names, total, spec.radius)}, failed, source.notes)
+    return Done({**summary, "scores": _summary(names, total, spec.radius)}, failed, [*source.notes, *seen.notes()])
 
 
-def _pieces(model: Classifier, source: ImageSource, report: Report) -> Iterator[tuple[Predicted, NDArray[np.float32]]]:
+def _pieces(model: Classifier, source: ImageSource, report: Report, seen: Seen) -> Iterator[tuple[Predicted, NDArray[np.float32]]]:
     """Images with their predicted classes. The set is read twice, so that one in which nothing can be used is refused at once."""
-    classified = list(predicted(model, source, report))
+    classified = list(predicted(model, source, report, seen=seen))
     for piece, images in zip(classified, source.pieces(), strict=True):
         yield piece, images.x
 

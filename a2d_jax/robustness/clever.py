@@ -27,7 +27,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, Key
 
-from a2d_jax import norms
+from a2d_jax import inputs, norms
 from a2d_jax.classifiers import predict
 from a2d_jax.errors import BadInput, require
 from a2d_jax.robustness import weibull
@@ -102,13 +102,13 @@ def clever_scores(
       report: told how many of the `n * batches` maxima are done.
 
     Raises:
-      BadInput: an unknown target, or one that needs more classes.
-      ValueError: if `lanes` is below 1.
+      BadInput: an unknown target, or one that needs more classes; `lanes` below 1; or examples that `a2d_jax.inputs.examples` refuses.
     """
     settings = settings or Clever()
     devices = jax.local_devices() if devices is None else list(devices)
     lanes = LANES.get(devices[0].platform, LANES_ELSEWHERE) if lanes is None else lanes
     require(lanes >= 1, "lanes >= 1", lanes, "give the number of points in work on each device")
+    examples = inputs.examples(classifier, examples)
     logits, label = np.asarray(predict(classifier, examples.x)), np.asarray(examples.label)
     ranks = [ranks_of(target, logits.shape[1]) for target in targets]
     needed = sorted({rank for some in ranks for rank in some})

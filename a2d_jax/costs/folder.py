@@ -1,0 +1,167 @@
+"""A fitted defense as a folder: a checkpoint of the classifier, as all commands read it, with the detector beside its weights.
+
+    DIR/weights/          Orbax, the weights of the classifier
+    DIR/classifier.json   the import string that makes it, its image shape, what photographs go through, hashes, versions
+    DIR/detector.json     the fitted detector, what it reads, and every setting of the attacks; `a2d detect --detector` takes it too
+
+The folder appears whole or not at all. Nothing in it is a pickle, and it imports nothing: the module of its factory is one that the program
+has imported already or names as a plugin, and attacks and detectors that are not of this package come from plugins alone.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from a2d_jax import specs
+from a2d_jax.classifiers import as_classifier, in_bfloat16
+from a2d_jax.detectors import FittedDetector
+from a2d_jax.errors import BadInput
+from a2d_jax.inputs import Shape
+from a2d_jax.io import checkpoints
+from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
+from a2d_jax.io.files import FORCE
+from a2d_jax.io.provenance import COUNTS, versions, weights_digest
+from a2d_jax.measurements import Column
+from a2d_jax.types import Attack, Classifier
+
+DETECTOR = "detector.json"
+
+
+class Parts(NamedTuple):
+    """What a folder holds: the fields of a `FittedDefense`."""
+
+    classifier: Classifier
+    attacks: Mapping[str, Attack]
+    detector: FittedDetector
+    columns: tuple[Column, ...]
+    target: Any
+    shape: Shape
+
+
+def write_folder(parts: Parts, folder: str | Path, factory: str | None, force: bool) -> None:
+    """Write a folder.
+
+    Args:
+      parts: what it shall hold.
+      folder: new; its parent must exist.
+      factory: import string `module:factory` of what makes the classifier; default the one that it was loaded with.
+      force: replace a folder of this kind.
+
+    Raises:
+      BadInput: the folder cannot or must not be written, nobody says how the classifier is made, or something else makes another one.
+    """
+    folder, card = Path(folder), dict(parts.classifier.card)
+    factory = factory or card.get("factory")
+    if factory is None:
+        raise BadInput(
+            "expected an import string module:factory that makes the classifier again, got none; pass factory='my.module:my_network', "
+            "or load the classifier with a factory"
+        )
+    _refuse_existing(folder, force)
+    precision = card.get("precision", "float32")
+    made = _made(factory, precision)
+    if made.apply != parts.classifier.apply:
+        raise BadInput(f"expected a factory that makes the guarded classifier, got {factory}, which makes another one; name the right one")
+    costs = {
+        "attacks": specs.settings_of(parts.attacks),
+        "norms": {name: attack.norm for name, attack in parts.attacks.items()},
+        "counts": COUNTS,
+        "classifier": factory,
+        "precision": precision,
+        "labels": "prediction",
+        "target": parts.target,
+        "weights_sha256": weights_digest(parts.classifier),
+        "photographs": card.get("photographs"),
+        "shape": list(parts.shape),
+    }
+    temporary = folder.with_name(f".{folder.name[:40]}.{os.getpid()}.tmp")
+    try:
+        says = {name: card[name] for name in ("class_names", "preprocessing", "photographs") if name in card}
+        says |= {"input_shape": list(parts.shape)}
+        # The checkpoint makes the folder. The card is written last, with the hash of the detector that lies beside it.
+        checkpoints.save(parts.classifier, temporary, factory=factory, says=says)
+        columns = tuple(map(str, parts.columns))
+        write_detector(temporary / DETECTOR, StoredDetector(parts.detector, columns, {"versions": versions(), "costs": costs}))
+        whole = json.loads((temporary / checkpoints.CARD).read_text()) | {"detector_sha256": _sha256(temporary / DETECTOR)}
+        (temporary / checkpoints.CARD).write_text(json.dumps(whole, indent=2) + "\n")
+        old = folder.with_name(f".{folder.name[:40]}.{os.getpid()}.old")
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_folder(folder: str | Path, plugins: Sequence[str]) -> Parts:
+    """Read what `write_folder` wrote.
+
+    Args:
+      folder: of `write_folder`.
+      plugins: modules that the folder may take its factory, attacks and detector from.
+
+    Raises:
+      BadInput: no such folder, a damaged or foreign one, or one that needs a module that is neither imported nor named.
+    """
+    folder = Path(folder)
+    if not ((folder / checkpoints.CARD).is_file() and (folder / DETECTOR).is_file()):
+        raise BadInput(
+            f"expected the folder of a defense, got {folder}, which lacks {checkpoints.CARD} or {DETECTOR}; write one with `save`"
+        )
+    try:
+        card = json.loads((folder / checkpoints.CARD).read_text())
+        factory, digest = card["factory"], card["detector_sha256"]
+        if not isinstance(factory, str) or digest != _sha256(folder / DETECTOR):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"expected a whole defense, got one with missing or changed parts in {folder}; save it again") from error
+    module = factory.partition(":")[0]
+    if module not in plugins and module not in sys.modules:
+        raise BadInput(
+            f"expected {module} to be imported, got a program without it, while {folder} needs {factory}; a folder never imports code by "
+            f"itself: import {module} first, or name it in plugins, if you trust it"
+        )
+    stored = read_detector(folder / DETECTOR, plugins)
+    costs = stored.meta.get("costs", {})
+    try:
+        columns = tuple(Column.named(text, costs["attacks"]) for text in stored.columns)
+        attacks = specs.attacks_from(costs["attacks"], list(costs["attacks"]), folder / DETECTOR, plugins)
+        shape, precision, target = tuple(map(int, costs["shape"])), costs["precision"], costs["target"]
+        wanted = costs["weights_sha256"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"expected a whole defense, got one with missing or changed parts in {folder}; save it again") from error
+    classifier = checkpoints.load(factory, folder).classifier
+    classifier = in_bfloat16(classifier) if precision == "bfloat16" else classifier  # kept in bfloat16, which float32 holds exactly
+    if weights_digest(classifier) != wanted:
+        raise BadInput(f"expected the weights that {DETECTOR} was fitted with, got others in {folder}; save the defense again")
+    h, w, c = shape
+    return Parts(classifier, attacks, stored.fitted, columns, target, (h, w, c))
+
+
+def _made(factory: str, precision: str) -> Classifier:
+    """What a factory makes, without weights: to be compared by what it computes."""
+    made = Classifier({}, as_classifier(checkpoints.make_module(factory, weights=False)).apply)
+    return in_bfloat16(made) if precision == "bfloat16" else made
+
+
+def _refuse_existing(folder: Path, force: bool) -> None:
+    parent = folder.absolute().parent
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise BadInput(f"expected an existing, writable folder for {folder}, got {parent}; create it or choose another")
+    if not (folder.exists() or folder.is_symlink()):
+        return
+    if not force:
+        raise BadInput(f"expected a new folder, got {folder}, which exists; choose another name or pass {FORCE}")
+    if not (folder / DETECTOR).is_file():
+        raise BadInput(f"expected a defense to replace, got {folder}, which has no {DETECTOR}; choose another name")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
