@@ -6,8 +6,8 @@ import pathlib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "a2d_jax"
 FLOORS = [
-    {"errors"},
-    {"types", "imports", "metrics", "console"},
+    {"errors", "process"},
+    {"types", "imports", "metrics", "console", "hardware"},
     {"norms", "losses", "measurements", "classifiers", "nn"},
     {"attacks", "detectors", "robustness"},
     {"drivers"},
@@ -15,6 +15,7 @@ FLOORS = [
     {"presets", "io", "report"},
     {"costs"},
     {"jobs"},
+    {"command"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

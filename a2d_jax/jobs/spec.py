@@ -50,6 +50,11 @@ class OutputSpec(Spec):
     force: bool = False
     """Replace the output if it exists."""
 
+    def inputs(self) -> list[str | Path]:
+        """Everything that may be the name of a file that the job reads."""
+        values = [getattr(self, one.name) for one in fields(self) if one.name != "out"]
+        return [one for value in values for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TablesSpec(Spec):
