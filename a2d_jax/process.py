@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
 GRACE = 5.0
@@ -131,6 +132,8 @@ class Signals:
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._watcher = threading.Thread(target=self._watch, args=(set(ours),), daemon=True)
         self._watcher.start()
+        self._hooks = sys.excepthook, sys.unraisablehook
+        sys.excepthook, sys.unraisablehook = self._printed, self._ignored
         for number in ours:
             self._old[number] = signal.signal(number, self._stop)
 
@@ -145,16 +148,39 @@ class Signals:
             return
         for number, old in self._old.items():
             signal.signal(number, old)
+        sys.excepthook, sys.unraisablehook = self._hooks
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._write)
         self._watcher.join()
         os.close(self._read)
         self._old = {}
 
-    def _stop(self, number: int, frame: object) -> None:
-        if self.number is None and not self._heard.is_set():
-            self.number = number
-            raise Stopped
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None or self._heard.is_set():
+            return
+        self.number = number
+        while frame is not None:  # an exception in the middle of an import can crash a library that is written in C
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                self._end()
+            frame = frame.f_back
+        raise Stopped
+
+    def _printed(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        """What Python calls for an exception that C code prints instead of handing it on."""
+        if isinstance(error, Stopped):
+            self._end()
+        self._hooks[0](kind, error, trace)
+
+    def _ignored(self, unraisable: Any) -> None:
+        """What Python calls for an exception that nobody above could hear, as in a callback of the garbage collector."""
+        if isinstance(unraisable.exc_value, Stopped):
+            self._end()
+        self._hooks[1](unraisable)
+
+    def _end(self) -> None:
+        number = self.number or signal.SIGINT
+        self._at_once(number)
+        leave(128 + number)
 
     def _watch(self, numbers: set[int]) -> None:
         """Read what the interpreter writes the moment a signal comes, whatever the main thread does."""

@@ -130,7 +130,7 @@ def _followed(path: str | Path) -> Path:
         final = Path(os.path.realpath(path))
         folder = final.parent
         if not folder.is_dir():
-            raise BadInput(f"expected an existing folder for the output {path}, got {folder}; create it first")
+            raise BadInput(f"expected an existing, writable folder for the output {path}, got {folder}, which is missing; create it first")
         with suppress(FileNotFoundError):
             if stat.S_ISLNK(final.lstat().st_mode):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -155,7 +155,7 @@ def _begun(final: Path, folder: bool) -> tuple[Path, int]:
         except OSError as error:
             process.temporaries.discard(temporary)
             raise BadInput(
-                f"expected a writable folder for the output {final}, got {final.parent} ({error.strerror}); choose another place"
+                f"expected an existing, writable folder for the output {final}, got {final.parent} ({error.strerror}); choose another place"
             ) from error
         if _locked(lock) is not False and os.fstat(lock).st_nlink:  # else another process has just swept it away
             return temporary, lock
