@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
+NARROWEST = 40
+"""Columns that a terminal has at least, for those who lay out text: some never end on fewer than eight."""
 GRACE = 5.0
 """Seconds that a command has to end after a signal: Python hears signals between two of its own instructions, and a compilation is one."""
 
@@ -86,6 +88,8 @@ def streams() -> Generator[Stream]:
       stdout, which tells whether text was lost.
     """
     _open_closed()
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     old = sys.stdout, sys.stderr
     stdout, stderr = (Stream(stream or open(os.devnull, "w")) for stream in old)  # noqa: SIM115 (open as long as the process)
     sys.stdout, sys.stderr = cast(TextIO, stdout), cast(TextIO, stderr)

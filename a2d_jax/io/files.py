@@ -58,14 +58,16 @@ def refuse_existing(path: str | Path, force: bool, how: str = FORCE, *, inputs: 
       BadInput: `path` exists and `force` is not given, or it is a folder, a device or an input, or nothing can be written there.
     """
     final = _followed(path)
-    for one in inputs:
-        place = Path(os.path.realpath(one))
-        if final.exists() and (final == place or final in place.parents or (place.exists() and final.samefile(place))):
-            raise BadInput(f"expected an output apart from the input {one}, got {path}, which would replace it; choose another name")
     if card is None and final.is_dir():
         raise BadInput(f"expected a file name for the output, got the folder {path}; add a name")
     if any(one.exists() and not (one.is_file() or one.is_dir()) for one in (Path(path), final)):  # /dev/stdout leads nowhere by its name
         raise BadInput(f"expected a file as output, got {path}, a device or a pipe; give the name of a file")
+    for one in filter(os.path.exists, inputs):
+        place = Path(os.path.realpath(one))
+        if final.exists() and (final in place.parents or final.samefile(place)):
+            raise BadInput(f"expected an output apart from the input {one}, got {path}, which would replace it; choose another name")
+    if final.exists() and any(_is_stream(final, number) for number in (1, 2)):
+        raise BadInput(f"expected an output apart from what the command prints, got {path}, where stdout or stderr goes; choose another")
     if final.exists() and not force:
         raise BadInput(f"expected a new output, got {path}, which exists; choose another name or pass {how}")
     if card is not None and final.exists() and not (final / card).is_file():
@@ -140,6 +142,12 @@ def _followed(path: str | Path) -> Path:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadInput(f"expected a place for the output {path}, got: {reason}; choose another name or folder") from error
     return final
+
+
+def _is_stream(final: Path, number: int) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(final.stat(), os.fstat(number))
+    return False
 
 
 def _begun(final: Path, folder: bool) -> tuple[Path, int]:
