@@ -66,7 +66,7 @@ def refuse_existing(path: str | Path, force: bool, how: str = FORCE, *, inputs: 
         place = Path(os.path.realpath(one))
         if final.exists() and (final in place.parents or final.samefile(place)):
             raise BadInput(f"expected an output apart from the input {one}, got {path}, which would replace it; choose another name")
-    if final.exists() and any(_is_stream(final, number) for number in (1, 2)):
+    if any(_is_stream(one) for one in (Path(path), final)):
         raise BadInput(f"expected an output apart from what the command prints, got {path}, where stdout or stderr goes; choose another")
     if final.exists() and not force:
         raise BadInput(f"expected a new output, got {path}, which exists; choose another name or pass {how}")
@@ -144,16 +144,17 @@ def _followed(path: str | Path) -> Path:
     return final
 
 
-def _is_stream(final: Path, number: int) -> bool:
+def _is_stream(path: Path) -> bool:
+    """Whether stdout or stderr goes to this file."""
     with suppress(OSError):
-        return os.path.samestat(final.stat(), os.fstat(number))
+        return any(os.path.samestat(path.stat(), os.fstat(number)) for number in (1, 2))
     return False
 
 
 def _begun(final: Path, folder: bool) -> tuple[Path, int]:
     """A new temporary file or folder for an output, and the lock that says that its process lives."""
     while True:
-        temporary = final.with_name(f"{_prefix(final)}{secrets.token_hex(4)}.tmp")
+        temporary = final.with_name(f"{hidden_name(final)}-{secrets.token_hex(4)}.tmp")
         process.temporaries.add(temporary)
         try:
             _sweep(final)
@@ -227,15 +228,16 @@ def _kept(temporary: Path, final: Path) -> BadInput:
     return BadInput(f"expected nothing at {final} when the work ended, got what appeared there meanwhile; the result is in {kept}")
 
 
-def _prefix(final: Path) -> str:
-    return f".a2d-{hashlib.sha256(os.fsencode(final.name)).hexdigest()[:12]}-"
+def hidden_name(path: Path) -> str:
+    """The beginning of hidden names that belong to an output: short, however long its own is."""
+    return f".a2d-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}"
 
 
 def _sweep(final: Path) -> None:
     """Remove what killed processes left of this output: named by it, of this user, and locked by nobody."""
     if fcntl is None:
         return
-    for found in final.parent.glob(f"{_prefix(final)}*.tmp"):
+    for found in final.parent.glob(f"{hidden_name(final)}-*.tmp"):
         with suppress(OSError):
             is_folder = found.is_dir()
             lock = os.open(found, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
