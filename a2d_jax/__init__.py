@@ -4,9 +4,11 @@ The names below are loaded when they are first used, so that `import a2d_jax` an
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # type checkers read it as true; the module `typing` need not be loaded before a command hears Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from a2d_jax import attacks, classifiers, costs, detectors, drivers, metrics, nn, norms, presets
     from a2d_jax.costs import Defense
     from a2d_jax.io.checkpoints import load_classifier
@@ -37,7 +39,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in __all__:
         raise AttributeError(f"module 'a2d_jax' has no attribute {name!r}")
     module = importlib.import_module(f"a2d_jax.{_HOME.get(name, name)}")

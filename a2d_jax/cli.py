@@ -1,82 +1,33 @@
-"""The `a2d` command: specs from the command line, exit codes out (`a2d_jax.console` says which).
+"""The `a2d` command: arguments in, exit code out (`a2d_jax.console` says which).
 
-What is computed lies in `a2d_jax.jobs`, which loads JAX only when a command runs.
+It listens to signals first and loads what it needs then, so that Ctrl-C ends it in one line from its first moments.
 """
 
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
-
-from a2d_jax import console
-from a2d_jax.io.files import cache_folder
-from a2d_jax.jobs import spec
-
-Job = (
-    Annotated[spec.ConvertSpec, tyro.conf.subcommand("convert")]
-    | Annotated[spec.PredictSpec, tyro.conf.subcommand("predict")]
-    | Annotated[spec.AttackSpec, tyro.conf.subcommand("attack")]
-    | Annotated[spec.CostSpec, tyro.conf.subcommand("cost")]
-    | Annotated[spec.CleverSpec, tyro.conf.subcommand("clever")]
-    | Annotated[spec.FitSpec, tyro.conf.subcommand("fit")]
-    | Annotated[spec.DetectSpec, tyro.conf.subcommand("detect")]
-    | Annotated[spec.EvaluateSpec, tyro.conf.subcommand("eval")]
-    | Annotated[spec.ShiftSpec, tyro.conf.subcommand("shift")]
-    | Annotated[spec.InfoSpec, tyro.conf.subcommand("info")]
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """Detect adversarial images by what it costs to attack them."""
-
-    job: Job
-    """What to do."""
-    json: bool = False
-    """Print the result as JSON on stdout, and nothing else there."""
-    no_progress: bool = False
-    """Hide the progress bars on stderr; they are never shown where stderr is no terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; wrong usage exits with 2 by itself."""
-    command = tyro.cli(
-        Command,
-        prog="a2d",
-        args=arguments,
-        config=(
-            tyro.conf.FlagCreatePairsOff,
-            tyro.conf.OmitArgPrefixes,
-            tyro.conf.OmitSubcommandPrefixes,
-            tyro.conf.CascadeSubcommandArgs,
-        ),
-    )
-    return console.run("a2d", lambda: _run(command))
+    """Run one command and return its exit code; wrong usage exits with 2 by itself.
 
+    Args:
+      arguments: default those of the process, which is then the command's own and ends at once after a signal.
+    """
+    try:
+        from a2d_jax import console, process
+    except KeyboardInterrupt:
+        print("a2d: interrupted; no output was written", file=sys.stderr)
+        return 130
 
-def _run(command: Command) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's start-up lines
-    # On a CPU one device for each core: small batches leave cores idle otherwise (docs/performance.md). Accelerators do not mind.
-    os.environ.setdefault(
-        "JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )
-    # Compiled programs are kept for the next command: most of a short one would be spent compiling. An empty value turns this off.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    for library in ("absl", "jax"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    from a2d_jax import jobs  # here, so that help and usage errors do not wait for JAX
+    def work() -> int:
+        from a2d_jax.command import command
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of libraries; ours are errors or notes of the result
-        with console.progress(not command.no_progress) as report:
-            done = jobs.run(command.job, report)
-    return console.tell(done, "a2d", command.json)
+        return command(arguments)
+
+    code = console.run("a2d", work)
+    if arguments is None and code > 128:
+        process.leave(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -1,22 +1,29 @@
 """What a person at a terminal sees of a command: bars while it works, its result, one line for an error, an exit code.
 
 Commands of the library, of `models/` and of `experiments/` all use this. Exit codes: 0 done; 1 bad input, said in one line; 2 wrong
-usage of the command line; 3 some rows failed and carry their error while the rest is done; 130 interrupted.
+usage of the command line; 3 some rows failed and carry their error while the rest is done; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
+
+What is printed never stops the work. A reader that goes away (`| head`) wanted no more, which is no failure. A stdout that is full is one
+line on stderr, and a failure only of a command that wrote no file, since all that it found is lost.
+
+Importing this file loads the standard library alone, so that a command hears signals from its first moments.
 """
 
+import errno
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
+from a2d_jax import process
 from a2d_jax.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Report = Callable[[str, int, int], None]
 """Told of progress: what is being done, how many are done, of how many."""
@@ -42,13 +49,16 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 @contextmanager
-def progress(wanted: bool = True, console: Console | None = None) -> Generator[Report]:
+def progress(wanted: bool = True, console: "Console | None" = None) -> Generator[Report]:
     """A `Report` that moves one bar for each thing that is done, on a terminal alone.
 
     Args:
       wanted: False shows nothing.
       console: where; default stderr.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = console or Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal)) as shown:
@@ -63,7 +73,7 @@ def progress(wanted: bool = True, console: Console | None = None) -> Generator[R
 
 
 @contextmanager
-def stage(console: Console, what: str, total: int) -> Generator[Callable[[int], None]]:
+def stage(console: "Console", what: str, total: int) -> Generator[Callable[[int], None]]:
     """A bar while it lasts, on a terminal; then one line with its seconds, anywhere."""
     begin = time.perf_counter()
     with progress(console=console) as report:
@@ -89,22 +99,57 @@ def run(name: str, work: Callable[[], object], interrupted: str = "no output was
 
     Args:
       name: of the command, in front of what it says.
-      work: does it; a number that it returns is the exit code, anything else is 0.
-      interrupted: what holds after Ctrl-C.
+      work: does it; a number that it returns is the exit code, anything else is 0. An exit of its own (`SystemExit`) passes.
+      interrupted: what holds after Ctrl-C, unless an output is whole by then.
     """
-    try:
-        code = work()
-        return code if isinstance(code, int) else 0
-    except (BadInput, OSError) as error:
-        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
-        return 130
+
+    def stopped(number: int) -> int:
+        process.sweep()
+        how = "interrupted" if number == signal.SIGINT else f"interrupted by {signal.Signals(number).name}"
+        what = f"{', '.join(map(str, process.outputs))} is complete" if process.outputs else interrupted
+        print(f"{_normal()}{name}: {how}; {what}", file=sys.stderr)
+        return 128 + number
+
+    process.outputs.clear()
+    with process.streams() as stdout:
+        signals = process.Signals(at_once=stopped)
+        try:
+            signals.listen()
+            code = work()
+            return _printed(name, stdout, code if isinstance(code, int) else 0)
+        except BaseException as error:  # libraries that a signal interrupts may raise anything
+            signals.stopped()
+            if signals.number is not None or isinstance(error, KeyboardInterrupt):
+                return stopped(signals.number or signal.SIGINT)
+            if isinstance(error, SystemExit) and error.code in (None, 0):
+                raise SystemExit(_printed(name, stdout, 0)) from error
+            if not isinstance(error, BadInput | OSError):
+                raise
+            print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
+        finally:
+            signals.close()
+
+
+def _printed(name: str, stdout: process.Stream, code: int) -> int:
+    """The exit code after all is printed, or could not be."""
+    stdout.flush()
+    if stdout.lost is None or stdout.lost.errno == errno.EPIPE:
+        return code
+    print(f"{name}: expected room for the result on stdout, got: {stdout.lost.strerror}; what was printed is not whole", file=sys.stderr)
+    return code if process.outputs else code or 1
+
+
+def _normal() -> str:
+    """What makes a terminal usable again in the middle of a progress bar: an empty line, and a cursor."""
+    return "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""
 
 
 def _show(summary: Mapping[str, Any]) -> None:
     """Lists of records as tables, the rest as lines."""
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(width=None if sys.stdout.isatty() else 160)
     for name, value in summary.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from a2d_jax.errors import BadInput
@@ -26,8 +27,9 @@ def import_string(text: str, example: str) -> Any:
     module_name, colon, name = text.partition(":")
     if not (module_name and colon and name):
         raise BadInput(f"expected an import string module:name, got {text!r}; write for instance {example}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    with suppress(FileNotFoundError):  # a current directory that was deleted has no modules
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:  # importing runs the user's own file, which may raise anything

@@ -6,10 +6,10 @@ import pathlib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "a2d_jax"
 FLOORS = [
-    {"errors"},
+    {"errors", "process"},
     {"imports"},
     {"inputs"},
-    {"types", "metrics", "console"},
+    {"types", "metrics", "console", "hardware"},
     {"norms", "losses", "measurements", "classifiers", "nn"},
     {"attacks", "detectors", "robustness"},
     {"drivers"},
@@ -17,6 +17,7 @@ FLOORS = [
     {"presets", "io", "report"},
     {"costs"},
     {"jobs"},
+    {"command"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

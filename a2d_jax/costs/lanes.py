@@ -6,7 +6,10 @@ have it tried again, delete the file.
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -34,22 +37,31 @@ def fastest_lanes(attack: Attack, classifier: Classifier, examples: Example, kee
     Raises:
       BadInput: the file of remembered numbers is broken.
     """
-    path, key = cache_folder() / "lanes.json", _key(attack, classifier, examples)
-    remembered = _read(path)
+    folder, key = cache_folder(), _key(attack, classifier, examples)
+    path = folder and folder / "lanes.json"
+    remembered = {} if path is None else _read(path)
     if key not in remembered:
         try:
             found = drivers.calibrate(attack, classifier, examples, keep_x_adv=keep_x_adv)
         except ValueError as error:
             raise BadInput(str(error)) from error
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:  # read again: another command may have written meanwhile
-            temporary.write_text(json.dumps(_read(path) | {key: asdict(found)}, indent=1))
+        if path is not None:
+            _remember(path, {key: asdict(found)})
         return found.lanes
     return remembered[key]["lanes"]
 
 
-def _read(path: Any) -> dict[str, Any]:
-    if not path.exists():
+def _remember(path: Path, found: dict[str, Any]) -> None:
+    """Add what was found; a folder that takes no files remembers nothing."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.access(path.parent, os.W_OK):
+            with atomic(path) as temporary:  # read again: another command may have written meanwhile
+                temporary.write_text(json.dumps(_read(path) | found, indent=1))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not os.access(path, os.R_OK):
         return {}
     try:
         remembered = json.loads(path.read_text())

@@ -15,9 +15,7 @@ without a card, as a user's own training writes them (`a2d_jax.io.orbax_files`).
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,8 +31,9 @@ from orbax.checkpoint import v1 as ocp
 
 from a2d_jax.classifiers import as_classifier, input_shape
 from a2d_jax.errors import BadInput
+from a2d_jax.hardware import devices
 from a2d_jax.imports import import_string, one_line
-from a2d_jax.io.files import FORCE
+from a2d_jax.io.files import FORCE, atomic_folder, refuse_existing
 from a2d_jax.io.orbax_files import Name, Unreadable, choose, open_orbax, read
 from a2d_jax.io.photographs import Preprocessing, preprocessing_from
 from a2d_jax.types import Classifier
@@ -118,7 +117,7 @@ def save(
       BadInput: the output cannot or must not be written there, or what the module says of itself cannot be.
     """
     directory = Path(directory)
-    refuse_checkpoint(directory, force, how)
+    refuse_existing(directory, force, how, card=CARD)
     classifier = as_classifier(module)
     shape = input_shape(module)
     weights = _named(classifier.variables)
@@ -136,22 +135,12 @@ def save(
         "versions": {name: importlib.metadata.version(name) for name in ("a2d-jax", "jax", "flax", "orbax-checkpoint")},
         **(says or {}),
     }
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
+    with atomic_folder(directory, force) as temporary:
         ocp.save(str(temporary.absolute() / WEIGHTS), traverse_util.unflatten_dict(weights))
         for receipt in temporary.rglob("commit_success.txt"):  # Orbax reads it on object stores alone; it holds this machine's path
             receipt.unlink()
         card[DIGEST] = arrays_digest({name: np.asarray(array) for name, array in weights.items()})
         (temporary / CARD).write_text(json.dumps(card, indent=2) + "\n")
-        if directory.exists():
-            replaced = directory.rename(directory.with_name(f".{directory.name}.{os.getpid()}.old"))
-            temporary.rename(directory)
-            shutil.rmtree(replaced)
-        else:
-            temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return card
 
 
@@ -249,11 +238,12 @@ def make_module(factory: str | object, *, weights: bool = True) -> object:
         the first weights of a network takes seconds to minutes.
 
     Raises:
-      BadInput: the import string cannot be used, or the factory raises.
+      BadInput: the import string cannot be used, the factory raises, or there is no hardware to compute on.
     """
     if isinstance(factory, nnx.Module | linen.Module | Classifier) or not (isinstance(factory, str) or callable(factory)):
         return factory
     make = import_factory(factory) if isinstance(factory, str) else factory
+    devices()
     if not weights:
         with suppress(Exception):  # a factory that cannot be traced (it computes with its weights, say) is simply called
             abstract = nnx.eval_shape(make)
@@ -306,21 +296,6 @@ def _parameter_count(module: object, weights: dict[Name, jax.Array]) -> int:
     if isinstance(module, nnx.Module):
         return sum(array.size for array in jax.tree.leaves(nnx.state(module, nnx.Param)))
     return sum(array.size for name, array in weights.items() if name[0] != "batch_stats")  # as Linen calls them
-
-
-def refuse_checkpoint(directory: Path, force: bool, how: str) -> None:
-    """Refuse a folder that cannot or must not be written. Call it before the work.
-
-    Raises:
-      BadInput: it exists and `force` is not given, or is no checkpoint, or its own folder is missing or read-only.
-    """
-    parent = directory.absolute().parent
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise BadInput(f"expected an existing, writable folder for the output {directory}, got {parent}; create it or choose another")
-    if directory.exists() and not force:
-        raise BadInput(f"expected a new output, got {directory}, which exists; choose another name or pass {how}")
-    if directory.exists() and not (directory / CARD).is_file():
-        raise BadInput(f"expected a checkpoint to replace, got {directory}, which has no {CARD}; choose another name")
 
 
 def _load_weights(directory: Path, variables: Any, factory: str, card: Mapping[str, Any], key: str | None) -> tuple[Any, list[str]]:

@@ -22,6 +22,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import open_idx
 from a2d_jax.io.cifar import open_cifar, open_cifar_python
 from a2d_jax.io.class_names import IMAGENET_CLASSES
+from a2d_jax.io.files import home_folder
 from a2d_jax.io.folder import open_folder
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background
@@ -108,7 +109,7 @@ def load(
 
 def data_folder() -> Path:
     """Where data sets lie: `A2D_DATA`, or `~/.cache/a2d-data`."""
-    return Path(os.environ.get("A2D_DATA") or Path.home() / ".cache" / "a2d-data")
+    return Path(os.environ.get("A2D_DATA") or (home_folder() or Path("~")) / ".cache" / "a2d-data")
 
 
 def _digits(split: str) -> ImageSource:

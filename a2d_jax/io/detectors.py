@@ -36,8 +36,8 @@ class StoredDetector:
         return Origin(name, self.meta.get("costs", {}))
 
 
-def write_detector(path: str | Path, stored: StoredDetector) -> None:
-    """Write a fitted detector; infinite numbers, which JSON lacks, become text."""
+def write_detector(path: str | Path, stored: StoredDetector, force: bool = True) -> None:
+    """Write a fitted detector, in the place of a file with `force`; infinite numbers, which JSON lacks, become text."""
     kind, params = to_params(stored.fitted)
     content = {
         "format": FORMAT,
@@ -46,7 +46,7 @@ def write_detector(path: str | Path, stored: StoredDetector) -> None:
         "params": {name: _plain(value) for name, value in params.items()},
         "meta": dict(stored.meta),
     }
-    with atomic(path) as temporary:
+    with atomic(path, force) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.encoded import Row, source_of_rows
+from a2d_jax.io.files import home_folder
 from a2d_jax.io.listing import listing
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background, decoded
@@ -25,7 +26,7 @@ BATCH = 64
 
 def prepared_folder(name: str) -> Path:
     """Where TensorFlow Datasets keeps a data set: below `TFDS_DATA_DIR`, or `~/tensorflow_datasets`."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets") / name
+    return Path(os.environ.get("TFDS_DATA_DIR") or (home_folder() or Path("~")) / "tensorflow_datasets") / name
 
 
 def open_prepared(

@@ -6,7 +6,6 @@ table, as a member of an npz.
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,13 +80,14 @@ def verdict_columns(columns: Sequence[Column]) -> list[str]:
 
 
 @contextmanager
-def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callable[[Mapping[str, Any]], None]]:
+def table_writer(path: str | Path, schema: Any, meta: Meta, force: bool = True) -> Generator[Callable[[Mapping[str, Any]], None]]:
     """Write a parquet table piece by piece.
 
     Args:
       path: the file, which appears when the block ends well.
       schema: columns and types (`COSTS`, `PREDICTIONS`, `CLEVER`, `verdicts_schema(...)`).
       meta: settings of the run, anything JSON can say.
+      force: replace a file that is there when the block ends.
 
     Yields:
       `write(columns)`: append rows, given as one sequence per column (a masked array where some have no value); rows with an `error`
@@ -96,8 +96,7 @@ def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callabl
     schema = schema.with_metadata({"a2d": json.dumps(meta)})
     kept = {"index", "fingerprint", "seed", *(field.name for field in schema if pa.types.is_string(field.type))}
 
-    # PyArrow takes names that are not UTF-8 as bytes only
-    with atomic(path) as temporary, pa.OSFile(os.fsencode(temporary), "wb") as file, pq.ParquetWriter(file, schema) as writer:
+    with atomic(path, force) as temporary, temporary.open("wb") as file, pq.ParquetWriter(file, schema) as writer:
 
         def write(columns: Mapping[str, Any]) -> None:
             failed = np.asarray([error is not None for error in columns["error"]], bool)
@@ -115,7 +114,7 @@ def table_writer(path: str | Path, schema: Any, meta: Meta) -> Generator[Callabl
 
 
 @contextmanager
-def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: Meta) -> Generator[Callable[..., None]]:
+def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: Meta, force: bool = True) -> Generator[Callable[..., None]]:
     """Write crafted images piece by piece into an npz that `open_images` and `numpy.load` read.
 
     Members: `x` (float32, `n h w c`), `y` (int64), `success` (bool), `index` (int64), `error` (text, empty where all went well),
@@ -127,6 +126,7 @@ def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: 
       count: number of images that will be written.
       shape: height, width, channels.
       meta: settings of the run.
+      force: replace a file that is there when the block ends.
 
     Yields:
       `write(x=, y=, success=, index=, error=)`: append images.
@@ -134,7 +134,7 @@ def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: 
     rest: dict[str, list[NDArray[Any]]] = {}
     types = {"y": np.int64, "success": np.bool_, "index": np.int64, "error": np.str_, "target": np.int64}
 
-    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic(path, force) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("x.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)})
 

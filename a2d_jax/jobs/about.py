@@ -3,9 +3,7 @@
 import os
 import platform
 
-import jax
-
-from a2d_jax import detectors
+from a2d_jax import detectors, hardware
 from a2d_jax.console import Done, Report, silent
 from a2d_jax.io.provenance import versions
 from a2d_jax.jobs.spec import InfoSpec
@@ -21,7 +19,7 @@ def info(spec: InfoSpec | None = None, report: Report = silent) -> Done:
         for role in ("defence", "crafting")
         for attack, fields in settings_of({key: make() for key, make in getattr(preset, role).items()}).items()
     ]
-    devices = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.local_devices()]
+    devices = [f"{device.platform}:{device.id} {device.device_kind}" for device in hardware.devices()]
     return Done(
         {
             **versions(),

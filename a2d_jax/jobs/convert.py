@@ -12,7 +12,8 @@ from a2d_jax.console import Done, Report, silent
 from a2d_jax.costs.inputs import logits_of
 from a2d_jax.errors import BadInput
 from a2d_jax.io import convert as conversion
-from a2d_jax.io.checkpoints import load, make_module, read_class_names, refuse_checkpoint, save
+from a2d_jax.io.checkpoints import CARD, load, make_module, read_class_names, save
+from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.images import open_images
 from a2d_jax.io.orbax_files import Unreadable
 from a2d_jax.io.photographs import preprocessing_from
@@ -27,7 +28,7 @@ def convert(spec: ConvertSpec, report: Report = silent) -> Done:
 
     With `check` the logits of the module are compared with those of the framework first, and nothing is written if they differ.
     """
-    refuse_checkpoint(spec.out, spec.force, "--force")
+    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs(), card=CARD)
     names = None if spec.class_names is None else read_class_names(spec.class_names)
     module: Any = make_module(spec.classifier, weights=False)
     if not isinstance(module, nnx.Module):

@@ -30,7 +30,7 @@ FLAGS = ("h", "k", "level", "two_sided", "per_class", "as_released")
 
 def fit(spec: FitSpec, report: Report = silent) -> Done:
     """Fit a detector to tables of costs and write it as JSON."""
-    refuse_existing(spec.out, spec.force, "--force")
+    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     settings = {name: getattr(spec, name) for name in FLAGS}
     given = {name: value for name, value in settings.items() if value not in (None, False)}
     seed = {"seed": spec.seed} if specs.has_setting(spec.detector, "seed") else {}
@@ -48,7 +48,7 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
     names = [str(column) for column in columns]
     meta = {"versions": versions(), "detector": spec.detector, "settings": settings, "seed": spec.seed, "benign": str(spec.benign)}
     meta |= {"spec": spec.as_json(), "costs": table.meta, **meeting.as_meta}
-    write_detector(spec.out, StoredDetector(fitted, tuple(names), meta))
+    write_detector(spec.out, StoredDetector(fitted, tuple(names), meta), spec.force)
     flagged = [
         {
             "set": one.path.stem,
@@ -66,7 +66,7 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
 
 def detect(spec: DetectSpec, report: Report = silent) -> Done:
     """Write verdicts on images, from their costs or from the images themselves."""
-    refuse_existing(spec.out, spec.force, "--force")
+    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     if (spec.costs is None) == (spec.images is None) or (spec.images is None) != (spec.classifier is None):
         raise BadInput("expected either --costs, or --classifier with --images, got something between; give one or the other")
     stored = read_detector(spec.detector, spec.plugin)
@@ -136,7 +136,7 @@ def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: di
         "error": [None] * len(read) + [error for _, _, error in table.errors],
     }
     whole = np.concatenate([read, np.zeros((missing, read.shape[1]), read.dtype)])
-    _write_verdicts(spec.out, columns, meta | {"costs": table.meta, **meeting.as_meta}, rows, whole)
+    _write_verdicts(spec, columns, meta | {"costs": table.meta, **meeting.as_meta}, rows, whole)
     summary = {"out": str(spec.out), "images": len(read) + missing, "failed": missing, "adversarial": int(adversarial.sum())}
     return Done(summary, missing, meeting.notes)
 
@@ -164,7 +164,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     meta |= {**here, "bounds": stops_at, **meeting.as_meta}
     rows = {name: getattr(measured, name) for name in ("index", "id", "label", "error")}
     rows |= {"score": judged.score, "adversarial": judged.adversarial}
-    _write_verdicts(spec.out, columns, meta, rows, judged.table)
+    _write_verdicts(spec, columns, meta, rows, judged.table)
     steps: list[dict[str, Any]] = []
     for name, result in measured.results.items():
         cost, radius = stops_at.get(name), stops_at.get(f"{name}.crossing")
@@ -186,9 +186,11 @@ def _fitted_to(stored: StoredDetector, spec: DetectSpec) -> Meeting:
     return Meeting([f"{spec.detector} was fitted to costs of mixed origins, which differ in {', '.join(mixed)}"] if mixed else [])
 
 
-def _write_verdicts(out: Path, columns: Sequence[Column], meta: Mapping[str, Any], rows: Mapping[str, Any], read: NDArray[Any]) -> None:
+def _write_verdicts(
+    spec: DetectSpec, columns: Sequence[Column], meta: Mapping[str, Any], rows: Mapping[str, Any], read: NDArray[Any]
+) -> None:
     """Write all images in the order of their set, with the numbers that decided."""
     order = np.argsort(rows["index"])
     whole = dict(rows) | dict(zip(verdict_columns(columns), read.T, strict=True))
-    with table_writer(out, verdicts_schema(columns), meta) as write:
+    with table_writer(spec.out, verdicts_schema(columns), meta, spec.force) as write:
         write({name: [values[i] for i in order] for name, values in whole.items()})

@@ -28,10 +28,10 @@ ROWS = 4096  # images written at a time
 
 def predict(spec: PredictSpec, report: Report = silent) -> Done:
     """Write the predicted class of each image and its probability."""
-    refuse_existing(spec.out, spec.force, "--force")
+    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
     failed, seen = 0, Seen()
-    with table_writer(spec.out, PREDICTIONS, record(model, source, **told(spec))) as write:
+    with table_writer(spec.out, PREDICTIONS, record(model, source, **told(spec)), spec.force) as write:
         for piece in predicted(model, source, report, seen=seen):
             columns = ("index", "id", "label", "probability", "error")
             write({name: getattr(piece, name) for name in columns})
@@ -42,12 +42,12 @@ def predict(spec: PredictSpec, report: Report = silent) -> Done:
 
 def cost(spec: CostSpec, report: Report = silent) -> Done:
     """Write what it costs each attack to change the predicted class of each image."""
-    refuse_existing(spec.out, spec.force, "--force")
+    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     attacks = chosen(spec, "defence", spec.attacks)
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
     measured = measure(model, source, attacks, seed=spec.seed, lanes=spec.lanes, report=report, target=spec.target)
     meta = record(model, source, **told(spec), **of_attacks(attacks, measured))
-    with table_writer(spec.out, COSTS, meta) as write:
+    with table_writer(spec.out, COSTS, meta, spec.force) as write:
         for begin in range(0, len(source), ROWS):
             write(_cost_rows(measured, slice(begin, begin + ROWS), attacks, spec))
     costs = [
@@ -71,13 +71,13 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
 
     With `stretch` they are written as an 8-bit file holds them, each stretched to its own range, and success is that of what was written.
     """
-    refuse_existing(spec.out, spec.force, "--force")
+    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     attacks = chosen(spec, "crafting", spec.attack)
     if len(attacks) > 1:
         raise BadInput(f"expected one attack, got {', '.join(attacks)}; run the command once for each")
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
     image_bytes = 4 * math.prod(source.shape)
-    with tempfile.TemporaryFile(dir=spec.out.absolute().parent) as scratch:  # images come as they finish; the disk puts them in order
+    with tempfile.TemporaryFile(dir=spec.out.resolve().parent) as scratch:  # images come as they finish; the disk puts them in order
         scratch.truncate(len(source) * image_bytes)
 
         def keep(_: str, rows: NDArray[np.int64], x_adv: NDArray[np.float32]) -> None:
@@ -91,7 +91,7 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
         (success,) = (np.array(result.success) for result in measured.results.values())
         scratch.seek(0)
         meta = record(model, source, **told(spec), **of_attacks(attacks, measured))
-        with npz_writer(spec.out, len(source), source.shape, meta) as write:
+        with npz_writer(spec.out, len(source), source.shape, meta, spec.force) as write:
             for begin in range(0, len(source), source.piece_size):
                 piece = slice(begin, begin + source.piece_size)
                 index = measured.index[piece]

@@ -27,7 +27,7 @@ NOT_FINITE = "expected finite gradients, got NaN or infinity from the classifier
 
 def clever(spec: CleverSpec, report: Report = silent) -> Done:
     """Write the CLEVER scores of each image, against the class that the classifier predicts."""
-    refuse_existing(spec.out, spec.force, "--force")
+    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     names = names_of(spec.targets)
     if not names:
         raise BadInput("expected at least one target, got none; name some of untargeted, target-2, least-likely")
@@ -41,7 +41,7 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
     meta = record(model, source, **told(spec), targets=names, clever=asdict(settings), labels="prediction")
     kept: list[CleverScores] = []
     failed, seen = 0, Seen()
-    with table_writer(spec.out, CLEVER, meta) as write:
+    with table_writer(spec.out, CLEVER, meta, spec.force) as write:
         for piece, x in _pieces(model, source, report, seen):
             good = np.asarray([error is None for error in piece.error])
             scores = _blank(len(good), len(names))

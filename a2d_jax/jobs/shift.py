@@ -20,7 +20,7 @@ from a2d_jax.jobs.tables import left_out, meet, read_table
 def shift(spec: ShiftSpec, report: Report = silent) -> Done:
     """Compare the costs of fresh benign images with those of the calibration, attack by attack."""
     if spec.figure is not None:
-        refuse_existing(spec.figure, spec.force, "--force")
+        refuse_existing(spec.figure, spec.force, "--force", inputs=spec.inputs())
         _report_or_refuse()
     table, new = read_table(spec.benign, spec), read_table(spec.new, spec)
     texts = specs.names_of(spec.attacks) if spec.attacks else [name for name in table.names if name in new.names]
@@ -44,7 +44,7 @@ def shift(spec: ShiftSpec, report: Report = silent) -> Done:
             f"new images differ from those of the calibration in {', '.join(shifted)}; see docs/shift.md on how to calibrate again"
         )
     if spec.figure is not None:
-        _draw(spec.figure, found, spec.level)
+        _draw(spec.figure, spec.force, found, spec.level)
     rows = [
         {
             "attack": name,
@@ -71,8 +71,8 @@ def _report_or_refuse() -> None:
         raise BadInput(str(error)) from error
 
 
-def _draw(path: Path, found: Mapping[str, Shift], level: float) -> None:
+def _draw(path: Path, force: bool, found: Mapping[str, Shift], level: float) -> None:
     from a2d_jax import report  # here: it needs an extra
 
-    with atomic(path) as temporary:
+    with atomic(path, force) as temporary:
         temporary.write_bytes(report.png(report.shift_figure({name: one.p_values for name, one in found.items()}, level)))

@@ -28,6 +28,11 @@ class Spec:
         """The spec as JSON has it: paths as text, tuples as lists."""
         return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
 
+    def inputs(self) -> list[str | Path]:
+        """Everything that may be the name of a file that the job reads."""
+        values = [getattr(self, one.name) for one in fields(self) if one.name not in ("out", "figure")]
+        return [one for value in values for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path)]
+
 
 def _paths(value: Any) -> Any:
     if isinstance(value, tuple | list):

@@ -1,7 +1,6 @@
 """The folder of a training: its settings, its metrics, where it stands, and in the end its weights."""
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from orbax.checkpoint import v1 as ocp
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import CARD, WEIGHTS, save
+from a2d_jax.io.files import atomic_folder
 from a2d_jax.io.provenance import versions
 from models.training.loop import State
 
@@ -45,12 +45,8 @@ def goes_on(out: Path, wanted: dict[str, Any], force: bool) -> bool:
 
 def begin(out: Path, wanted: dict[str, Any]) -> None:
     """Make the folder with its settings, whole or not at all, in the place of another training."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    (temporary / SETTINGS).write_text(json.dumps(wanted | {"versions": versions()}, indent=2) + "\n")
-    if out.exists():
-        shutil.rmtree(out)
-    temporary.rename(out)
+    with atomic_folder(out) as temporary:
+        (temporary / SETTINGS).write_text(json.dumps(wanted | {"versions": versions()}, indent=2) + "\n")
 
 
 def resumed(out: Path, kept: ocp.training.Checkpointer, fresh: State) -> tuple[State, float]:
@@ -74,7 +70,7 @@ def resumed(out: Path, kept: ocp.training.Checkpointer, fresh: State) -> tuple[S
 def finish(out: Path, module: nnx.Module, classifier: str) -> None:
     """Write the weights, the card last: the folder is a checkpoint when it is whole."""
     final = out / FINAL
-    for leftover in (final, out / WEIGHTS, *out.glob(f".{FINAL}.*")):
+    for leftover in (final, out / WEIGHTS):
         shutil.rmtree(leftover, ignore_errors=True)
     save(module, final, factory=classifier)
     (final / WEIGHTS).rename(out / WEIGHTS)

@@ -23,6 +23,7 @@ from jax import Array
 from a2d_jax.classifiers import from_function
 from a2d_jax.drivers import run
 from a2d_jax.errors import BadInput
+from a2d_jax.hardware import devices
 from a2d_jax.io.checkpoints import import_factory
 from a2d_jax.types import Attack, Example
 from models.training.recipes import Recipe
@@ -58,6 +59,7 @@ class Trainer(NamedTuple):
 def make_module(classifier: str, seed: int) -> nnx.Module:
     """The module of a factory, with first weights drawn by the seed if the factory takes `rngs`."""
     factory = import_factory(classifier)
+    devices()
     try:
         module = factory(rngs=nnx.Rngs(seed)) if "rngs" in inspect.signature(factory).parameters else factory()
     except Exception as error:  # the user's own function, which may raise anything

@@ -1,0 +1,25 @@
+"""The devices that JAX computes on."""
+
+import os
+from typing import Any
+
+import jax
+
+from a2d_jax.errors import BadInput
+
+
+def devices() -> list[Any]:
+    """Devices of this process; asking for them starts them.
+
+    Raises:
+      BadInput: there are none of the kind that the environment asks for, or they do not start.
+    """
+    try:
+        return jax.local_devices()
+    except Exception as error:  # JAX raises a RuntimeError, or fails an assertion when it has tried all that the variable names
+        wanted = os.environ.get("JAX_PLATFORMS")
+        asked = f"JAX_PLATFORMS={wanted}" if wanted else "JAX_PLATFORMS, which is not set"
+        reason = " ".join(str(error).split()) or "no such device"
+        raise BadInput(
+            f"expected hardware for {asked}, got: {reason}; set JAX_PLATFORMS=cpu, or install JAX for that hardware and its driver"
+        ) from error
