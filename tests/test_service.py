@@ -188,9 +188,9 @@ def test_save_refuses(network):
         assert not pathlib.Path("guard").exists()
     pathlib.Path("mine").mkdir()
     fitted.save("guard", factory=f"{name}:Net")
-    with pytest.raises(BadInput, match="expected a new folder, got guard, which exists"):
+    with pytest.raises(BadInput, match="expected a new output, got guard, which exists"):
         fitted.save("guard", factory=f"{name}:Net")
-    with pytest.raises(BadInput, match="expected a defense to replace, got mine"):
+    with pytest.raises(BadInput, match="expected a folder of the same kind to replace, got mine"):
         fitted.save("mine", factory=f"{name}:Net", force=True)
     fitted.save("guard", factory=f"{name}:Net", force=True)
     assert sorted(path.name for path in pathlib.Path().iterdir() if path.is_dir() and path.name != "__pycache__") == ["guard", "mine"]

@@ -10,8 +10,6 @@ has imported already or names as a plugin, and attacks and detectors that are no
 
 import hashlib
 import json
-import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.inputs import Shape
 from a2d_jax.io import checkpoints
 from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
-from a2d_jax.io.files import FORCE
+from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.provenance import COUNTS, versions, weights_digest
 from a2d_jax.measurements import Column
 from a2d_jax.types import Attack, Classifier
@@ -62,7 +60,7 @@ def write_folder(parts: Parts, folder: str | Path, factory: str | None, force: b
             "expected an import string module:factory that makes the classifier again, got none; pass factory='my.module:my_network', "
             "or load the classifier with a factory"
         )
-    _refuse_existing(folder, force)
+    refuse_existing(folder, force, card=DETECTOR)
     precision = card.get("precision", "float32")
     made = _made(factory, precision)
     if made.apply != parts.classifier.apply:
@@ -79,23 +77,15 @@ def write_folder(parts: Parts, folder: str | Path, factory: str | None, force: b
         "photographs": card.get("photographs"),
         "shape": list(parts.shape),
     }
-    temporary = folder.with_name(f".{folder.name[:40]}.{os.getpid()}.tmp")
-    try:
-        says = {name: card[name] for name in ("class_names", "preprocessing", "photographs") if name in card}
-        says |= {"input_shape": list(parts.shape)}
-        # The checkpoint makes the folder. The card is written last, with the hash of the detector that lies beside it.
-        checkpoints.save(parts.classifier, temporary, factory=factory, says=says)
-        columns = tuple(map(str, parts.columns))
-        write_detector(temporary / DETECTOR, StoredDetector(parts.detector, columns, {"versions": versions(), "costs": costs}))
-        whole = json.loads((temporary / checkpoints.CARD).read_text()) | {"detector_sha256": _sha256(temporary / DETECTOR)}
-        (temporary / checkpoints.CARD).write_text(json.dumps(whole, indent=2) + "\n")
-        old = folder.with_name(f".{folder.name[:40]}.{os.getpid()}.old")
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    says = {name: card[name] for name in ("class_names", "preprocessing", "photographs") if name in card}
+
+    def beside(temporary: Path) -> dict[str, str]:
+        meta = {"versions": versions(), "costs": costs}
+        write_detector(temporary / DETECTOR, StoredDetector(parts.detector, tuple(map(str, parts.columns)), meta))
+        return {"detector_sha256": _sha256(temporary / DETECTOR)}
+
+    says["input_shape"] = list(parts.shape)
+    checkpoints.save(parts.classifier, folder, factory=factory, says=says, force=force, beside=beside)
 
 
 def read_folder(folder: str | Path, plugins: Sequence[str]) -> Parts:
@@ -149,18 +139,6 @@ def _made(factory: str, precision: str) -> Classifier:
     """What a factory makes, without weights: to be compared by what it computes."""
     made = Classifier({}, as_classifier(checkpoints.make_module(factory, weights=False)).apply)
     return in_bfloat16(made) if precision == "bfloat16" else made
-
-
-def _refuse_existing(folder: Path, force: bool) -> None:
-    parent = folder.absolute().parent
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise BadInput(f"expected an existing, writable folder for {folder}, got {parent}; create it or choose another")
-    if not (folder.exists() or folder.is_symlink()):
-        return
-    if not force:
-        raise BadInput(f"expected a new folder, got {folder}, which exists; choose another name or pass {FORCE}")
-    if not (folder / DETECTOR).is_file():
-        raise BadInput(f"expected a defense to replace, got {folder}, which has no {DETECTOR}; choose another name")
 
 
 def _sha256(path: Path) -> str:

@@ -97,6 +97,7 @@ def save(
     force: bool = False,
     how: str = FORCE,
     says: Mapping[str, Any] | None = None,
+    beside: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint of a Flax module or a `Classifier`; it appears whole or not at all.
 
@@ -109,6 +110,7 @@ def save(
       force: replace an existing checkpoint (never another kind of folder).
       how: what the caller's user passes to have it replaced.
       says: more for the card, or instead of what the module says.
+      beside: writes more files into the folder, before it appears, and gives more for the card.
 
     Returns:
       The card.
@@ -140,6 +142,7 @@ def save(
         for receipt in temporary.rglob("commit_success.txt"):  # Orbax reads it on object stores alone; it holds this machine's path
             receipt.unlink()
         card[DIGEST] = arrays_digest({name: np.asarray(array) for name, array in weights.items()})
+        card |= {} if beside is None else beside(temporary)
         (temporary / CARD).write_text(json.dumps(card, indent=2) + "\n")
     return card
 

@@ -71,7 +71,7 @@ def refuse_existing(path: str | Path, force: bool, how: str = FORCE, *, inputs: 
     if final.exists() and not force:
         raise BadInput(f"expected a new output, got {path}, which exists; choose another name or pass {how}")
     if card is not None and final.exists() and not (final / card).is_file():
-        raise BadInput(f"expected a checkpoint to replace, got {path}, which has no {card}; choose another name")
+        raise BadInput(f"expected a folder of the same kind to replace, got {path}, which has no {card}; choose another name")
     temporary, lock = _begun(final, folder=card is not None)
     _removed(temporary, lock)
 

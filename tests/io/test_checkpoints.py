@@ -268,7 +268,7 @@ def test_existing_output(user, monkeypatch):
     with pytest.raises(BadInput, match="which exists; choose another name or pass force=True"):
         checkpoints.save(second, user / "out", factory="user_networks:net")
     (user / "photographs").mkdir()
-    with pytest.raises(BadInput, match="expected a checkpoint to replace"):
+    with pytest.raises(BadInput, match="expected a folder of the same kind to replace"):
         checkpoints.save(second, user / "photographs", factory="user_networks:net", force=True)
     with pytest.raises(BadInput, match="expected an existing, writable folder"):
         checkpoints.save(second, user / "none" / "out", factory="user_networks:net")
