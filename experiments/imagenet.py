@@ -270,8 +270,8 @@ def cores() -> int:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    settings = tyro.cli(Settings, args=arguments)
-    return run_command("experiments.imagenet", lambda: main(settings), interrupted=f"the same command goes on in {settings.out}")
+    how = "the same command goes on in its folder"
+    return run_command("experiments.imagenet", lambda: main(tyro.cli(Settings, args=arguments)), interrupted=how)
 
 
 if __name__ == "__main__":

@@ -310,9 +310,11 @@ def _begin(settings: Settings) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    settings = tyro.cli(Settings, prog="python -m experiments.substitute", args=arguments)
-    said = f"the same command goes on in {settings.out}"
-    return run_command("experiments.substitute", lambda: main(settings, Console()), interrupted=said)
+
+    def work() -> None:
+        main(tyro.cli(Settings, prog="python -m experiments.substitute", args=arguments), Console())
+
+    return run_command("experiments.substitute", work, interrupted="the same command goes on in its folder")
 
 
 if __name__ == "__main__":

@@ -142,6 +142,8 @@ def _told(line: dict[str, Any]) -> str:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    args = tyro.cli(Args, prog="python -m models.train", args=arguments)
-    said = f"the same command goes on from the state in {args.out}"
-    return run_command("models.train", lambda: main(args, Console()), interrupted=said)
+
+    def work() -> None:
+        main(tyro.cli(Args, prog="python -m models.train", args=arguments), Console())
+
+    return run_command("models.train", work, interrupted="the same command goes on from the last state in its folder")
