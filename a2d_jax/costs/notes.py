@@ -15,7 +15,7 @@ from a2d_jax.errors import InputWarning
 from a2d_jax.types import AttackResult
 
 SUM = 5e-3  # probabilities add up to 1 within this, also in bfloat16
-FEW = 10  # labels at most from which nothing is concluded if all are wrong
+FEW = 10  # labels at least from which something is concluded
 MOST, SELDOM = 0.5, 0.2  # labels are shifted if so many fit after the shift, and no more than so many before
 
 
@@ -76,11 +76,11 @@ class Seen:
         if self.outside:
             told.append(f"{len(self.outside)} labels lie outside 0 to {last}, such as {self.outside[0]}: no class has this number")
         shifted = [shift for shift in (-1, 1) if self.fits[shift] >= MOST * self.labelled > 0 and self.fits[0] <= SELDOM * self.labelled]
-        if self.labelled > 1 and shifted:
+        if self.labelled >= FEW and shifted:
             (shift, *_) = shifted
-            change = "1 is subtracted" if shift < 0 else "1 is added"
+            wrong, change = ("count from 1 instead of 0", "1 is subtracted") if shift < 0 else ("be too low by 1", "1 is added")
             counts = f"{self.fits[0]} of {self.labelled} are what is predicted, but {self.fits[shift]} if {change}"
-            told.append(f"labels seem to count from {-shift} instead of 0: {counts}; correct them")
+            told.append(f"labels seem to {wrong}: {counts}; correct them")
         elif self.labelled >= FEW and not self.fits[0]:
             told.append(
                 f"none of {self.labelled} labels is predicted: unless the images are adversarial, check the order of the classes, "
