@@ -305,7 +305,7 @@ def readable(path: Path) -> Generator[None]:
     """What decoders raise on a damaged file becomes the error of that file."""
     try:
         yield
-    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, pa.ArrowException) as error:
+    except (OSError, EOFError, RuntimeError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile, pa.ArrowException) as error:
         raise unreadable(path, error) from error
 
 

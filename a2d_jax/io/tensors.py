@@ -55,11 +55,11 @@ class Tensor:
         """
         try:
             array = self.load()
+            narrow = array.dtype.itemsize < 4 and is_float(array.dtype)
         except Exception as error:  # whatever the damage leads to
             raise BadInput(
                 f"expected a whole tensor of shape {self.shape} in the file, got a damaged one ({one_line(error)}); fetch it again"
             ) from error
-        narrow = array.dtype.itemsize < 4 and is_float(array.dtype)
         return array.astype(dtype or np.float32) if narrow or dtype is not None else array
 
 
