@@ -547,8 +547,8 @@ def test_images_from_elsewhere(here, capsys):
     Image.fromarray(np.dstack([x[3], x[2], x[1]])).save("set/1/colour.png")
     os.symlink("0", "set/2")
     notes = [
-        "no checkpoint is given, and the weights that tiny_net:dense makes look untrained; name trained ones (--checkpoint)",
-        "left out files that end like images but are leavings of systems or tools: 1, first 0/._a.png",
+        "no checkpoint is given, and the weights that tiny_net:dense makes look untrained; pass trained ones with --checkpoint",
+        "left out files that end like images but were left behind by systems or tools: 1, first 0/._a.png",
         "left out links to images or folders that count already: 1, first 2",
         "colour was turned to grey, since the classifier takes one channel: 1 of 4 images",
     ]
@@ -673,7 +673,12 @@ def test_settings_that_do_not_suit_an_attack(here, capsys):
     """A length for several attacks, a budget for one without, an unknown setting and a value of another type are refused."""
     np.savez("x.npz", x=near_boundary(3, 1, 9))
     cost, attack = ["cost", "--out", "out", "--attacks"], ["attack", "--out", "out", "--attack"]
-    refused(capsys, "--step-size for one attack", "bim:step_size=0.1,cw:step_size=0.1", code=run(*cost, "bim,cw", "--step-size", 0.1))
+    refused(
+        capsys,
+        "expected exactly one attack with --step-size",
+        "bim:step_size=0.1,cw:step_size=0.1",
+        code=run(*cost, "bim,cw", "--step-size", 0.1),
+    )
     refused(capsys, "--max-steps", "fgsm", code=run(*attack, "fgsm", "--max-steps", 3))
     refused(capsys, "pgd", "restarts", "'tries=3'", code=run(*attack, "pgd:tries=3"))
     refused(capsys, "setting=value for pgd", "'restarts'", code=run(*attack, "pgd:restarts"))
