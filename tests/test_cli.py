@@ -369,7 +369,7 @@ def test_lanes_auto(here, capsys, monkeypatch):
     assert table("a.parquet") == table("b.parquet") == table("c.parquet")
     refused(capsys, "at least 2 lanes, got 1", code=run("cost", "--out", "out.parquet", *few, "--lanes", 1))
     (here / "a2d-jax" / "lanes.json").write_text("{")
-    refused(capsys, "lanes.json", "delete it", code=run("cost", "--out", "out.parquet", *few, "--lanes", "auto"))
+    refused(capsys, "lanes.json", "delete the file", code=run("cost", "--out", "out.parquet", *few, "--lanes", "auto"))
 
 
 def test_surest_images_are_fed_first(here, monkeypatch):
@@ -665,7 +665,7 @@ def test_unknown_names(here, capsys):
     refused(capsys, "--epsilon", "jsma", "theta", code=run(*cost, "--attacks", "jsma", "--epsilon", 0.1))
     refused(capsys, "epsilon", code=run(*cost, "--attacks", "bim", "--epsilon", -1))
     refused(capsys, "at least one attack", code=run(*cost, "--attacks", ","))
-    refused(capsys, "bim again", code=run(*cost, "--attacks", "bim,bim:max_steps=3"))
+    refused(capsys, "got bim twice", code=run(*cost, "--attacks", "bim,bim:max_steps=3"))
     refused(capsys, "one attack, got fgsm, bim", code=run("attack", "--out", "out", "--attack", "fgsm,bim"))
 
 

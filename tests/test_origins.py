@@ -113,8 +113,8 @@ def test_a_table_without_metadata(here, capsys):
     assert a2d("detect", "--detector", "d.json", "--costs", "near.parquet", "--out", "w") == 0
     assert pq.read_table("v").to_pydict() == pq.read_table("w").to_pydict()
     capsys.readouterr()
-    refused(capsys, "lost.json", "judge tables", code=run("detect", "--detector", "lost.json", "--out", "u", images="near.npz"))
-    with pytest.raises(BadInput, match="judge tables"):
+    refused(capsys, "lost.json", "judge only tables", code=run("detect", "--detector", "lost.json", "--out", "u", images="near.npz"))
+    with pytest.raises(BadInput, match="judge only tables"):
         costs.read_defense(Classifier(WEIGHTS, lambda weights, x: x.reshape(16) @ weights), "lost.json")
 
 
