@@ -140,15 +140,15 @@ def as_classifier(obj: object) -> Classifier:
         shape = input_shape(obj)
         if shape is None:
             raise BadInput(
-                f"expected a Linen module with an attribute input_shape (h, w, c), got {type(obj).__name__} without; add it to the class"
+                f"expected a Linen module with an attribute input_shape (h, w, c), got {type(obj).__name__} without it; add it to the class"
             )
         apply = _linen(obj)
         try:
             variables = apply.module.init(jax.random.key(0), jnp.zeros((1, *shape)), **dict(apply.switches))
         except Exception as error:  # the user's own module, which may raise anything
             raise BadInput(
-                f"expected {type(obj).__name__} to take images {shape} in evaluation mode, got {one_line(error)} "
-                "from its own code; correct the module"
+                f"expected {type(obj).__name__} to take images {shape} in evaluation mode, got {one_line(error)}, "
+                "raised by its own code; correct the module"
             ) from error
         return Classifier(variables, apply)
     raise BadInput(

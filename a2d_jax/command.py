@@ -89,4 +89,4 @@ def _start_jax() -> None:
     try:
         importlib.import_module("jax")
     except Exception as error:
-        raise BadInput(f"expected JAX to import, got {one_line(error)}; check the variables JAX_* of the environment ({given})") from error
+        raise BadInput(f"expected JAX to start, got {one_line(error)}; check the environment variables JAX_* ({given})") from error

@@ -136,7 +136,10 @@ def _printed(name: str, stdout: process.Stream, code: int) -> int:
     stdout.flush()
     if stdout.lost is None or stdout.lost.errno == errno.EPIPE:
         return code
-    print(f"{name}: expected room for the result on stdout, got: {stdout.lost.strerror}; what was printed is not whole", file=sys.stderr)
+    print(
+        f"{name}: expected room for the result on stdout, got: {stdout.lost.strerror}; the printed result is incomplete",
+        file=sys.stderr,
+    )
     return code if process.outputs else code or 1
 
 

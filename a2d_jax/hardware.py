@@ -18,8 +18,8 @@ def devices() -> list[Any]:
         return jax.local_devices()
     except Exception as error:  # JAX raises a RuntimeError, or fails an assertion when it has tried all that the variable names
         wanted = os.environ.get("JAX_PLATFORMS")
-        asked = f"JAX_PLATFORMS={wanted}" if wanted else "JAX_PLATFORMS, which is not set"
+        asked = f"hardware for JAX_PLATFORMS={wanted}" if wanted else "hardware that JAX can use"
         reason = " ".join(str(error).split()) or "no such device"
         raise BadInput(
-            f"expected hardware for {asked}, got: {reason}; set JAX_PLATFORMS=cpu, or install JAX for that hardware and its driver"
+            f"expected {asked}, got: {reason}; set JAX_PLATFORMS=cpu, or install JAX for that hardware and its driver"
         ) from error

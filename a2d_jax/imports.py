@@ -41,7 +41,7 @@ def import_string(text: str, example: str) -> Any:
             found = getattr(found, part)
     except AttributeError as error:
         raise BadInput(
-            f"expected something of {module_name}, got the name {name!r}, which it does not have; check the import string"
+            f"expected a name that {module_name} defines, got the name {name!r}, which it does not have; check the import string"
         ) from error
     return found
 
@@ -60,12 +60,12 @@ def plugged(kind: str, origin: object, plugins: Sequence[str]) -> Any:
     module = kind.partition(":")[0]
     if module not in plugins:
         raise BadInput(
-            f"expected {module} to be named as a plugin, got {', '.join(plugins) or 'none'}, while {origin} needs {kind}; "
+            f"expected {module} to be named as a plugin, since {origin} needs {kind}, got {', '.join(plugins) or 'none'}; "
             "a file never imports code by itself: name the module as a plugin if you trust it"
         )
     found = import_string(kind, "my.module:MyAttack")
     if (getattr(found, "__module__", None), getattr(found, "__qualname__", None)) != (module, kind.partition(":")[2]):
-        raise BadInput(f"expected a class or function made in {module}, got {kind}, which is none, in {origin}; correct the file")
+        raise BadInput(f"expected a class or function made in {module}, got {kind} in {origin}, which is neither; correct the file")
     return found
 
 

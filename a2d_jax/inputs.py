@@ -148,11 +148,11 @@ def class_count(classifier: Callable[..., Any], shape: tuple[int, ...], origin: 
     got = getattr(logits, "shape", "?")
     if got == (1,):
         raise BadInput(
-            "expected one logit for each of at least 2 classes, got one output; a network that tells two classes by one number z (before a "
-            "sigmoid) says the same with the logits (0, z): return both"
+            "expected one logit for each of at least 2 classes, got one output; if the network gives one number z before a sigmoid, "
+            "return the two logits (0, z)"
         )
     if getattr(logits, "ndim", 0) != 1 or logits.shape[0] < 2:
-        raise BadInput(f"expected one logit for each of at least 2 classes, got an output of shape {got}; check it")
+        raise BadInput(f"expected one logit for each of at least 2 classes, got an output of shape {got}; check the network")
     return int(logits.shape[0])
 
 

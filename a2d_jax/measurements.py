@@ -122,8 +122,8 @@ def honest(column: Column, values: NDArray[np.generic], success: NDArray[np.bool
         return values
     if farthest is None:
         raise BadInput(
-            f"expected the norm of {column.measurement} and the shape of the images, on {int((~success).sum())} of which it failed, got a "
-            "table that does not record them; run `a2d cost` again with this version"
+            f"expected a table that records the norm of {column.measurement} and the shape of the images, since the attack failed on "
+            f"{int((~success).sum())} of them, got a table without; run `a2d cost` again with this version"
         )
     return np.where(success, values, farthest)
 

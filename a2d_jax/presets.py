@@ -195,7 +195,7 @@ def named(preset: str, plugins: Sequence[str] = ()) -> Preset:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"expected a preset as TOML, got {preset}, which cannot be read as such ({one_line(error)}); correct it") from error
     if unknown := sorted(content.keys() - {"base", "defence", "crafting"}):
-        raise BadInput(f"expected base, defence and crafting in {preset}, got {', '.join(unknown)}; correct it")
+        raise BadInput(f"expected only base, defence and crafting in {preset}, got {', '.join(unknown)}; correct it")
     if (base_name := content.get("base")) not in (None, *PRESETS):
         raise BadInput(f"expected a base among {', '.join(PRESETS)}, got {base_name!r} in {preset}; name one of them")
     base = Preset({}, {}) if base_name is None else PRESETS[base_name]
@@ -209,7 +209,7 @@ def _changed(makers: Mapping[str, Maker], content: Any, origin: str, plugins: Se
         if not isinstance(settings, dict):
             raise BadInput(f"expected a table of settings for each attack in {origin}, got {settings!r} for {name or 'a role'}; correct it")
         if set(name) & set(",:=.") or not name.strip():
-            raise BadInput(f"expected a name without comma, colon, point or equals sign, got {name!r} in {origin}; call it otherwise")
+            raise BadInput(f"expected a name without comma, colon, point or equals sign, got {name!r} in {origin}; choose another name")
         own = dict(settings)
         attack = str(own.pop("attack", name))
         if ":" in attack:

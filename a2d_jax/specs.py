@@ -70,12 +70,12 @@ def attacks(text: str, makers: Mapping[str, Maker], called: Callable[[str], str]
     if len(texts) > 1 and (lengths := shared.keys() - {"max_steps"}):
         told = ", ".join(map(called, sorted(lengths)))
         example = ",".join(f"{one.partition(':')[0]}:{min(lengths)}={shared[min(lengths)]:g}" for one in texts)
-        raise BadInput(f"expected {told} for one attack, whose units it has, got {len(texts)} attacks; write {example}")
+        raise BadInput(f"expected exactly one attack with {told}, which uses its units, got {len(texts)} attacks; write {example}")
     found: dict[str, Attack] = {}
     for one in texts:
         spec = parse(one, makers, "attack")
         if spec.name in found:
-            raise BadInput(f"expected each attack once, got {spec.name} again; run the command twice, a table has one column for a name")
+            raise BadInput(f"expected each attack once, got {spec.name} twice; run the command twice, as a table has one column per name")
         own = parameters(spec.maker)
         for setting in shared.keys() - own.keys():
             raise BadInput(
@@ -137,7 +137,7 @@ def detector(text: str, called: Callable[[str], str] = str, **given: Any) -> det
     made = _make("detector", spec.name, spec.maker, {**shared, **spec.settings})
     if "labels" not in parameters(getattr(made, "fit", None)):
         raise BadInput(
-            f"expected {spec.name} to make a detector with fit(benign, adversarial, *, labels), got a {type(made).__name__} without; "
+            f"expected {spec.name} to make a detector with fit(benign, adversarial, *, labels), got a {type(made).__name__} without it; "
             "see a2d_jax.detectors.Detector"
         )
     return made
@@ -195,7 +195,9 @@ def kind_of(made: object) -> str:
     """How JSON names the class of an attack: by its name in the box, else by import string."""
     kind = type(made)
     if "<locals>" in kind.__qualname__ or kind.__module__ == "__main__":
-        raise BadInput(f"expected a class that can be imported, got {kind.__module__}:{kind.__qualname__}; move it to the top of a module")
+        raise BadInput(
+            f"expected a class that can be imported, got {kind.__module__}:{kind.__qualname__}; move it to the top level of a module"
+        )
     return kind.__name__ if IN_THE_BOX.get(kind.__name__) is kind else f"{kind.__module__}:{kind.__qualname__}"
 
 

@@ -218,5 +218,7 @@ def test_errors_of_linen_modules():
         def __call__(self, x):
             raise RuntimeError("half written")
 
-    with pytest.raises(BadInput, match=r"expected Broken to take images \(8, 8, 1\).*got RuntimeError: half written from its own code"):
+    with pytest.raises(
+        BadInput, match=r"expected Broken to take images \(8, 8, 1\).*got RuntimeError: half written, raised by its own code"
+    ):
         classifiers.as_classifier(Broken())

@@ -369,7 +369,7 @@ def test_lanes_auto(here, capsys, monkeypatch):
     assert table("a.parquet") == table("b.parquet") == table("c.parquet")
     refused(capsys, "at least 2 lanes, got 1", code=run("cost", "--out", "out.parquet", *few, "--lanes", 1))
     (here / "a2d-jax" / "lanes.json").write_text("{")
-    refused(capsys, "lanes.json", "delete it", code=run("cost", "--out", "out.parquet", *few, "--lanes", "auto"))
+    refused(capsys, "lanes.json", "delete the file", code=run("cost", "--out", "out.parquet", *few, "--lanes", "auto"))
 
 
 def test_surest_images_are_fed_first(here, monkeypatch):
@@ -547,8 +547,8 @@ def test_images_from_elsewhere(here, capsys):
     Image.fromarray(np.dstack([x[3], x[2], x[1]])).save("set/1/colour.png")
     os.symlink("0", "set/2")
     notes = [
-        "no checkpoint is given, and the weights that tiny_net:dense makes look untrained; name trained ones (--checkpoint)",
-        "left out files that end like images but are leavings of systems or tools: 1, first 0/._a.png",
+        "no checkpoint is given, and the weights that tiny_net:dense makes look untrained; pass trained ones with --checkpoint",
+        "left out files that end like images but were left behind by systems or tools: 1, first 0/._a.png",
         "left out links to images or folders that count already: 1, first 2",
         "colour was turned to grey, since the classifier takes one channel: 1 of 4 images",
     ]
@@ -665,7 +665,7 @@ def test_unknown_names(here, capsys):
     refused(capsys, "--epsilon", "jsma", "theta", code=run(*cost, "--attacks", "jsma", "--epsilon", 0.1))
     refused(capsys, "epsilon", code=run(*cost, "--attacks", "bim", "--epsilon", -1))
     refused(capsys, "at least one attack", code=run(*cost, "--attacks", ","))
-    refused(capsys, "bim again", code=run(*cost, "--attacks", "bim,bim:max_steps=3"))
+    refused(capsys, "got bim twice", code=run(*cost, "--attacks", "bim,bim:max_steps=3"))
     refused(capsys, "one attack, got fgsm, bim", code=run("attack", "--out", "out", "--attack", "fgsm,bim"))
 
 
@@ -673,7 +673,12 @@ def test_settings_that_do_not_suit_an_attack(here, capsys):
     """A length for several attacks, a budget for one without, an unknown setting and a value of another type are refused."""
     np.savez("x.npz", x=near_boundary(3, 1, 9))
     cost, attack = ["cost", "--out", "out", "--attacks"], ["attack", "--out", "out", "--attack"]
-    refused(capsys, "--step-size for one attack", "bim:step_size=0.1,cw:step_size=0.1", code=run(*cost, "bim,cw", "--step-size", 0.1))
+    refused(
+        capsys,
+        "expected exactly one attack with --step-size",
+        "bim:step_size=0.1,cw:step_size=0.1",
+        code=run(*cost, "bim,cw", "--step-size", 0.1),
+    )
     refused(capsys, "--max-steps", "fgsm", code=run(*attack, "fgsm", "--max-steps", 3))
     refused(capsys, "pgd", "restarts", "'tries=3'", code=run(*attack, "pgd:tries=3"))
     refused(capsys, "setting=value for pgd", "'restarts'", code=run(*attack, "pgd:restarts"))

@@ -321,7 +321,9 @@ def test_an_output_that_appears_meanwhile(here, capsys):
     assert main(command) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    (kept,) = re.fullmatch(r"a2d: error: expected nothing at [^\n]+ the result is in (\S+\.parquet)\n", err).groups()
+    (kept,) = re.fullmatch(
+        r"a2d: error: expected [^\n]+ to be free when the work ended, [^\n]+ the result is in (\S+\.parquet)\n", err
+    ).groups()
     assert Path("p.parquet").read_text() == "precious"
     assert pq.read_table(kept).num_rows == 4
     assert main([*command, "--force"]) == 0

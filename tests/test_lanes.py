@@ -60,7 +60,7 @@ def test_a_broken_file_is_said(tried, tmp_path, text):
     """Protects against half of a file: the line names it and says what to do."""
     (tmp_path / "a2d-jax").mkdir()
     (tmp_path / "a2d-jax" / "lanes.json").write_text(text)
-    with pytest.raises(BadInput, match=r"expected numbers of lanes.*lanes\.json.* delete it"):
+    with pytest.raises(BadInput, match=r"expected the numbers of lanes.*lanes\.json.* delete the file"):
         ask()
 
 

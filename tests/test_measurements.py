@@ -218,7 +218,7 @@ def test_tables_without_crossings_are_read(here):
     old, new = read_measurements("old.parquet"), read_measurements("new.parquet")
     for text in ("bim", "bim.distance"):
         np.testing.assert_array_equal(old.select(old.columns([text])), new.select(new.columns([text])))
-    with pytest.raises(BadInput, match=r"column crossing of bim in old.parquet, got a table without; measure again"):
+    with pytest.raises(BadInput, match=r"column crossing of bim in old.parquet, got a table without it; measure again"):
         old.columns(["bim.crossing"])
 
 

@@ -131,9 +131,9 @@ def test_probabilities_are_said():
 @pytest.mark.parametrize(
     ("shift", "text"),
     [
-        (1, "labels seem to count from 1 instead of 0: 0 of 200 are what is predicted, but 200 if 1 is subtracted"),
-        (-1, "labels seem to be too low by 1: 0 of 200 are what is predicted, but 200 if 1 is added"),
-        (2, "none of 200 labels is predicted: unless the images are adversarial, check the order of the classes"),
+        (1, "labels seem to count from 1 instead of 0: 0 of 200 equal the predicted class, but 200 do if 1 is subtracted"),
+        (-1, "labels seem to be too low by 1: 0 of 200 equal the predicted class, but 200 do if 1 is added"),
+        (2, "none of 200 labels equals the predicted class: unless the images are adversarial, check the order of the classes"),
         (0, None),
     ],
 )

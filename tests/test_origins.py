@@ -113,8 +113,8 @@ def test_a_table_without_metadata(here, capsys):
     assert a2d("detect", "--detector", "d.json", "--costs", "near.parquet", "--out", "w") == 0
     assert pq.read_table("v").to_pydict() == pq.read_table("w").to_pydict()
     capsys.readouterr()
-    refused(capsys, "lost.json", "judge tables", code=run("detect", "--detector", "lost.json", "--out", "u", images="near.npz"))
-    with pytest.raises(BadInput, match="judge tables"):
+    refused(capsys, "lost.json", "judge only tables", code=run("detect", "--detector", "lost.json", "--out", "u", images="near.npz"))
+    with pytest.raises(BadInput, match="judge only tables"):
         costs.read_defense(Classifier(WEIGHTS, lambda weights, x: x.reshape(16) @ weights), "lost.json")
 
 
@@ -127,7 +127,7 @@ def test_an_older_table(here, capsys):
     capsys.readouterr()
     assert a2d("detect", "--detector", "d.json", "--costs", "old.parquet", "--out", "v") == 0
     err = capsys.readouterr().err
-    assert re.fullmatch(r"a2d: old.parquet does not record counts; nothing tells whether that differs\n", err)
+    assert re.fullmatch(r"a2d: old.parquet does not record counts, so this could not be compared\n", err)
 
 
 def test_a_folder_of_tables(here, capsys):
@@ -141,7 +141,7 @@ def test_a_folder_of_tables(here, capsys):
     for benign in ("far.parquet", "parts"):
         assert a2d("fit", "--benign", benign, "--detector", "zscore", "--out", f"{benign}.json") == 0
         assert a2d("detect", "--detector", f"{benign}.json", "--costs", "parts", "--out", f"{benign}.v") == 0
-    assert "images of parts are numbered anew" in capsys.readouterr().err
+    assert "images of parts were renumbered" in capsys.readouterr().err
     one, parts = (json.loads(pathlib.Path(f"{name}.json").read_text())["params"] for name in ("far.parquet", "parts"))
     assert one == parts
     whole, put_together = (pq.read_table(f"{name}.v").to_pydict() for name in ("far.parquet", "parts"))

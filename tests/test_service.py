@@ -178,7 +178,7 @@ def test_save_refuses(network):
     """Protects files: an existing folder, a missing parent, nobody who makes the classifier, or something that makes another."""
     fitted, name = defense(network), network.__name__
     for folder, factory, text in (
-        ("guard", None, "expected an import string module:factory"),
+        ("guard", None, "expected the import string module:factory of the classifier"),
         ("guard", f"{name}:Other", "which makes another one"),
         ("guard", f"{name}:nothing", "does not have"),
         ("missing/guard", f"{name}:Net", "expected an existing, writable folder"),

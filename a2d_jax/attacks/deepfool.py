@@ -73,7 +73,7 @@ class DeepFool:
             require(self.overshoot >= 0, "overshoot >= 0", self.overshoot, "give a share of the step, such as 0.02")
         if isinstance(self.max_steps, int):
             require(self.max_steps >= 0, "max_steps >= 0", self.max_steps, "give the number of updates")
-        require(self.candidates >= 2, "candidates >= 2", self.candidates, "count the label itself")
+        require(self.candidates >= 2, "candidates >= 2", self.candidates, "give the number of classes to compare, the label among them")
         require(self.norm in ("l2", "linf"), "a norm among l2, linf", self.norm, "pass one of them")
         require(self.form in ("original", "foolbox"), "a form among original, foolbox", self.form, "pass one of them")
 

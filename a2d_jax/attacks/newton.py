@@ -68,7 +68,7 @@ class Newton:
     def __post_init__(self) -> None:
         for name, value in (("epsilon", self.epsilon), ("shortest", self.shortest), ("longest", self.longest)):
             if isinstance(value, int | float):
-                require(value > 0, f"{name} > 0", value, "an input that lies on the boundary must move at all")
+                require(value > 0, f"{name} > 0", value, "give a positive number: an input on the boundary must still move")
         if isinstance(self.overshoot, int | float):
             require(self.overshoot > 0, "overshoot > 0", self.overshoot, "give a share of the estimate, such as 1.05")
         if isinstance(self.max_steps, int):

@@ -57,14 +57,16 @@ def write_folder(parts: Parts, folder: str | Path, factory: str | None, force: b
     factory = factory or card.get("factory")
     if factory is None:
         raise BadInput(
-            "expected an import string module:factory that makes the classifier again, got none; pass factory='my.module:my_network', "
-            "or load the classifier with a factory"
+            "expected the import string module:factory of the classifier, got none; pass factory='my.module:my_network', "
+            "or load the classifier by its import string"
         )
     refuse_existing(folder, force, card=DETECTOR)
     precision = card.get("precision", "float32")
     made = _made(factory, precision)
     if made.apply != parts.classifier.apply:
-        raise BadInput(f"expected a factory that makes the guarded classifier, got {factory}, which makes another one; name the right one")
+        raise BadInput(
+            f"expected a factory that makes the classifier of this defense, got {factory}, which makes another one; name the right one"
+        )
     costs = {
         "attacks": specs.settings_of(parts.attacks),
         "norms": {name: attack.norm for name, attack in parts.attacks.items()},
@@ -113,8 +115,8 @@ def read_folder(folder: str | Path, plugins: Sequence[str]) -> Parts:
     module = factory.partition(":")[0]
     if module not in plugins and module not in sys.modules:
         raise BadInput(
-            f"expected {module} to be imported, got a program without it, while {folder} needs {factory}; a folder never imports code by "
-            f"itself: import {module} first, or name it in plugins, if you trust it"
+            f"expected {module} to be imported, since {folder} needs {factory}, got a program without it; a folder never imports code by "
+            f"itself: if you trust {module}, import it first, or name it in plugins"
         )
     stored = read_detector(folder / DETECTOR, plugins)
     costs = stored.meta.get("costs", {})

@@ -68,7 +68,9 @@ def _read(path: Path) -> dict[str, Any]:
         if any(type(one["lanes"]) is not int or one["lanes"] < MIN_WIDTH for one in remembered.values()):
             raise ValueError
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise BadInput(f"expected numbers of lanes, remembered by earlier commands, in {path}, got something else; delete it") from error
+        raise BadInput(
+            f"expected the numbers of lanes that earlier commands stored in {path}, got something else; delete the file"
+        ) from error
     return remembered
 
 

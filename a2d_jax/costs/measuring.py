@@ -178,7 +178,7 @@ def measure(
     if not (lanes in (None, "auto") or (type(lanes) is int and lanes >= MIN_WIDTH)):
         raise BadInput(f"expected at least {MIN_WIDTH} lanes, got {lanes}; leave it out to take the default")
     if not attacks or not len(source):
-        raise BadInput(f"expected at least one attack and one image, got {len(attacks)} and {len(source)}; give some")
+        raise BadInput(f"expected at least one attack and one image, got {len(attacks)} attack(s) and {len(source)} image(s); give both")
     for name, attack in attacks.items():
         whole_attack(attack, f"{name} to be an attack")
     if not -(2**31) <= seed < 2**31:
@@ -279,7 +279,7 @@ class _Known:
 
 def _known(pieces: Sequence[Predicted], labels: str, aimed: bool) -> _Known:
     if labels not in ("prediction", "set"):
-        raise BadInput(f"expected labels from the prediction or the set, got {labels!r}; pass one of them")
+        raise BadInput(f"expected labels among prediction, set, got {labels!r}; pass one of them")
 
     def label(piece: Predicted) -> NDArray[np.int64]:
         return piece.truth if labels == "set" and piece.truth is not None else piece.label
@@ -311,10 +311,8 @@ def _target_where_needed(attacks: Mapping[str, Attack], target: Target | None) -
     aiming = [name for name, attack in attacks.items() if _targeted(attack)]
     if aiming and target is None:
         raise BadInput(
-            f"expected a target for {', '.join(aiming)}, which reaches a class rather than leaves one, got none; "
-            "give a class, second, least-likely, random or labels as the target"
+            f"expected a target for {', '.join(aiming)}, which must reach a given class, got none; "
+            "give a class number, second, least-likely, random or labels as the target"
         )
     if target is not None and not aiming:
-        raise BadInput(
-            f"expected a targeted attack with the target {target}, got {', '.join(attacks)}; set targeted=true or give no target"
-        )
+        raise BadInput(f"expected a targeted attack for the target {target}, got {', '.join(attacks)}; set targeted=true or give no target")

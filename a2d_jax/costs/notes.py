@@ -71,7 +71,7 @@ class Seen:
                 "so leave out the softmax at its end"
             )
         if self.images and self.alike and self._different:
-            told.append("the classifier gives different images the same output, so that no attack can change it: check its weights")
+            told.append("the classifier gives different images the same output, so no attack can change it: check its weights")
         last = self.classes - 1
         if self.outside:
             told.append(f"{len(self.outside)} labels lie outside 0 to {last}, such as {self.outside[0]}: no class has this number")
@@ -79,12 +79,12 @@ class Seen:
         if self.labelled >= FEW and shifted:
             (shift, *_) = shifted
             wrong, change = ("count from 1 instead of 0", "1 is subtracted") if shift < 0 else ("be too low by 1", "1 is added")
-            counts = f"{self.fits[0]} of {self.labelled} are what is predicted, but {self.fits[shift]} if {change}"
+            counts = f"{self.fits[0]} of {self.labelled} equal the predicted class, but {self.fits[shift]} do if {change}"
             told.append(f"labels seem to {wrong}: {counts}; correct them")
         elif self.labelled >= FEW and not self.fits[0]:
             told.append(
-                f"none of {self.labelled} labels is predicted: unless the images are adversarial, check the order of the classes, "
-                "the preprocessing and the weights"
+                f"none of {self.labelled} labels equals the predicted class: unless the images are adversarial, check the order of the "
+                "classes, the preprocessing and the weights"
             )
         return told
 
@@ -96,8 +96,8 @@ def unmoved(name: str, result: AttackResult, good: Bool[np.ndarray, " n"]) -> li
     if not count:
         return []
     return [
-        f"{name} could not move {count} of {int(good.sum())} images: their gradient is zero or no step leads on; their cost is that "
-        "of a failure and says nothing of the boundary; check that the classifier gives logits and that gradients flow through it"
+        f"{name} could not move {count} of {int(good.sum())} images: their gradient is zero, or no step helped; their cost is that "
+        "of a failed attack and says nothing about the boundary; check that the classifier gives logits and that gradients flow through it"
     ]
 
 

@@ -40,12 +40,12 @@ def reading(stored: StoredDetector, name: str | Path, plugins: Sequence[str] = (
       BadInput: it reads CLEVER scores, or nothing records how its costs were measured.
     """
     if any(text.startswith(CLEVER) for text in stored.columns):
-        raise BadInput(f"expected a detector that reads attacks, got one of CLEVER scores in {name}; judge a table of `a2d clever`")
+        raise BadInput(f"expected a detector of attack costs, got one of CLEVER scores in {name}; judge a table of `a2d clever` with it")
     known = stored.meta.get("costs", {}).get("attacks", {})
     if not known:
         raise BadInput(
-            f"expected a detector that knows how its costs were measured, got one fitted to a table without a record of it in {name}; "
-            "judge tables of costs with it, or fit one to a table as `a2d cost` writes it"
+            f"expected a detector that records how its costs were measured, got {name}, which was fitted to a table without that record; "
+            "judge only tables of costs with it, or fit a detector to a table of `a2d cost`"
         )
     columns = tuple(Column.named(text, known) for text in stored.columns)
     return Reading(columns, specs.attacks_from(known, dict.fromkeys(column.measurement for column in columns), name, plugins))

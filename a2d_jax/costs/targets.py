@@ -52,7 +52,7 @@ def targets(
     classes = logits.shape[1]
     if target == "labels":
         if truth is None:
-            raise BadInput("expected a set with labels for the target labels, got one without; give another target")
+            raise BadInput("expected a set with labels, since the target is labels, got a set without; give another target")
         return truth
     if isinstance(target, int):
         if target >= classes:

@@ -81,15 +81,17 @@ def _plugin(kind: str, plugins: Sequence[str]) -> Any:
     known = plugged(kind, "the detector", plugins)
     its_own = inspect.isclass(known) and (known.__module__, known.__qualname__) == (module, name)
     if not (its_own and is_dataclass(known) and all(hasattr(known, part) for part in ("score", "predict", "bounds"))):
-        raise BadInput(f"expected the dataclass of a fitted detector as {kind}, got {known!r}; fit the detector again")
+        raise BadInput(f"expected {kind} to be the dataclass of a fitted detector, got {known!r}; fit the detector again")
     return known
 
 
 def _import_string(known: Any) -> str:
     module, name = known.__module__, known.__qualname__
     importable = module != "__main__" and "<locals>" not in name
-    require(importable, "a detector whose class can be imported", f"{module}:{name}", "move the class to the top of a module file")
-    require(is_dataclass(known), "a fitted detector that is a dataclass", f"{module}:{name}", "make its class one, of numbers and arrays")
+    require(importable, "a detector whose class can be imported", f"{module}:{name}", "move the class to the top level of a module")
+    require(
+        is_dataclass(known), "a fitted detector that is a dataclass", f"{module}:{name}", "make the class a dataclass of numbers and arrays"
+    )
     return f"{module}:{name}"
 
 

@@ -105,7 +105,7 @@ def stream(
     """
     devices = jax.local_devices() if devices is None else list(devices)
     if lanes is not None and lanes < MIN_WIDTH:
-        raise ValueError(f"expected lanes >= {MIN_WIDTH}, got {lanes}; give the number of examples in work on each device")
+        raise ValueError(f"expected lanes >= {MIN_WIDTH}, got {lanes}; give the number of examples that each device works on at once")
     if not devices:
         raise ValueError("expected at least one device, got none; leave devices out to take all")
     stats = Stats()

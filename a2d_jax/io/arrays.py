@@ -126,7 +126,7 @@ def open_npz(path: Path) -> ImageSource:
             yield stream
 
     if member.compress_type != zipfile.ZIP_STORED:
-        why = f"expected images that lie in the file as they are, got deflated ones in {path}; save them with numpy.savez"
+        why = f"expected uncompressed images, which can be read from any place, got deflated ones in {path}; save them with numpy.savez"
         return _array_source(path, opened, dims, dtype, label, why)
     stored = _in_file(path, _data_of(path, member) + start)
     return _array_source(path, lambda offset: stored(offset) if offset else opened(0), dims, dtype, label)
@@ -155,7 +155,7 @@ def open_idx(path: Path) -> ImageSource:
             stream.seek(label_start)
             label = integer_labels(np.frombuffer(stream.read(), label_type).reshape(label_dims), dims[0], labels_file)
 
-    packed = f"expected images that lie in the file as they are, got {path}, packed by gzip; unpack it with gunzip"
+    packed = f"expected uncompressed images, which can be read from any place, got {path}, which is packed with gzip; unpack it with gunzip"
     return _array_source(path, _in_file(path, start), dims, dtype, label, packed if _packed(path) else None)
 
 

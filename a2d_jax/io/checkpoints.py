@@ -172,7 +172,7 @@ def load(factory: str | object, directory: Path | None = None, *, key: str | Non
         variables, notes = _load_weights(directory, classifier.variables, name, card, key)
         classifier = replace(classifier, variables=variables)
     elif isinstance(module, linen.Module) or (isinstance(module, nnx.Module) and looks_untrained(classifier)):
-        notes = [f"no checkpoint is given, and the weights that {name} makes look untrained; name trained ones (--checkpoint)"]
+        notes = [f"no checkpoint is given, and the weights that {name} makes look untrained; pass trained ones with --checkpoint"]
     shape = input_shape(module)
     if shape is not None:
         _try(classifier, shape, name)
@@ -269,7 +269,8 @@ def _try(classifier: Classifier, shape: tuple[int, int, int], name: str) -> None
         jax.eval_shape(classifier, jax.ShapeDtypeStruct(shape, jnp.float32))
     except Exception as error:  # the user's own code, which may raise anything
         raise BadInput(
-            f"expected {name} to give logits for images {shape} (h, w, c), got {one_line(error)} from its own code; correct the module"
+            f"expected {name} to give logits for images {shape} (h, w, c), got {one_line(error)}, raised by its own code; "
+            "correct the module"
         ) from error
 
 
@@ -343,7 +344,7 @@ def _read_card(directory: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(card, dict):
-            raise ValueError(f"a {type(card).__name__}, no object")
+            raise ValueError(f"a {type(card).__name__} instead of an object")
     except ValueError as error:
         raise BadInput(f"expected JSON in {path}, got {one_line(error)}; convert the checkpoint again") from error
     if "weights_sha256" in card and card["weights_sha256"] != _files_digest(directory / WEIGHTS):

@@ -57,7 +57,7 @@ def _images(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _check(label: NDArray[np.int64], path: Path) -> None:
     if len(label) and not 0 <= label.min() <= label.max() <= 9:
-        raise BadInput(f"expected CIFAR-10 labels 0 to 9, got {label.min()} to {label.max()} in {path}; is it a CIFAR-10 file?")
+        raise BadInput(f"expected CIFAR-10 labels 0 to 9, got {label.min()} to {label.max()} in {path}; check that it is a CIFAR-10 file")
 
 
 def _unpickled(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -71,7 +71,7 @@ def _unpickled(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     except Exception as error:  # the unpickler of a damaged file raises whatever the damage leads to
         raise BadInput(f"expected a batch of CIFAR-10, got {path}, which is damaged or of another kind; fetch it again") from error
     if not (isinstance(planes, np.ndarray) and planes.dtype == np.uint8 and planes.ndim == 2 and planes.shape[1] == PLANES):
-        raise BadInput(f"expected CIFAR-10 images as bytes of shape n {PLANES}, got another content in {path}; fetch it again")
+        raise BadInput(f"expected CIFAR-10 images as bytes of shape n {PLANES}, got something else in {path}; fetch it again")
     label = integer_labels(np.asarray(label), len(planes), path)
     _check(label, path)
     return planes, label

@@ -87,7 +87,7 @@ def read_arrays(path: Path, key: str | None = None) -> Arrays:
     if key is None and len(checkpoint.mappings) > 1:
         inner = {place: found for place, found in checkpoint.mappings.items() if place}
         if len(inner) > 1:
-            raise BadInput(f"expected weights in one place of {path}, got {', '.join(inner)}; name one as key")
+            raise BadInput(f"expected weights in one place of {path}, got {', '.join(inner)}; pass one of them as key")
         key = next(iter(inner))
     found = checkpoint.under(key) if key is not None else next(iter(checkpoint.mappings.values()))
     bare = list(variants(found))[: 2 if any("." in name for name in found) else 1]
@@ -185,7 +185,7 @@ def _chosen(checkpoint: Checkpoint, module: nnx.Module, key: str | None, leave_o
     where, prefix, arrays, match = fits[0]
     known = {name for _, found in variants(candidates[where]) for name in found}
     if unknown := [name for name in leave_out if name not in known]:
-        raise BadInput(f"expected names of tensors in {checkpoint.path} to leave out, got {', '.join(unknown)}; correct them")
+        raise BadInput(f"expected tensors of {checkpoint.path} to leave out, got {', '.join(unknown)}; correct the names")
     notes: list[str] = []
     others = [name for name in checkpoint.mappings if name not in ("", where)]
     if where or prefix:
@@ -253,7 +253,7 @@ def _match(arrays: Named, module: nnx.Module, places: list[_Place]) -> _Match:
         elif tuple(array.shape) != expected:
             trouble.append(f"{name} is {tuple(array.shape)} and should be {expected}")
         elif is_float(place.variable.dtype) and not is_float(array.dtype):
-            trouble.append(f"{name} is of {array.dtype} and should be of floating point")
+            trouble.append(f"{name} is {array.dtype} and should be floating point")
         elif any(not _same(arrays[other], array) for other in present[1:]):
             trouble.append(f"{' and '.join(present)} differ, and the module has one array for both")
         else:
@@ -307,7 +307,7 @@ def _fitted(arrays: Named, module: nnx.Module, where: str) -> Converted:
         array = np.asarray(tensor)
         array = array if match.keras else _to_flax(array, place)
         if array is None:
-            trouble.append(f"{name} is {tuple(tensor.shape)} and does not read {place.reads.map}, as flattened says")
+            trouble.append(f"{name} is {tuple(tensor.shape)} and does not fit the map {place.reads.map} that flattened gives")
         elif not np.isfinite(array).all():
             trouble.append(f"{name} holds NaN or infinity")
         else:
@@ -323,7 +323,7 @@ def _fitted(arrays: Named, module: nnx.Module, where: str) -> Converted:
 def _misfit(trouble: list[str], module: nnx.Module, where: str, remedy: str) -> BadInput:
     unexpected = [one.split(" ")[0] for one in trouble if one.endswith("is unexpected")]
     if not remedy and len(unexpected) == len(trouble):
-        remedy = f"if the network does the same without them (it may normalise by them), pass --leave-out {','.join(unexpected)}"
+        remedy = f"if your module does without them (it may normalise by itself), pass --leave-out {','.join(unexpected)}"
     got = f"others in {where}" if where else "others"
     return BadInput(
         f"expected the arrays of {type(module).__name__}, got {got}: {'; '.join(trouble)}; "
@@ -336,7 +336,7 @@ def _keras_names(module: nnx.Module, wanted: Mapping[str, tuple[int, ...]], arra
     layers = getattr(module, "keras_layers", None)
     if layers is None:
         name = type(module).__name__
-        raise BadInput(f"expected a module with keras_layers, got {name} without, for arrays of Keras; add the attribute to the class")
+        raise BadInput(f"expected keras_layers of {name} for arrays of Keras, got none; add this attribute to the class")
     return keras_files.names_in(arrays, layers, wanted)
 
 

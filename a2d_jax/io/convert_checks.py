@@ -77,9 +77,10 @@ def flattened_otherwise(module: nnx.Module, layers: Mapping[Path, Reads]) -> lis
         reads = layers.get(path)
         if reads is not None and not reads.said:
             raise BadInput(
-                f"expected {reads.owner} to say how {reads.key} reads its inputs, got a map of {h} x {w} x {c} (h w c) that it flattens: "
-                f'PyTorch flattens channel, row, column; add flattened = {{"{reads.key}": ({c}, {h}, {w})}} to the class, or '
-                f'{{"{reads.key}": None}} if the layer of the file reads row, column, channel (docs/converting.md)'
+                f"expected {reads.owner} to say how {reads.key} reads its inputs, got nothing about a flattened map of "
+                f"{h} x {w} x {c} (h w c); PyTorch flattens channel, row, column: "
+                f'add flattened = {{"{reads.key}": ({c}, {h}, {w})}} to the class; '
+                f'if the layer of the file reads row, column, channel, add {{"{reads.key}": None}} instead (docs/converting.md)'
             )
         if reads is not None and reads.map is not None and tuple(reads.map) != (c, h, w):
             raise BadInput(
@@ -102,7 +103,7 @@ def against_keras(layers: Sequence[Layer], partners: Mapping[str, str], module: 
     """
     if not layers:
         return [
-            f"the file holds weights alone, which do not tell settings: compare those of {type(module).__name__} yourself (batch norm has "
+            f"the file holds weights alone and no settings: compare the settings of {type(module).__name__} yourself (batch norm has "
             "epsilon 0.001 in Keras), or pass --check"
         ]
     trouble: list[str] = []
@@ -122,18 +123,18 @@ def against_keras(layers: Sequence[Layer], partners: Mapping[str, str], module: 
     if seen is not None:
         needed = [ACTIVATIONS[one] for one in inner if one in ACTIVATIONS]
         lacking = sorted(one for one in inner if one in ACTIVATIONS and not ACTIVATIONS[one] & seen.functions)
-        trouble += [f"it has the activation {one}, which the module has not" for one in lacking]
+        trouble += [f"the file has the activation {one}, which the module lacks" for one in lacking]
         spare = sorted(seen.functions & TELLING - set().union(*needed))
         if all(one in ACTIVATIONS or one in ("linear", "softmax") for one in inner):
-            trouble += [f"the module computes {one}, which it does not have" for one in spare]
+            trouble += [f"the module computes {one}, which the file lacks" for one in spare]
     if trouble and not verified:
         raise BadInput(
-            f"expected {type(module).__name__} as the model of the file is, got differences: {'; '.join(trouble)}; correct the module, or "
-            "show with --check that both give the same logits"
+            f"expected {type(module).__name__} to match the model of the file, got differences: {'; '.join(trouble)}; correct the module, "
+            "or show with --check that both give the same logits"
         )
     notes = [f"the file's model differs from {type(module).__name__}: {'; '.join(trouble)}"] if trouble else []
     if last in ("softmax", "sigmoid"):
-        notes.append(f"the file's model ends in a {last}; attacks need logits, so {type(module).__name__} must end before it")
+        notes.append(f"the file's model ends in a {last}; attacks need logits, so {type(module).__name__} must leave it out")
     other = sorted({layer.kind for layer in layers} - SILENT)
     if other:
         notes.append(f"the file's model also has layers that could not be compared with {type(module).__name__}: {', '.join(other)}")

@@ -118,7 +118,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if not checkpoint.mappings:
         what = "a mapping of names to tensors (a state_dict)" if checkpoint.keras is None else "weights of Keras"
-        raise BadInput(f"expected {what}, got another content in {path}, which has none; save it again")
+        raise BadInput(f"expected {what} in {path}, got none; save the file again")
     kept = {
         key: {name: one for name, one in found.items() if name.rpartition(".")[2] != UNUSED} for key, found in checkpoint.mappings.items()
     }

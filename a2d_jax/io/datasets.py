@@ -131,7 +131,9 @@ def _photographs(
         return None
     source = open_folder(folder, shape, preprocessing, IMAGENET_CLASSES, background)
     if not source.labels:
-        raise BadInput(f"expected a folder for each class in {folder}, named like n01440764 or 0, got others; sort the photographs so")
+        raise BadInput(
+            f"expected a folder for each class in {folder}, named like n01440764 or 0, got others; sort the photographs into such folders"
+        )
     return source
 
 

@@ -96,7 +96,7 @@ def _tried(fitted: FittedDetector, path: Path) -> int:
             return fitted.columns
     except Exception as error:  # of many kinds, whatever does not fit
         raise BadInput(f"expected a whole detector, got one whose parts do not belong together in {path}; fit it again") from error
-    raise BadInput(f"expected a detector whose scores are numbers, got one whose are not in {path}; fit it again")
+    raise BadInput(f"expected a detector whose scores are numbers, got other scores from {path}; fit it again")
 
 
 def _plain(value: Any) -> Any:
@@ -108,7 +108,7 @@ def _plain(value: Any) -> Any:
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of a detector")
+    raise ValueError(f"{name} is not a number that a detector may hold")
 
 
 def _number(value: Any) -> Any:

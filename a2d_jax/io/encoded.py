@@ -92,7 +92,7 @@ def _first_good(rows: Iterable[Row], path: Path, shape: Shape | None) -> Shape:
         first = first or f"{row.id}: {row.image}"
         count += 1
     wanted = f" of {text(shape)} (h x w x c)" if shape else ""
-    raise BadInput(f"expected images{wanted} in {path}, got {count} of which none can be used; the first is {first}")
+    raise BadInput(f"expected images{wanted} in {path}, got {count}, none of which can be used; the first error is {first}")
 
 
 def _collected(rows: Iterable[Row], size: int, shape: Shape) -> Iterator[Block]:

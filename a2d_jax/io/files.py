@@ -116,7 +116,7 @@ def _written(final: Path, force: bool | None, folder: bool) -> Generator[Path]:
         if error.errno not in FULL:
             raise
         raise BadInput(
-            f"expected room for the output {final}, got: {os.strerror(error.errno)}; free some or choose another place"
+            f"expected room for the output {final}, got: {os.strerror(error.errno)}; free some space, or choose another place"
         ) from error
     finally:
         _removed(temporary, lock)
@@ -225,7 +225,7 @@ def _kept(temporary: Path, final: Path) -> BadInput:
     """Keep what was written under a name of its own: it may have taken hours."""
     suffix = final.suffix if len(final.suffix) < 20 else ""
     kept = temporary.rename(final.with_name(f"a2d-{secrets.token_hex(4)}{suffix}"))
-    return BadInput(f"expected nothing at {final} when the work ended, got what appeared there meanwhile; the result is in {kept}")
+    return BadInput(f"expected {final} to be free when the work ended, got something that appeared meanwhile; the result is in {kept}")
 
 
 def hidden_name(path: Path) -> str:

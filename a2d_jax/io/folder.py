@@ -87,7 +87,7 @@ def _left_out(path: Path, found: Listing) -> list[str]:
     """What a user may miss among the images."""
     other = [file for file in found.files if not _is_image(file) and file != path / TABLE]
     kinds = {
-        "files that end like images but are leavings of systems or tools": [file for file in found.strays if _is_image(file)],
+        "files that end like images but were left behind by systems or tools": [file for file in found.strays if _is_image(file)],
         "links to images or folders that count already": found.again,
         "links that lead nowhere": [link for link in found.dangling if not _is_image(link)],
         "folders two levels down, where no images are looked for": found.deeper,
@@ -139,6 +139,6 @@ def _why_not(names: Sequence[str], known: Sequence[str], count: int) -> str:
     for kind, fits in (("a class number", str.isdecimal), ("a class of the classifier", known.__contains__)):
         odd = [name for name in names if not fits(name)]
         if len(odd) < len(names):
-            return f"{odd[0]} is not {kind}, as others are"
+            return f"{odd[0]} is not {kind}, but other names are"
     classes = f"the classifier has {count} classes" if count else "the classifier does not say what its classes are"
-    return f"they are named by no class numbers ({names[0]}), and {classes}"
+    return f"their names, such as {names[0]}, are not class numbers, and {classes}"

@@ -92,7 +92,7 @@ def reopen(description: Description | None) -> ImageSource:
         raise BadInput(f"expected the description of a set, got {description!r}; take it from the source again") from error
     source = opened(shape=shape, preprocessing=preprocessing, background=background)
     if count > len(source):
-        raise BadInput(f"expected at least {count} images in {source.path}, as described, got {len(source)}; bring back those missing")
+        raise BadInput(f"expected at least {count} images in {source.path}, as described, got {len(source)}; restore the missing ones")
     return replace(source, count=count)
 
 

@@ -125,7 +125,7 @@ def _names_by_path(arrays: Mapping[str, Any], layers: Sequence[str], wanted: Map
         if len({re.sub(r"_\d+(?=/|$)", "", folder) for folder in found}) > 1:
             raise BadInput(
                 f"expected layers called {', '.join(left) or 'as in the module'}, or numbered ones of one kind, got {', '.join(found)}, "
-                "whose order weights alone do not tell; save the whole model as .keras"
+                "whose order is unknown; save the whole model as .keras"
             )
         partner |= zip(left, sorted(found, key=_numbers), strict=False)
     return {name: name for name in wanted} | {

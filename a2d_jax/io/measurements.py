@@ -86,7 +86,7 @@ class Measurements:
         for column in found:
             if column.number not in self.numbers[column.measurement]:
                 raise BadInput(
-                    f"expected the column {column.number} of {column.measurement} in {self.path}, got a table without; measure again"
+                    f"expected the column {column.number} of {column.measurement} in {self.path}, got a table without it; measure again"
                 )
         return found
 
@@ -108,8 +108,8 @@ class Measurements:
         if unknown.any() and not (column.number == "crossing" and unknown.all()):
             first = self.id[int(np.flatnonzero(unknown)[0])]
             raise BadInput(
-                f"expected {column.measurement}.{column.number} of every image, got none of {int(unknown.sum())}, the first is {first}, "
-                f"in {self.path}; leave these images out, or read another number"
+                f"expected {column.measurement}.{column.number} of every image, got {int(unknown.sum())} without it in {self.path}, "
+                f"the first is {first}; leave these images out, or read another number"
             )
         return honest(column, values, success, self._farthest(column))
 
@@ -156,7 +156,7 @@ def read_measurements(path: str | Path, *, mixed_origins: bool = False, how: str
     if len(files) > 1:
         meeting = same_origins(names, [Origin(str(file), meta) for file, meta in zip(files, metas, strict=True)], mixed_origins, how)
     whole, renumbered = _numbered(_joined(parts))
-    notes = [f"images of {path} are numbered anew, one file after the other: some had the same index"] if renumbered else []
+    notes = [f"images of {path} were renumbered, one file after the other: some had the same index"] if renumbered else []
     return _wide(whole, path, _merged(files, metas, meeting), meeting + Meeting(notes))
 
 
@@ -368,7 +368,7 @@ def _wide(long: _Long, path: Path, meta: Meta, meeting: Meeting) -> Measurements
 def _table(path: Path) -> Any:
     """The columns of a parquet file that are ours."""
     if not path.is_file():
-        raise BadInput(f"expected a parquet table of costs, got {path}, which is no file; check the path")
+        raise BadInput(f"expected a parquet table of costs, got {path}, which is not a file; check the path")
     ours = ("index", "id", "attack", "target", "label", "success", "censored", "fingerprint", "error", *ATTACK_NUMBERS, *CLEVER_NUMBERS)
     try:
         if kind := _other_kind(path):

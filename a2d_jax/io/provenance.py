@@ -31,7 +31,7 @@ FACTS: Mapping[str, tuple[str, str]] = {
     "precision": ("in {}", "measure both with precision {}"),
     "classifier": ("of the classifier {}", "measure both with one network"),
     "weights_sha256": ("of the network with the weights {}", "measure both with one network"),
-    "photographs": ("of photographs prepared with {}", "prepare both alike"),
+    "photographs": ("of photographs prepared with {}", "prepare both in the same way"),
     "background": ("with transparent pixels over {}", "give both the same --background"),
     "shape": ("of images of the shape {}", "measure images of one shape"),
     "labels": ("with labels from the {}", "measure both with labels {}"),
@@ -162,11 +162,7 @@ def same_origins(names: Iterable[str], origins: Sequence[Origin], mixed: bool = 
         raise _refusal(differs, how)
     notes = [f"origins are mixed as asked: {fact} is {_listed(known)}" for fact, known in differs.items()]
     notes += [_unrecorded(name, [fact for fact in _needed(told) if fact not in facts]) for name, facts in told if facts]
-    notes += [
-        f"{name} does not record how its costs were measured; nothing tells whether they may be compared"
-        for name, facts in told
-        if not facts
-    ]
+    notes += [f"{name} does not record how its costs were measured, so this could not be compared" for name, facts in told if not facts]
     return Meeting([note for note in notes if note], differs)
 
 
@@ -214,7 +210,7 @@ def _two(known: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _unrecorded(name: str, facts: Sequence[str]) -> str:
     shown = ", ".join(facts[:6]) + (f" and {len(facts) - 6} more" if len(facts) > 6 else "")
-    return f"{name} does not record {shown}; nothing tells whether that differs" if facts else ""
+    return f"{name} does not record {shown}, so this could not be compared" if facts else ""
 
 
 def _listed(known: Mapping[str, Any]) -> str:

@@ -45,8 +45,9 @@ class Seen:
             return []
         if not self._bytes:
             return [
-                f"no value of any image is larger than {largest:.3g}, nearly black; if the images were divided by 255 twice, do it once"
+                f"no value of any image is larger than {largest:.3g}, so all are nearly black; "
+                "if they were divided by 255 twice, divide once"
             ]
         mend = f"; if they range from 0 to {largest:g}, save x / {largest:g} as float32" if largest > 1 else ""
         mend = "; if they mean 0 and 1, save them as float32" if largest == 1 else mend
-        return [f"no value of any image is larger than {largest:g}, and bytes count from 0 to 255, so that all are nearly black{mend}"]
+        return [f"no value of any image is larger than {largest:g}, and bytes count from 0 to 255, so all are nearly black{mend}"]

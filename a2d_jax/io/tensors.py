@@ -97,7 +97,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             raise ValueError("it ends before its header does")
         header = json.loads(file.read(length))
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     header.pop("__metadata__", None)
     return {name: _safe(path, 8 + length, size, name, about) for name, about in header.items()}
 
@@ -128,8 +128,10 @@ def shards(index: Path) -> list[Path]:
         named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         names = sorted({name for name in named if isinstance(name, str) and name == Path(name).name})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"expected an index with a weight_map (names of tensors and files), got {index} without; fetch it again") from error
+        raise BadInput(f"expected an index with a weight_map (names of tensors and files), got none in {index}; fetch it again") from error
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing or not names:
-        raise BadInput(f"expected all files that {index} names, got none of {', '.join(missing) or 'any'} beside it; fetch them too")
+        raise BadInput(
+            f"expected all files that {index} names beside it, got a folder without {', '.join(missing) or 'any'}; fetch them too"
+        )
     return [index.parent / name for name in names]

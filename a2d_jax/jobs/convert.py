@@ -33,7 +33,7 @@ def convert(spec: ConvertSpec, report: Report = silent) -> Done:
     module: Any = make_module(spec.classifier, weights=False)
     if not isinstance(module, nnx.Module):
         raise BadInput(
-            f"expected a factory of a Flax NNX module, got {type(module).__name__} from {spec.classifier}; convert into such a module"
+            f"expected a factory of a Flax NNX module, got {type(module).__name__} from {spec.classifier}; name a factory of one"
         )
     others = nnx.Not(nnx.Any(nnx.Param, nnx.BatchStat, nnx.RngState))
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(module, others))):
@@ -110,7 +110,7 @@ def _read_logits(file: Path) -> np.ndarray:
         theirs = np.asarray(logits, np.float64)
     except Exception as error:  # no file, another kind, or a damaged one
         raise BadInput(
-            f"expected logits of shape (n, k) as .npy, got {file}, which cannot be read ({error}); save them by np.save"
+            f"expected logits of shape (n, k) as .npy, got {file}, which cannot be read ({error}); save them with np.save"
         ) from error
     if theirs.ndim != 2 or not theirs.size or not np.isfinite(theirs).all():
         raise BadInput(f"expected finite logits of shape (n, k), got {theirs.shape} in {file}; save one row for each image")

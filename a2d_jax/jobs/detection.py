@@ -68,7 +68,7 @@ def detect(spec: DetectSpec, report: Report = silent) -> Done:
     """Write verdicts on images, from their costs or from the images themselves."""
     refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     if (spec.costs is None) == (spec.images is None) or (spec.images is None) != (spec.classifier is None):
-        raise BadInput("expected either --costs, or --classifier with --images, got something between; give one or the other")
+        raise BadInput("expected either --costs, or --classifier with --images, got another combination; give one or the other")
     stored = read_detector(spec.detector, spec.plugin)
     meta = {"versions": versions(), "detector": str(spec.detector), "detector_meta": stored.meta, "spec": spec.as_json()}
     if spec.costs is not None:

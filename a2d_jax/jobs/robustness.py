@@ -30,7 +30,7 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
     refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     names = names_of(spec.targets)
     if not names:
-        raise BadInput("expected at least one target, got none; name some of untargeted, target-2, least-likely")
+        raise BadInput("expected at least one target, got none; name one or more, such as untargeted, target-2, least-likely")
     settings = Clever(radius=spec.radius, batches=spec.batches, samples=spec.samples, norm=spec.norm)  # pyright: ignore[reportArgumentType] (checked inside)
     if spec.lanes is not None and spec.lanes < 1:
         raise BadInput(f"expected at least 1 lane, got {spec.lanes}; leave it out to take the default")
@@ -62,7 +62,7 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
             kept.append(CleverScores(*(column[good] for column in scores)))
             failed += int((~good).sum())
         if failed == len(source):
-            raise BadInput(f"in all images that can be used: {NOT_FINITE}")
+            raise BadInput(f"{NOT_FINITE} (in every image that can be read)")
     total = CleverScores(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
     summary = {"out": str(spec.out), "images": len(source), "failed": failed}
     return Done({**summary, "scores": _summary(names, total, spec.radius)}, failed, [*source.notes, *seen.notes()])

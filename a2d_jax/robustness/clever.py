@@ -107,7 +107,7 @@ def clever_scores(
     settings = settings or Clever()
     devices = jax.local_devices() if devices is None else list(devices)
     lanes = LANES.get(devices[0].platform, LANES_ELSEWHERE) if lanes is None else lanes
-    require(lanes >= 1, "lanes >= 1", lanes, "give the number of points in work on each device")
+    require(lanes >= 1, "lanes >= 1", lanes, "give the number of points that each device works on at once")
     examples = inputs.examples(classifier, examples)
     logits, label = np.asarray(predict(classifier, examples.x)), np.asarray(examples.label)
     ranks = [ranks_of(target, logits.shape[1]) for target in targets]

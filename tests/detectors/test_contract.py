@@ -267,7 +267,10 @@ def test_file_imports_nothing(subject: Subject):
     was = sys.modules.pop(MODULE)
     try:
         for plugins in ((), ("json",)):
-            with pytest.raises(BadInput, match=rf"expected {MODULE} to be named as a plugin, got .*; a file never imports code by itself"):
+            with pytest.raises(
+                BadInput,
+                match=rf"expected {MODULE} to be named as a plugin, since .* needs .*, got .*; a file never imports code by itself",
+            ):
                 from_params(kind, params, plugins)
         assert MODULE not in sys.modules
         again = from_params(kind, params, [MODULE])
@@ -280,9 +283,9 @@ def test_file_imports_nothing(subject: Subject):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("Mean", "expected the dataclass of a fitted detector as .*:Mean, got"),
+        ("Mean", "expected .*:Mean to be the dataclass of a fitted detector, got"),
         ("Nothing", "got the name 'Nothing', which it does not have"),
-        *((name, f"made in .*, got .*:{name}, which is none") for name in ("np.linalg", "dataclass", "np.ndarray", "Fitted")),
+        *((name, f"made in .*, got .*:{name} in .*, which is neither") for name in ("np.linalg", "dataclass", "np.ndarray", "Fitted")),
     ],
 )
 def test_file_chooses_among_fitted_detectors_alone(name: str, told: str, module: Path):

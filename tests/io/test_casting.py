@@ -158,7 +158,7 @@ def test_numbers_that_some_images_lack(tmp_path):
     table = read_measurements(saved(tmp_path / "t.parquet", iterations=holes, distance=lengths, crossing=lengths))
     np.testing.assert_array_equal(table.select(table.columns(["bim"]))[:, 0], COST)
     for number in ("iterations", "distance", "crossing"):
-        with pytest.raises(BadInput, match=rf"bim.{number} of every image, got none of 1, the first is 2.png"):
+        with pytest.raises(BadInput, match=rf"bim.{number} of every image, got 1 without it in .*, the first is 2.png"):
             table.select(table.columns([f"bim.{number}"]))
 
 

@@ -448,7 +448,7 @@ def test_errors_of_the_module_are_its_own(user):
             raise KeyError("no such layer")
 
     with pytest.raises(
-        BadInput, match=r"expected Broken to give logits for images \(4, 4, 1\).*KeyError: 'no such layer' from its own code"
+        BadInput, match=r"expected Broken to give logits for images \(4, 4, 1\).*KeyError: 'no such layer', raised by its own code"
     ):
         checkpoints.load(Broken)
 

@@ -116,7 +116,7 @@ def test_a_flattened_map_must_be_declared(reference):
     x = np.random.default_rng(0).random((5, 6, 8, 1), np.float32)
     expected = forward(torch.tensor(x.transpose(0, 3, 1, 2))).detach().numpy()
     with pytest.raises(
-        BadInput, match=r'norm reads its inputs, got a map of 3 x 4 x 4 .*add flattened = \{"norm": \(4, 3, 4\)\}'
+        BadInput, match=r'norm reads its inputs, got nothing about a flattened map of 3 x 4 x 4 .*add flattened = \{"norm": \(4, 3, 4\)\}'
     ) as caught:
         logits(net, Net, x)
     assert "\n" not in str(caught.value)
@@ -169,7 +169,7 @@ def changed(path, **settings):
         ({"Conv2D": {"dilation_rate": [2, 2]}}, r"conv2d_1 has dilation_rate \(2, 2\)"),
         ({"Conv2D": {"groups": 2}}, r"conv2d_1 has groups 2"),
         ({"Conv2D": {"data_format": "channels_first"}}, r"conv2d_1 has data_format channels_first"),
-        ({"Conv2D": {"activation": "tanh"}}, r"it has the activation tanh, which the module has not"),
+        ({"Conv2D": {"activation": "tanh"}}, r"the file has the activation tanh, which the module lacks"),
     ],
 )
 def test_settings_of_keras_are_compared(tmp_path, settings, message):

@@ -60,7 +60,9 @@ def test_detector_of_a_users_module(tmp_path, monkeypatch):
     path = tmp_path / "detector.json"
     write_detector(path, StoredDetector(fitted, ("bim",), {}))
     assert read_detector(path, ["my_detectors"]).fitted == fitted
-    with pytest.raises(BadInput, match=r"expected my_detectors to be named as a plugin, got none, .*; a file .*detector.json"):
+    with pytest.raises(
+        BadInput, match=r"expected my_detectors to be named as a plugin, since .* needs .*, got none; a file .*detector.json"
+    ):
         read_detector(path)
     for change, told in [
         (lambda module: module.write_text("raise RuntimeError('a\\nb')"), "RuntimeError: a b; check"),

@@ -46,7 +46,7 @@ def test_names_of_classes(tmp_path):
     assert labels(tmp_path, ["dog", "cat", "ant"]) == ([2, 2, 1], None)
     assert labels(tmp_path, ["cat", "ant"]) == ([1, 1, 0], None)  # not in the order of names
     write(tmp_path, "eel/a.png")
-    assert lost(tmp_path, ["dog", "cat", "ant"]) == "eel is not a class of the classifier, as others are"
+    assert lost(tmp_path, ["dog", "cat", "ant"]) == "eel is not a class of the classifier, but other names are"
 
 
 def test_sorted_names(tmp_path):
@@ -58,10 +58,10 @@ def test_sorted_names(tmp_path):
         assert "3 folders" in note
         assert "n01" in note
         assert "n20" in note
-    assert lost(tmp_path, 4) == "they are named by no class numbers (n01), and the classifier has 4 classes"
-    assert lost(tmp_path) == "they are named by no class numbers (n01), and the classifier does not say what its classes are"
+    assert lost(tmp_path, 4) == "their names, such as n01, are not class numbers, and the classifier has 4 classes"
+    assert lost(tmp_path) == "their names, such as n01, are not class numbers, and the classifier does not say what its classes are"
     write(tmp_path, "7/a.png")
-    assert lost(tmp_path, 3) == "n01 is not a class number, as others are"
+    assert lost(tmp_path, 3) == "n01 is not a class number, but other names are"
 
 
 def test_empty_folders(tmp_path):

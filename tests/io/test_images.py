@@ -343,7 +343,7 @@ def refused(path: pathlib.Path, *words: str, shape: tuple[int, int, int] | None 
         open_images(path, shape)
     text = str(caught.value)
     assert "\n" not in text
-    assert re.match(r"expected .*, got .*; ", text) or "none can be used" in text
+    assert re.match(r"expected .*, got .*; ", text) or "none of which can be used" in text
     assert str(path) in text
     for word in words:
         assert word in text
@@ -354,7 +354,7 @@ def test_refused_paths(tmp_path):
     refused(tmp_path / "missing", "does not exist")
     refused(tmp_path, ".png")
     (tmp_path / "a.png").write_bytes(b"no image")
-    refused(tmp_path, "none can be used", "a.png")
+    refused(tmp_path, "none of which can be used", "a.png")
     (tmp_path / "a.csv").write_text("1,2,3")
     refused(tmp_path / "a.csv", "IDX")
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"text"))

@@ -56,7 +56,7 @@ def test_leavings(name, tmp_path):
     assert (piece.id, piece.label.tolist(), piece.error) == (["0/a.png", "1/b.png"], [0, 1], [None, None])
     assert source.digest() == clean
     first = min(name, f"0/{name}")
-    told = f"left out files that end like images but are leavings of systems or tools: 2, first {first}"
+    told = f"left out files that end like images but were left behind by systems or tools: 2, first {first}"
     assert source.notes == [told] * name.endswith(".png")
 
 
@@ -72,7 +72,7 @@ def test_leavings_make_no_class(tmp_path):
     source = open_images(tmp_path, classes=4)
     assert (len(source), source.labels) == (3, False)
     assert source.notes == [
-        f"took no labels from the 3 folders of {tmp_path}: they are named by no class numbers (c0), and the classifier has 4 classes"
+        f"took no labels from the 3 folders of {tmp_path}: their names, such as c0, are not class numbers, and the classifier has 4 classes"
     ]
 
 

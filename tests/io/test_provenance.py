@@ -97,7 +97,7 @@ def test_what_is_missing_is_told(fact):
 def test_no_record_at_all():
     """Protects tables of other tools: one note says that nothing is known; two tables without a record are two notes."""
     (note,) = meet({}).notes
-    assert note == "b.parquet does not record how its costs were measured; nothing tells whether they may be compared"
+    assert note == "b.parquet does not record how its costs were measured, so this could not be compared"
     assert len(same_origins(["bim"], [Origin("a", {}), Origin("b", {})]).notes) == 2
 
 

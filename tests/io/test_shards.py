@@ -59,7 +59,7 @@ def test_parts_that_each_count_from_0(tmp_path):
     assert table.fingerprint is not None
     assert table.key.tolist() == [10, 11, 12, 13]
     (note,) = table.meeting.notes
-    assert "numbered anew" in note
+    assert "were renumbered" in note
 
 
 def test_parts_of_other_attacks(tmp_path):
