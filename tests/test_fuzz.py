@@ -29,6 +29,7 @@ from PIL import Image
 
 from a2d_jax.detectors import ZScore
 from a2d_jax.errors import BadInput
+from a2d_jax.io import hdf5 as hdf5_files
 from a2d_jax.io import tables
 from a2d_jax.io.checkpoints import load, make_module, save
 from a2d_jax.io.cifar import open_cifar_python
@@ -279,8 +280,8 @@ READERS = {
     "detector": Reader("d.json", read_detector, lambda: [written("d", detector)], 200),
     "torch": Reader("w.pt", read_arrays, lambda: [torch_file(zipped=True), torch_file(zipped=False)], 100),
     "safetensors": Reader("w.safetensors", read_arrays, lambda: [safetensors()]),
-    "keras": Reader("w.keras", read_arrays, lambda: [archive()]),
-    "hdf5": Reader("w.h5", read_arrays, lambda: [hdf5(keras=True), hdf5(keras=False)]),
+    "keras": Reader("w.keras", read_arrays, lambda: [archive()], 15),  # each in a process of its own
+    "hdf5": Reader("w.h5", read_arrays, lambda: [hdf5(keras=True), hdf5(keras=False)], 15),
 }
 
 
@@ -316,6 +317,16 @@ def test_any_bytes(name):
                 reader.read(path)
 
     check()
+
+
+def test_hdf5_that_never_ends(tmp_path, monkeypatch):
+    """A file on which the library of HDF5 loops for ever, or crashes, is damaged, and what it does is done in another process."""
+    monkeypatch.setattr(hdf5_files, "PATIENCE", 3.0)
+    (tmp_path / "w.h5").write_bytes(hdf5(keras=True))
+    for trial, words in (("while True: pass", "never ends"), ("import os; os.abort()", "crashes")):
+        monkeypatch.setattr(hdf5_files, "TRIAL", trial)
+        with pytest.raises(BadInput, match=words):
+            read_arrays(tmp_path / "w.h5")
 
 
 def test_any_columns():

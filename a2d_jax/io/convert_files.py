@@ -16,6 +16,7 @@ from typing import Any
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io import keras_files
+from a2d_jax.io.hdf5 import tried
 from a2d_jax.io.tensors import Arrays, Tensor, read_safetensors, shards
 from a2d_jax.io.torch_files import AsksForCode, NumPyArray, Thing, read_torch
 
@@ -174,6 +175,7 @@ def _sharded(path: Path) -> Checkpoint:
     return Checkpoint(path, {"": whole})
 
 
+@tried
 def _keras_archive(path: Path) -> Checkpoint:
     h5py = _import("h5py", path)
     with zipfile.ZipFile(path) as archive:
@@ -183,6 +185,7 @@ def _keras_archive(path: Path) -> Checkpoint:
     return _keras(path, arrays, config)
 
 
+@tried
 def _keras_hdf5(path: Path) -> Checkpoint:
     h5py = _import("h5py", path)
     with h5py.File(path, "r") as file:
