@@ -370,6 +370,7 @@ SOME: list[list[Any]] = [
 """Values that a column may hold instead of its own."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves event loops behind when it fails
 def test_any_checkpoint_folder(tmp_path, monkeypatch):
     """A folder of Orbax in which one file is missing or changed is loaded or refused."""
     (tmp_path / "fuzz_net.py").write_text(NETWORK)
