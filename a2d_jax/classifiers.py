@@ -1,10 +1,10 @@
 """Classifiers from Flax NNX modules, Flax Linen modules and plain functions.
 
-Modules take batches `n h w c` in [0, 1] and normalise inside; a `Classifier` takes one image. The callable that joins the two is
-compared by what it computes, not by identity, so that loading a network again compiles nothing anew.
+Modules take batches `n h w c` in [0, 1] and normalise inside; a `Classifier` takes one image. The callable between the two is compared by
+its computation, not by identity, so that loading a network again needs no compilation.
 
-A classifier is always in evaluation mode: where a module or a function has a switch between training and evaluation (`SWITCHES`), as
-an argument of its call or as an attribute, the switch is set here.
+A classifier is always in evaluation mode. If a module or a function has a switch between training and evaluation (`SWITCHES`), as an
+argument of its call or as an attribute, this file sets the switch.
 """
 
 import inspect
@@ -83,9 +83,9 @@ class _Bfloat16Apply:
 
 
 def in_bfloat16(classifier: Classifier) -> Classifier:
-    """The same classifier with weights and arithmetic in bfloat16; images, logits and gradients keep their type for the outside.
+    """The same classifier with weights and arithmetic in bfloat16; for the caller, images, logits and gradients keep their type.
 
-    Made for accelerators. Logits are rounded to 8 bits, so costs change: models/README.md has what that does on CIFAR-10.
+    It is meant for accelerators. Logits are rounded to 8 bits, so costs change: models/README.md shows the effect on CIFAR-10.
     """
 
     def narrow(array: Array) -> Array:
@@ -96,12 +96,12 @@ def in_bfloat16(classifier: Classifier) -> Classifier:
 
 
 def precision(classifier: Classifier) -> str:
-    """`bfloat16` of what `in_bfloat16` made, else `float32`."""
+    """`bfloat16` for a classifier from `in_bfloat16`, else `float32`."""
     return "bfloat16" if isinstance(classifier.apply, _Bfloat16Apply) else "float32"
 
 
 def from_nnx(module: nnx.Module) -> Classifier:
-    """Take a Flax NNX module as it is, in evaluation mode; the module itself is not changed."""
+    """Make a classifier of a Flax NNX module, in evaluation mode; the module itself is not changed."""
     module = nnx.clone(module)
     module.eval()
     for _, part in nnx.iter_modules(module):
@@ -125,7 +125,7 @@ def from_function(fn: Callable[..., Array], variables: Any) -> Classifier:
 
 
 def as_classifier(obj: object) -> Classifier:
-    """Make a `Classifier` of what a factory returns: a Flax module, or a `Classifier` as it is.
+    """Make a `Classifier` of a factory's result: a Flax module, or a `Classifier`, which is returned as it is.
 
     A Linen module holds no weights; it is initialised for its attribute `input_shape` (h, w, c).
 

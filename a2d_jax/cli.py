@@ -1,6 +1,6 @@
-"""The `a2d` command: arguments in, exit code out (`a2d_jax.console` says which).
+"""The `a2d` command: arguments in, exit code out. `a2d_jax.console` lists the exit codes.
 
-It listens to signals first and loads what it needs then, so that Ctrl-C ends it in one line from its first moments.
+It handles signals first and loads its libraries afterwards, so that Ctrl-C ends it with one line from the first moment.
 """
 
 import sys
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; wrong usage exits with 2 by itself.
+    """Run one command and return its exit code. Wrong usage exits with 2.
 
     Args:
-      arguments: default those of the process, which is then the command's own and ends at once after a signal.
+      arguments: default the arguments of the process. In that case a signal ends the process at once.
     """
     try:
         from a2d_jax import console, process

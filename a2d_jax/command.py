@@ -1,6 +1,6 @@
-"""What the command line of `a2d` takes, and how a command starts JAX.
+"""The arguments of the `a2d` command, and how a command starts JAX.
 
-What is computed lies in `a2d_jax.jobs`, which loads JAX only when a command runs.
+The computations are in `a2d_jax.jobs`, which loads JAX only when a command runs.
 """
 
 import importlib
@@ -38,15 +38,15 @@ class Command:
     """Detect adversarial images by what it costs to attack them."""
 
     job: Job
-    """What to do."""
+    """The command to run."""
     json: bool = False
-    """Print the result as JSON on stdout, and nothing else there."""
+    """Print the result as JSON on stdout, and nothing else on stdout."""
     no_progress: bool = False
-    """Hide the progress bars on stderr; they are never shown where stderr is no terminal."""
+    """Hide the progress bars on stderr. They are always hidden if stderr is not a terminal."""
 
 
 def command(arguments: Sequence[str] | None = None) -> int:
-    """Do one command and return its exit code; wrong usage exits with 2 by itself."""
+    """Run one command and return its exit code. Wrong usage exits with 2."""
     given = tyro.cli(
         Command,
         prog="a2d",

@@ -1,12 +1,13 @@
-"""What a person at a terminal sees of a command: bars while it works, its result, one line for an error, an exit code.
+"""The terminal output of a command: progress bars, the result, one line for an error, and the exit code.
 
-Commands of the library, of `models/` and of `experiments/` all use this. Exit codes: 0 done; 1 bad input, said in one line; 2 wrong
-usage of the command line; 3 some rows failed and carry their error while the rest is done; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM.
+The commands of the library, of `models/` and of `experiments/` all use this. Exit codes: 0 done; 1 bad input, explained in one line; 2
+wrong usage of the command line; 3 some rows failed and contain their error, the rest is done; 129, 130, 143 ended by SIGHUP, Ctrl-C,
+SIGTERM.
 
-What is printed never stops the work. A reader that goes away (`| head`) wanted no more, which is no failure. A stdout that is full is one
-line on stderr, and a failure only of a command that wrote no file, since all that it found is lost.
+Trouble with printing never stops the work. A closed pipe (`| head`) is not a failure. A full stdout gives one line on stderr. It is a
+failure only for a command that wrote no file, because its result is lost.
 
-Importing this file loads the standard library alone, so that a command hears signals from its first moments.
+Importing this file loads only the standard library, so that a command can handle signals from its first moment.
 """
 
 import errno
@@ -50,7 +51,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def progress(wanted: bool = True, console: "Console | None" = None) -> Generator[Report]:
-    """A `Report` that moves one bar for each thing that is done, on a terminal alone.
+    """A `Report` that shows one bar for each stage of the work, only on a terminal.
 
     Args:
       wanted: False shows nothing.
@@ -74,7 +75,7 @@ def progress(wanted: bool = True, console: "Console | None" = None) -> Generator
 
 @contextmanager
 def stage(console: "Console", what: str, total: int) -> Generator[Callable[[int], None]]:
-    """A bar while it lasts, on a terminal; then one line with its seconds, anywhere."""
+    """Show a bar during a stage, on a terminal only; then print one line with its seconds."""
     begin = time.perf_counter()
     with progress(console=console) as report:
         yield lambda done: report(what, done, total)
@@ -82,7 +83,7 @@ def stage(console: "Console", what: str, total: int) -> Generator[Callable[[int]
 
 
 def tell(done: Done, name: str, as_json: bool = False) -> int:
-    """Print what a job tells, its notes on stderr, and return the exit code."""
+    """Print the result of a job, print its notes on stderr, and return the exit code."""
     for note in done.notes:
         print(f"{name}: {note}", file=sys.stderr)
     if as_json:
@@ -98,9 +99,9 @@ def run(name: str, work: Callable[[], object], interrupted: str = "no output was
     """Run a command and return its exit code.
 
     Args:
-      name: of the command, in front of what it says.
-      work: does it; a number that it returns is the exit code, anything else is 0. An exit of its own (`SystemExit`) passes.
-      interrupted: what holds after Ctrl-C, unless an output is whole by then.
+      name: name of the command, printed in front of its messages.
+      work: the function to run. If it returns a number, this is the exit code; otherwise the code is 0. `SystemExit` passes through.
+      interrupted: message after Ctrl-C, unless an output is complete by then.
     """
 
     def stopped(number: int) -> int:

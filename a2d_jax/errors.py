@@ -1,19 +1,19 @@
-"""The one exception for input of the user that cannot be used, the one sentence that it says, and the warning for input that is odd."""
+"""The one exception for user input that cannot be used, the form of its message, and the warning for unusual input."""
 
 
 class BadInput(ValueError):
-    """A file, value or name given by the user cannot be used.
+    """A file, value or name from the user cannot be used.
 
-    Its text is one line: what was expected, what came, what to do. The command line prints that line and exits with 1.
+    The message is one line: what was expected, what came, what to do. The command line prints this line and exits with 1.
     """
 
 
 class InputWarning(UserWarning):
-    """Something about the input that the caller should know, although it can be used: what commands tell as notes on stderr."""
+    """The input can be used, but the caller should know something about it. Commands print this as a note on stderr."""
 
 
 def require(holds: bool, what: str, got: object, remedy: str) -> None:
-    """Refuse a bad setting in the project's words: what was expected, what came, what to do.
+    """Refuse a bad setting with the project's message: what was expected, what came, what to do.
 
     Values that are not plain Python numbers or strings (tracers, arrays, pytree placeholders) reach dataclasses whenever JAX
     rebuilds them; callers check only plain values.

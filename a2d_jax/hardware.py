@@ -9,10 +9,10 @@ from a2d_jax.errors import BadInput
 
 
 def devices() -> list[Any]:
-    """Devices of this process; asking for them starts them.
+    """Devices of this process; the first call starts them.
 
     Raises:
-      BadInput: there are none of the kind that the environment asks for, or they do not start.
+      BadInput: there are no devices of the kind that the environment asks for, or they do not start.
     """
     try:
         return jax.local_devices()

@@ -1,7 +1,7 @@
-"""Names of code in text: import strings that a user types, and those that a file holds.
+"""Import strings: those that a user types, and those in a file.
 
-What the user types is imported. A file never imports anything: an import string in it counts only if the user names its module again,
-as a plugin.
+The user's import strings are imported. A file alone never imports anything: an import string in a file is used only if the user also names
+its module as a plugin.
 """
 
 import importlib
@@ -15,14 +15,14 @@ from a2d_jax.errors import BadInput
 
 
 def import_string(text: str, example: str) -> Any:
-    """The object that `module:name` names; modules of the current directory can be imported.
+    """Import the object `module:name`; modules in the current directory can be imported.
 
     Args:
-      text: what the user wrote.
-      example: of what could be written instead, for the error.
+      text: the user's text.
+      example: an example of a valid text, for the error.
 
     Raises:
-      BadInput: not of that form, does not import (with the original error), or no such name.
+      BadInput: a text of another form, a module that does not import (with the original error), or no such name.
     """
     module_name, colon, name = text.partition(":")
     if not (module_name and colon and name):
@@ -47,7 +47,7 @@ def import_string(text: str, example: str) -> Any:
 
 
 def plugged(kind: str, origin: object, plugins: Sequence[str]) -> Any:
-    """What an import string in a file names, if the user names its module too: a class or function made in that module, nothing it imports.
+    """The class or function of an import string in a file, if the user names its module too. It must be defined in this module.
 
     Args:
       kind: the import string.

@@ -1,7 +1,7 @@
-"""What callers hand over from Python, checked in one place for all public entries: images, labels, examples and tables of numbers.
+"""Checks of the arguments of all public Python functions: images, labels, examples and tables of numbers.
 
-An empty batch of images is refused everywhere: whoever has none has nothing to attack, and should see it. Arrays that come from another
-library are taken if NumPy reads them; nothing is scaled, transposed or given an axis on the caller's behalf.
+An empty batch of images is refused everywhere, because there is nothing to attack and the caller should know. Arrays of other libraries are
+accepted if NumPy can read them. Nothing is scaled or transposed, and no axis is added.
 """
 
 import functools
@@ -37,18 +37,18 @@ def array(values: Any, what: str) -> np.ndarray:
 
 
 def images(x: Any, shape: Shape | None = None, *, pixels: bool = True) -> Float[np.ndarray, "n h w c"]:
-    """The images as a NumPy array, refused unless they are what every attack takes for granted.
+    """Check images and return them as a NumPy array.
 
     Args:
       x: at least one image `h w c`, floating point in [0, 1], with a leading axis.
-      shape: that every image must have, where it is known.
-      pixels: False takes pixels that are NaN or outside [0, 1] too.
+      shape: shape that every image must have, if it is known.
+      pixels: False also accepts pixels that are NaN or outside [0, 1].
 
     Returns:
       Floating point of the type that JAX computes in: float32, unless 64-bit types are turned on.
 
     Raises:
-      BadInput: no batch of images, another shape or type, no image at all, or pixels that are NaN or outside [0, 1].
+      BadInput: not a batch of images, another shape or type, an empty batch, or pixels that are NaN or outside [0, 1].
     """
     x = array(x, "images")
     if x.ndim != 4:
@@ -74,8 +74,8 @@ def labels(label: Any, count: int, classes: int | None = None, what: str = "labe
     Args:
       label: integers `n`.
       count: number of images.
-      classes: of the classifier, where it is known.
-      what: to call them in an error.
+      classes: number of classes of the classifier, if it is known.
+      what: name of the labels in errors.
 
     Raises:
       BadInput: no integers, not one for each image, or a class that the classifier does not have.
@@ -118,12 +118,12 @@ def examples(classifier: Callable[..., Any], given: Any) -> Any:
 
 
 def class_count(classifier: Callable[..., Any], shape: tuple[int, ...], origin: object, dtype: Any = np.float32) -> int:
-    """Number of classes, found without computing anything; asked again for the same network it does not even trace it.
+    """Number of classes, found by a trace without any computation. A second call for the same network needs no trace either.
 
     Args:
       classifier: one image to logits.
       shape: height, width, channels of an image.
-      origin: who has images of this shape.
+      origin: where images of this shape come from, for errors.
       dtype: of the images.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Losses and criteria on logits, and the one look at a classifier that gives logits, gradient and slope together."""
+"""Losses and criteria on logits, and `view`, one evaluation of a classifier that gives logits, gradient and slope together."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -39,10 +39,10 @@ def misclassifies(logits: Float[Array, " k"], label: Int[Array, ""]) -> Bool[Arr
 
 
 def second_best(logits: Float[Array, " k"], best: Int[Array, ""] | None = None) -> Int[Array, ""]:
-    """The class with the largest logit but that of the best ("target-2").
+    """The class with the largest logit except that of the best class ("target-2").
 
-    The reference overwrites the top logit with the *smallest* one, which names the top class itself where all others tie, as
-    they do with two classes. Here it is left out instead; everything else is the same.
+    The reference overwrites the top logit with the *smallest* one. If all other logits tie, as with two classes, this gives the top class
+    itself. Here the top logit is left out instead; everything else is the same.
 
     Args:
       logits: of one image.
@@ -52,7 +52,7 @@ def second_best(logits: Float[Array, " k"], best: Int[Array, ""] | None = None) 
 
 
 class View(NamedTuple):
-    """What one look at a classifier shows."""
+    """The result of one evaluation of a classifier."""
 
     logits: Float[Array, " k"]
     gradient: Float[Array, "h w c"]  # of the loss to x; entries that are not finite are 0: no attack may move a pixel to NaN
@@ -79,10 +79,11 @@ def look(
 
 
 def slope_of(logits: Float[Array, " k"], gradient: Float[Array, "*d"]) -> Float[Array, ""]:
-    """The largest absolute entry of a gradient as the classifier gave it, from which `Progress.judge` reads whether an attack can go on.
+    """The largest absolute entry of the classifier's gradient. `Progress.judge` decides by it whether an attack can go on.
 
-    0: there is nothing to follow. Not finite: neither are the logits or the gradient. The entries are compared as whole numbers, which have
-    the same order: that takes a hundredth of the time of a maximum of floats, and NaN comes last.
+    0 means that there is no direction to follow. A value that is not finite means that the logits or the gradient are not finite. The
+    entries are compared as whole numbers, which have the same order: this takes a hundredth of the time of a maximum of floats, and NaN
+    comes last.
     """
     whole = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[gradient.dtype.itemsize]
     largest = jnp.max(jax.lax.bitcast_convert_type(jnp.abs(gradient), whole))

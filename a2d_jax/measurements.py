@@ -1,12 +1,13 @@
-"""What is measured of an image, and how a detector names what it reads.
+"""Measurements of images, and the names of the columns that a detector reads.
 
 A measurement is an attack, or a CLEVER target (`clever:target-2`), by its name in a table; each has several numbers. A *column* is one
-number of one measurement: `fmn.distance`, `bim.forward_queries`, `clever:target-2.score`. The name alone means the number that the
-measurement is there for: the cost of an attack, the score of CLEVER.
+number of one measurement: `fmn.distance`, `bim.forward_queries`, `clever:target-2.score`. The name of a measurement alone means its main
+number: the cost of an attack, the score of CLEVER.
 
-An image on which an attack fails has no distance and no crossing: where the attack stopped is no place beside the boundary, and would
-look like a near one. It counts as the farthest that any image can lie, the diameter of the pixel box in the attack's norm: no success
-can be farther, so that a failure never ties with one, and every detector can read it (docs/decisions/0044, 0051).
+An image on which an attack fails has no distance and no crossing: the point where the attack stopped is not on the boundary, and its
+distance would make the boundary look near. A failure therefore counts as the largest possible distance, the diameter of the pixel box in
+the attack's norm. No success can be farther, so a failure never ties with a success, and every detector can read it (docs/decisions/0044,
+0051).
 """
 
 import math
@@ -38,8 +39,8 @@ class Column(NamedTuple):
         """Read `measurement` or `measurement.number`.
 
         Args:
-          text: as typed.
-          measurements: those that there are; a name may hold dots itself.
+          text: the user's text.
+          measurements: the available measurements; a name may itself contain dots.
 
         Raises:
           BadInput: no such measurement, or no such number of it.
@@ -69,7 +70,7 @@ class Column(NamedTuple):
 
     @property
     def is_effort(self) -> bool:
-        """What was spent until the attack ended, which does not say how far from succeeding it was."""
+        """The number is an effort until the attack ended. It does not tell how far from success the attack was."""
         return self.number in ("iterations", "forward_queries", "backward_queries")
 
     @property
@@ -78,7 +79,7 @@ class Column(NamedTuple):
         return self.number == "cost"
 
     def __str__(self) -> str:
-        """As short as it can be typed."""
+        """The shortest form that a user can type."""
         return self.measurement if self.number == usual_number(self.measurement) else f"{self.measurement}.{self.number}"
 
 
@@ -88,7 +89,7 @@ def numbers_of(measurement: str) -> tuple[str, ...]:
 
 
 def usual_number(measurement: str) -> str:
-    """The number that the name of a measurement means alone."""
+    """The number that the name of a measurement alone means."""
     return numbers_of(measurement)[0]
 
 
@@ -99,16 +100,16 @@ def farthest(norm: Norm, shape: tuple[int, ...]) -> float:
 
 
 def honest(column: Column, values: NDArray[np.generic], success: NDArray[np.bool_], farthest: float | None) -> NDArray[np.generic]:
-    """The values of a column, with what holds where the attack failed.
+    """The values of a column, corrected for images on which the attack failed.
 
     Args:
-      column: which.
-      values: as the attack left them, `n`.
+      column: the column.
+      values: the values that the attack returned, `n`.
       success: the attack succeeded, `n`.
       farthest: diameter of the pixel box in the attack's norm; None if it is not known.
 
     Raises:
-      BadInput: a crossing is asked of an attack that has none, or a distance of a failure is, and `farthest` is not known.
+      BadInput: the column is a crossing and the attack has none, or the distance of a failure is needed and `farthest` is not known.
     """
     if column.number not in ("distance", "crossing"):
         return values
@@ -129,7 +130,7 @@ def honest(column: Column, values: NDArray[np.generic], success: NDArray[np.bool
 
 
 def coarse(columns: Mapping[Column, NDArray[np.generic]]) -> list[str]:
-    """What to tell of columns that take few values on benign images."""
+    """Notes on columns that have few different values on benign images."""
     notes: list[str] = []
     for column, values in columns.items():
         if len(values) > FEW and len(different := np.unique(values)) <= FEW:

@@ -1,7 +1,7 @@
-"""How well scores tell adversarial from benign inputs, and how well a classifier stands an attack.
+"""Metrics: how well scores separate adversarial from benign inputs, and how well a classifier withstands an attack.
 
-Label 1 is adversarial and a higher score is more adversarial, everywhere. Scores of a cost are its negative: a low cost is
-suspicious. Operating points are thresholds that exist, without interpolation between them: what a user could set.
+Label 1 is adversarial and a higher score is more adversarial, everywhere. The score of a cost is its negative: a low cost is suspicious.
+Operating points are thresholds that a user could set, without interpolation between them.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from a2d_jax.errors import BadInput, require
 
 
 class DetectionReport(NamedTuple):
-    """Everything that is reported of one benign and one adversarial set."""
+    """All metrics of one benign and one adversarial set."""
 
     auroc: float  # P(adversarial above benign) + P(equal) / 2
     auroc_low: float  # ends of its 95 % interval
@@ -50,8 +50,8 @@ def auroc(benign_scores: ArrayLike, adversarial_scores: ArrayLike) -> float:
 def auroc_interval(benign_scores: ArrayLike, adversarial_scores: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of the AUROC by the method of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988).
 
-    The AUROC is a mean over pairs; its variance is that of the means per adversarial and per benign input, which ranks give at
-    once. With fewer than two inputs of a kind nothing is known: (0, 1). At an AUROC of exactly 0 or 1 the interval has no width.
+    The AUROC is a mean over pairs. Its variance follows from the means per adversarial and per benign input, which ranks give directly.
+    With fewer than two inputs of a kind the interval is (0, 1). At an AUROC of exactly 0 or 1 the interval has no width.
     """
     benign, adversarial = _scores(benign_scores, "benign"), _scores(adversarial_scores, "adversarial")
     if min(len(benign), len(adversarial)) < 2:

@@ -1,8 +1,8 @@
 """Norms of one image-shaped array: length, projection onto a ball, direction of steepest ascent.
 
-`rms` is the root mean square, ||v||_2 / sqrt(n): the L2 norm as Foolbox 1 scales it, in which the paper's BIM2 states its
-radius and step. Lengths are computed after division by the largest entry, so that gradients as small as 1e-30 (a confident
-network) keep their direction in float32 instead of underflowing to zero.
+`rms` is the root mean square, ||v||_2 / sqrt(n): the L2 norm as Foolbox 1 scales it, and the unit of radius and step in the paper's BIM2.
+Lengths are computed after division by the largest entry, so that gradients as small as 1e-30 (a confident network) keep their direction in
+float32 instead of underflowing to zero.
 """
 
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ NORMS: tuple[Norm, ...] = ("l0", "l1", "l2", "linf", "rms")
 
 
 def norm(v: Float[Array, "h w c"], kind: Norm) -> Float[Array, ""]:
-    """Length of `v`; 0 for the zero array, with a finite (zero) gradient there; NaN if `v` holds one."""
+    """Length of `v`; 0 for the zero array, with a finite (zero) gradient there; NaN if `v` contains NaN."""
     if kind == "l0":
         return jnp.sum(v != 0).astype(v.dtype)
     if kind == "l1":

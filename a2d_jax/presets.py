@@ -1,8 +1,8 @@
-"""The settings of every attack per data set, in one place: as defence (costs are counted) and for crafting (inputs to detect).
+"""The settings of every attack for each data set: as defence (costs are counted) and for crafting (inputs to detect).
 
 Defence settings of MNIST and CIFAR-10 are those of the released A2D code; crafting settings are those of the paper's Table 5.
-What the paper leaves open for ImageNet is chosen here: it says that the same parameters serve small and large images, so
-the CIFAR-10 pairs are taken, and the L2 FGSM of its ImageNet baseline (0.016, read as root mean square) stands in for FGSM.
+The paper leaves some ImageNet settings open, and we chose them. It says that the same parameters serve small and large images, so we took
+the CIFAR-10 pairs. The L2 FGSM of its ImageNet baseline (0.016, read as root mean square) replaces FGSM.
 """
 
 import tomllib

@@ -1,6 +1,6 @@
-"""What surrounds a command: standard streams that may be closed or full, and signals that end it.
+"""The process around a command: standard streams that may be closed or full, and signals that end it.
 
-Standard library alone, so that signals are heard before other libraries load, which takes seconds.
+This file uses only the standard library, so that signals are handled before other libraries load, which takes seconds.
 """
 
 import io
@@ -28,11 +28,11 @@ outputs: list[Path] = []
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the command to end; like Ctrl-C, no `except Exception` stops it."""
+    """A signal asks the command to end. Like Ctrl-C, it is not caught by `except Exception`."""
 
 
 class Stream(io.TextIOBase):
-    """A standard stream that never fails: characters that its encoding lacks are escaped, and what cannot be written is dropped.
+    """A standard stream that never fails: characters that its encoding lacks are escaped, and text that cannot be written is dropped.
 
     Attributes:
       lost: why text was dropped, if some was.
@@ -104,8 +104,8 @@ def streams() -> Generator[Stream]:
 class Signals:
     """Ctrl-C, SIGTERM and SIGHUP: the first ends the work by `Stopped`, the second ends the process at once.
 
-    So does the first after `GRACE` seconds, if the work does not hear it. A signal that is ignored (nohup, a job in the background) or
-    that the program handles in its own way stays so. Only the main thread of a program can listen.
+    If the work does not react to the first signal, the process ends after `GRACE` seconds. A signal that is ignored (nohup, a job in the
+    background) or that the program handles in its own way stays so. Only the main thread of a program can listen.
 
     Attributes:
       number: the first signal that came, if any.
@@ -142,7 +142,7 @@ class Signals:
             self._old[number] = signal.signal(number, self._stop)
 
     def stopped(self) -> None:
-        """The work has ended: whatever comes now is the user's second signal."""
+        """The work has ended: any further signal is the user's second one."""
         self._heard.set()
 
     def close(self) -> None:
@@ -205,14 +205,14 @@ class Signals:
 
 
 def sweep() -> None:
-    """Remove the files that the process has begun."""
+    """Remove the unfinished files of this process."""
     for path in tuple(temporaries):
         with suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def leave(code: int) -> NoReturn:
-    """End the process now, without the files that it has begun, and without waiting for programs that still compute."""
+    """End the process now: remove its unfinished files, and do not wait for running computations."""
     sweep()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

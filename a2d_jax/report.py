@@ -1,7 +1,7 @@
-"""What people look at: figures of costs, of ROC curves and of shifts, and a page with images, their costs and verdicts.
+"""Figures of costs, of ROC curves and of shifts, and an HTML page with images, their costs and verdicts.
 
-All take plain arrays and names and touch no file. The page is one string of HTML that holds all it needs: images are data URIs,
-nothing is loaded from elsewhere, names are escaped.
+All functions take plain arrays and names and touch no file. The page is one self-contained string of HTML: images are data URIs, nothing is
+loaded from elsewhere, and names are escaped.
 """
 
 import base64
@@ -39,7 +39,7 @@ FILLED = 0.8  # of the height of a set's band
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers in words: every row begins with its name."""
+    """A table of texts: every row begins with its name."""
 
     title: str
     columns: Sequence[str]  # the first one names the rows
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Shot:
-    """One image with what was found out about it."""
+    """One image with its results."""
 
     x: Float[np.ndarray, "h w c"]  # in [0, 1]; one or three channels
     name: str
@@ -59,7 +59,7 @@ class Shot:
     adversarial: bool | None = None  # the truth; None: unknown
 
     def judged(self) -> list[tuple[str, str, str]]:
-        """Detector, verdict, and a remark where the verdict is known to be wrong."""
+        """Detector, verdict, and a remark if the verdict is known to be wrong."""
         wrong = "" if self.adversarial is None else "false alarm" if not self.adversarial else "missed"
         return [
             (name, "adversarial" if verdict else "benign", wrong if verdict != self.adversarial else "")
@@ -70,7 +70,7 @@ class Shot:
 def figure(costs: Mapping[str, Int[np.ndarray, "n attacks"]], attacks: Sequence[str], *, max_costs: Sequence[int] | None = None) -> Figure:
     """Distributions of costs (above) and ROC curves (below), one column per attack used as defence.
 
-    A score is the negative cost: a curve below the diagonal belongs to a set that is *harder* to attack than benign images.
+    The score is the negative cost: a curve below the diagonal belongs to a set that is *harder* to attack than benign images.
 
     Args:
       costs: tables by set of images; the first set is the benign one.
@@ -122,10 +122,10 @@ def distributions(
 
 
 def shift_figure(p_values: Mapping[str, Float[np.ndarray, " n"]], level: float) -> Figure:
-    """How the conformal p-values of new benign images are distributed, one panel per attack, beside the diagonal of no shift.
+    """Distributions of the conformal p-values of new benign images, one panel per attack. The diagonal means no shift.
 
-    A curve above the diagonal is of images that look more adversarial than those of the calibration. Where it crosses the level of a
-    detector, its height is the share of new images that are flagged.
+    A curve above the diagonal means that the images look more adversarial than those of the calibration. The height of the curve at the
+    level of a detector is the share of new images that it flags.
 
     Args:
       p_values: of new images, by attack.
@@ -174,13 +174,13 @@ def page(
     groups: Mapping[str, Sequence[Shot]] | None = None,
     foot: str = "",
 ) -> str:
-    """A self-contained page of HTML: no scripts, nothing from elsewhere, for light and dark, wide and narrow.
+    """A self-contained page of HTML without scripts or external files, for light and dark mode, wide and narrow screens.
 
     Args:
       title: heading.
       lead: paragraphs under it.
       tables: in order.
-      drawn: what `figure` returned.
+      drawn: the result of `figure`.
       groups: images side by side, by heading.
       foot: one line at the end.
     """

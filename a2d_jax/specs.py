@@ -1,10 +1,11 @@
-"""The one registry: attacks and detectors as text that people type, and as JSON that tables and detectors keep.
+"""The registry of attacks and detectors: as text that people type, and as JSON in tables and detector files.
 
-    bim:epsilon=0.3                  an attack or a detector of the box by its name, with settings behind colons
-    my.module:MyAttack:epsilon=0.3   anybody's own by import string, in the same way; a class, or a function that makes one
+    bim:epsilon=0.3                  an attack or a detector of this package by its name, with settings after colons
+    my.module:MyAttack:epsilon=0.3   your own by import string, in the same way; a class, or a function that makes one
 
-What is in the box has no privilege. Text is typed by the user, so an import string in it is imported. JSON comes out of a file, and a
-file never imports anything: an import string in it is looked up among the modules that the user names again (`plugins`).
+Your own attacks and detectors work exactly like those of this package. The user types the text, so an import string in it is imported. JSON
+comes from a file, and a file alone never imports anything: its import strings are looked up only in the modules that the user names
+(`plugins`).
 """
 
 import inspect
@@ -34,7 +35,7 @@ IN_THE_BOX: Mapping[str, Maker] = {name: vars(attacks_in_the_box)[name] for name
 
 
 class Parsed(NamedTuple):
-    """What one text says."""
+    """The parts of one text."""
 
     name: str  # of the attack or detector; an import string where it is one
     maker: Maker
@@ -47,14 +48,14 @@ def names_of(text: str) -> list[str]:
 
 
 def attacks(text: str, makers: Mapping[str, Maker], called: Callable[[str], str] = str, **given: float | None) -> dict[str, Attack]:
-    """Attacks as typed: separated by commas, each a name or an import string, with settings behind colons.
+    """Read attacks from text: separated by commas, each a name or an import string, with settings after colons.
 
     Args:
       text: such as `bim,dba:mse_threshold=0.01,my.module:MyAttack:epsilon=0.1`.
       makers: the attacks that have a name, such as those of a preset.
-      called: what a user calls a setting that is given, such as `--epsilon` on a command line.
-      **given: settings for every attack named; None is not given. Lengths (all but `max_steps`) mean something else in each attack and
-        are taken for one attack alone.
+      called: returns the user's name of a setting, such as `--epsilon` on a command line.
+      **given: settings for every attack named; None is not given. Lengths (all settings but `max_steps`) have another meaning in each
+        attack and need exactly one attack.
 
     Returns:
       The attacks by name.
@@ -86,7 +87,7 @@ def attacks(text: str, makers: Mapping[str, Maker], called: Callable[[str], str]
 
 
 def make_attack(name: str, maker: Maker, settings: Mapping[str, Any]) -> Attack:
-    """An attack of its settings, refused unless it is one."""
+    """Make an attack from its settings, and refuse an object that is not an attack."""
     made = _make("attack", name, maker, settings)
     whole_attack(made, f"{name} to make an attack")
     if isinstance(made, type) or not is_dataclass(made) or jax.tree.leaves(made) == [made]:
@@ -104,7 +105,7 @@ def make_attack(name: str, maker: Maker, settings: Mapping[str, Any]) -> Attack:
 
 
 def whole_attack(made: object, expected: str) -> None:
-    """Refuse what is no attack.
+    """Refuse an object that is not an attack.
 
     Raises:
       BadInput: a part is missing.
@@ -115,11 +116,11 @@ def whole_attack(made: object, expected: str) -> None:
 
 
 def detector(text: str, called: Callable[[str], str] = str, **given: Any) -> detectors.Detector:
-    """A detector as typed, such as `knn`, `knn:k=50` or `my.module:MyDetector`.
+    """Read a detector from text, such as `knn`, `knn:k=50` or `my.module:MyDetector`.
 
     Args:
-      text: a name of the box or an import string, with settings behind colons.
-      called: what a user calls a setting that is given.
+      text: the name of a detector in this package, or an import string, with settings after colons.
+      called: returns the user's name of a setting.
       **given: more settings; None is not given.
 
     Raises:
@@ -152,8 +153,8 @@ def parse(text: str, makers: Mapping[str, Maker], what: str) -> Parsed:
     """Read `name:setting=value:...` or `module:name:setting=value:...`.
 
     Args:
-      text: as typed.
-      makers: what has a name.
+      text: the user's text.
+      makers: the attacks or detectors that have a name.
       what: attack or detector, for the error.
     """
     name, *rest = text.split(":")
@@ -187,12 +188,12 @@ def parameters(maker: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def settings_of(attacks: Mapping[str, Attack]) -> dict[str, dict[str, Any]]:
-    """Every setting of every attack, as JSON has it."""
+    """All settings of all attacks, as JSON values."""
     return {name: {"kind": kind_of(attack), **_plain(asdict(attack))} for name, attack in attacks.items()}  # pyright: ignore[reportArgumentType] (dataclasses)
 
 
 def kind_of(made: object) -> str:
-    """How JSON names the class of an attack: by its name in the box, else by import string."""
+    """The name of an attack's class in JSON: its name in this package, else its import string."""
     kind = type(made)
     if "<locals>" in kind.__qualname__ or kind.__module__ == "__main__":
         raise BadInput(
@@ -205,13 +206,13 @@ def attacks_from(settings: Mapping[str, Any], names: Iterable[str], origin: obje
     """Inverse of `settings_of` for the attacks named.
 
     Args:
-      settings: of each attack by name.
-      names: which.
+      settings: settings of each attack by name.
+      names: the attacks to make.
       origin: the file that they came from.
-      plugins: modules that the user names again, from which an import string may be taken.
+      plugins: modules that the user names; only their import strings are accepted.
 
     Raises:
-      BadInput: settings are missing or are not those of an attack, or an import string of a module that is not named.
+      BadInput: settings are missing or do not belong to an attack, or an import string names a module that the user did not name.
     """
     found: dict[str, Attack] = {}
     for name in names:
@@ -246,7 +247,7 @@ def _make(what: str, name: str, maker: Maker, settings: Mapping[str, Any]) -> An
 
 
 def typed(value: object, like: inspect.Parameter, what: str) -> object:
-    """A value out of a file, refused unless it has the type of a setting: a number for a number, true or false for a flag."""
+    """Check that a value from a file has the type of its setting: a number for a number, true or false for a flag."""
     kind = _kind(like)
     numbers = value if isinstance(value, list) and kind is float else [value]
     if not all(isinstance(one, (int, float) if kind is float else kind) and isinstance(one, bool) == (kind is bool) for one in numbers):

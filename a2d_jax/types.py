@@ -1,4 +1,4 @@
-"""The protocol of the house: classifiers, examples, attack states and results.
+"""The protocol of this package: classifiers, examples, attack states and results.
 
 Everything here describes *one unbatched example*; drivers add the batch axis with `vmap`. All types are pytrees, so that
 they pass through `jit`, `vmap`, `while_loop` and `shard_map`: numbers are leaves (a new value compiles nothing), choices that
@@ -36,8 +36,8 @@ class Classifier:
     Attributes:
       variables: weights and statistics, any pytree of arrays.
       apply: `(variables, x) -> logits`; x `h w c`, float32 in [0, 1]; logits `k`.
-      card: how it can be made again and what its checkpoint says, see `a2d_jax.io.checkpoints`; empty where nobody said. It is lost where
-        JAX takes the classifier apart.
+      card: how it can be made again, and the facts of its checkpoint, see `a2d_jax.io.checkpoints`; empty if they are not known. It is lost
+        when JAX flattens the classifier.
     """
 
     variables: Any
@@ -49,7 +49,7 @@ class Classifier:
 
 
 class Example(NamedTuple):
-    """What an attack is given; it never changes while the attack runs. Batches on the host may hold numpy arrays."""
+    """The input of an attack; it never changes while the attack runs. Batches on the host may hold numpy arrays."""
 
     x: Float[Array, "h w c"]  # clean input, in [0, 1]
     label: Int[Array, ""]  # the class to leave (or to reach, for a targeted attack)
@@ -78,16 +78,16 @@ class Progress(NamedTuple):
 
     @classmethod
     def start(cls, example: Example) -> "Progress":
-        """Nothing done yet. Whose label it is decides whether the input itself can be a success, see `admit`."""
+        """Nothing done yet. The origin of the label decides whether the input itself can be a success, see `admit`."""
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         return cls(zero, no, no, no, zero, zero, example.own, jnp.full((), jnp.nan, example.x.dtype), no, no)
 
     def admit(self, success: Array) -> Array:
-        """`success`, but never of the input itself where its label is the classifier's own prediction.
+        """`success`, but never for the input itself if its label is the classifier's own prediction.
 
-        On an image that lies on the boundary to within rounding, the program that predicted the label and the program of the attack
-        may see different classes. The label stands: an attack that needs no update would say that the prediction contradicts itself.
-        `judge` asks this by itself; an attack that reads a success elsewhere asks first.
+        For an image that lies on the boundary to within rounding, the program that predicted the label and the program of the attack may
+        give different classes. The label is then right: a success without an update would mean that the prediction contradicts itself.
+        `judge` calls this by itself; an attack that uses a success elsewhere must call it first.
         """
         return success & ~self.fresh
 
@@ -114,13 +114,13 @@ class Progress(NamedTuple):
           success: the criterion holds at the current point, or at the one that is kept.
           max_steps: budget of updates; the point after the last one is still judged.
           reached: the event whose cost is counted has happened; default `success`.
-          forward: forward queries spent on this look.
-          backward: backward queries spent on this look.
-          give_up: stop although budget is left (a dead end, or the end of what is to be tried).
-          goes_on: success alone does not stop (a better one is looked for).
+          forward: forward queries of this evaluation.
+          backward: backward queries of this evaluation.
+          give_up: stop although budget is left (a dead end, or nothing left to try).
+          goes_on: success alone does not stop the attack (it searches for a better one).
           crossing: radius at which the class changes, or the radius walked without a change, see `a2d_jax.attacks.path`.
-          slope: of the gradient that this look took, see `a2d_jax.losses.slope_of`; None where it took none. One that is not finite ends
-            the attack as a failure.
+          slope: slope of the gradient of this evaluation, see `a2d_jax.losses.slope_of`; None without a gradient. A slope that is not
+            finite ends the attack as a failure.
         """
         broken = self.broken if slope is None else self.broken | ~jnp.isfinite(slope)
         success = self.admit(success) & ~broken
@@ -140,7 +140,7 @@ class Progress(NamedTuple):
 
 
 class State(Protocol):
-    """What drivers need from the state of an attack; every attack adds its own fields."""
+    """The part of an attack's state that drivers need; every attack adds its own fields."""
 
     @property
     def x_adv(self) -> Array: ...
@@ -167,15 +167,15 @@ class Attack(Protocol):
 
 
 def can_be_shortened(attack: Any) -> bool:
-    """Whether a smaller `max_steps` walks the same path and ends earlier, so that a detector's bound may stop the attack.
+    """Whether a smaller `max_steps` gives the same path and only ends earlier, so that a detector's bound may stop the attack.
 
-    An attack whose path or count hangs on its budget says so by an attribute `scheduled`.
+    An attack with a path or a count that depends on its budget says so by an attribute `scheduled`.
     """
     return not getattr(attack, "scheduled", False) and "max_steps" in {one.name for one in fields(attack)}
 
 
 class AttackResult(NamedTuple):
-    """What every attack and driver returns; same leading axes as the input."""
+    """The result of every attack and driver; same leading axes as the input."""
 
     x_adv: Float[Array, "*n h w c"] | None  # in bounds, never NaN; the judged adversarial point, else the last; None if not kept
     success: Bool[Array, "*n"]  # the criterion holds at `x_adv`

@@ -1,1 +1,1 @@
-"""Scripts that reproduce a table or figure, the demo and the benchmark: run as `python -m experiments.NAME`."""
+"""The demo, the benchmark, and scripts that reproduce a table or figure: run them as `python -m experiments.NAME`."""

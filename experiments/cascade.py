@@ -1,12 +1,12 @@
-"""Would a cascade save gradients: the margin or one gradient first, and Newton only where these leave the verdict open?
+"""Does a cascade save gradients: first the margin or one gradient, and Newton only if these leave the verdict open?
 
     python -m experiments.cascade [--raw newton-output]
 
-Reads the raw scores that `python -m experiments.newton` left (`NAME.npz`); it runs no network. A stage calls an image benign above a
+It reads the raw scores of `python -m experiments.newton` (`NAME.npz`) and runs no network. A stage judges an image benign above a
 threshold: the highest score of a calibration image that Newton flags. The other images go to the next stage, and in the end to Newton
-at 5 % false alarms. Benign images are split in halves at random, 100 times: one half sets all thresholds, the other half is judged, and
-so are all crafted images. The table says what share of benign images the stages settle, how many gradients a benign image costs with
-the cascade and with Newton alone, and how much less of the crafted images the cascade catches.
+at 5 % false alarms. Benign images are split into halves at random, 100 times: one half sets all thresholds; the other half and all crafted
+images are judged. The table shows the share of benign images that the stages settle, the gradients per benign image with the cascade and
+with Newton alone, and how many crafted images the cascade misses beyond those that Newton misses.
 
 Gradients are those of Newton without its bound. Run time: seconds. Expected: the table of docs/newton.md.
 """
@@ -31,7 +31,7 @@ SPLITS = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """What a cascade in front of Newton would save, and what it would miss."""
+    """Measure the gradients that a cascade before Newton saves, and the images that it misses."""
 
     raw: Path = Path("newton-output")
     """Folder with the raw scores of `experiments.newton`."""

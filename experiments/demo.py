@@ -1,12 +1,12 @@
-"""The main job on real handwritten digits, from training to verdicts.
+"""The demo on real handwritten digits, from training to verdicts.
 
     make demo        or        python -m experiments.demo [--out DIR] [--seed N] [--images N]
 
-Trains a small LeNet on scikit-learn's digits (1797 images of 8 x 8), crafts adversarial versions of test digits by FGSM, BIM and
-JSMA, counts what it costs to attack benign and crafted images, fits detectors to one half and judges the other half. Prints the
+It trains a small LeNet on scikit-learn's digits (1797 images of 8 x 8) and crafts adversarial versions of test digits by FGSM, BIM and
+JSMA. It measures the costs of attacks on benign and crafted images, fits detectors to one half and judges the other half. It prints the
 tables and writes `costs_and_roc.png`, `costs.svg` and `report.html` to DIR (`demo-output`).
 
-Run time: 61 s of processor time, most of it DBA; 113 s on 2 cores that others kept busy (load 10).
+Run time: 61 s of processor time, most of it DBA; 113 s on 2 cores under other load (load 10).
 The same seed gives the same files on the same machine.
 Expected (seed 0, 2026-11-27, CPU): test accuracy 98.8 %; AUROC of the cost of BIM 0.968 on FGSM, 1.000 on BIM, 1.000 on JSMA
 (DBA 0.872, 0.924, 0.896; the crossing of Newton as BIM, for three gradients a digit); the Z-score of BIM judges 96 % of benign digits
@@ -62,14 +62,14 @@ SHOWN = 4  # digits on the page
 
 @dataclass
 class Settings:
-    """Attack as defence on handwritten digits: train, craft, count costs, detect."""
+    """Attack as defence on handwritten digits: train, craft, measure costs, detect."""
 
     out: Path = Path("demo-output")
     """Folder for the figure and the page."""
     seed: int = 0
     """Seed of the weights and the attacks."""
     images: int = 100
-    """Test digits to craft from, at least 40; half of them fit the detectors, half are judged."""
+    """Number of test digits, at least 40. Half of them fit the detectors, half are judged."""
 
 
 class Set(NamedTuple):

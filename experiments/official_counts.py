@@ -1,13 +1,14 @@
-"""Our costs beside those that the authors' released code gave to the same images on the same network.
+"""Our costs compared with those of the authors' released code, for the same images and the same network.
 
     python -m experiments.official_counts --classifier models.lenet:lenet5 --checkpoint DIR --golden lenet5_mnist_official.npz
 
-Reads a file of images and official costs (keys like `fgsm`, `fgsm_bim`; the released code counts BIM and BIM2 from 0 and JSMA from 1,
-failures are 500 and 2000), counts ours as `a2d cost` does, and prints one row per input set and defence: share of equal counts,
-median, 95th percentile and maximum of the absolute difference, and the AUROC from either costs. Nothing is clipped: the official
-count is our cost less one for BIM and BIM2, and our cost for JSMA. Run time: about 2 minutes on 2 cores.
+It reads a file of images and official costs with keys like `fgsm`, `fgsm_bim`. The released code counts BIM and BIM2 from 0 and JSMA from
+1; failures are 500 and 2000. It measures our costs as `a2d cost` does, and prints one row per input set and defence: the share of equal
+counts, the median, 95th percentile and maximum of the absolute difference, and the AUROC from both costs. Nothing is clipped: the official
+count is our cost minus one for BIM and BIM2, and our cost for JSMA. Run time: about 2 minutes on 2 cores.
 
-Expected (2026-11-27, CPU): every crafted set equal on 100 % of images for BIM and BIM2, benign images within 2, AUROC equal to 0.0005.
+Expected (2026-11-27, CPU): for BIM and BIM2 every crafted set is equal on 100 % of images, benign images differ by at most 2, and the AUROC
+differs by at most 0.0005.
 """
 
 import tempfile
@@ -41,7 +42,7 @@ class Args:
     attacks: str = ",".join(OFFSET)
     """Defences to compare."""
     lanes: int | None = None
-    """Images in work at a time on each device."""
+    """Number of images that each device works on at the same time."""
 
 
 def compare(args: Args) -> list[dict[str, object]]:

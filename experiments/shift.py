@@ -1,13 +1,13 @@
-"""What a shift does to a detector: LeNet-5 on brighter, flatter and noisier digits, and how often the test of a shift warns for nothing.
+"""The effect of a shift on a detector: LeNet-5 on brighter, flatter and noisier digits, and the false warnings of the test for a shift.
 
     python -m experiments.shift --checkpoint DIR [--images N] [--splits N] [--out DIR]
 
-N test digits of MNIST, drawn at random, calibrate conformal detectors at a level of 5 %, one of the cost of BIM and one of the crossing
-of Newton. N others are judged as they are, brightened by 0.2, at half contrast, and with noise of sigma 0.3: benign, all of them. For
-each set: the accuracy, the share flagged with its 95 % interval, and the test of `a2d shift`. Then all 2 N digits as they are, split anew
-into two halves many times: the share of splits in which the test warns is its true level.
+N test digits of MNIST, drawn at random, calibrate two conformal detectors at a level of 5 %: one for the cost of BIM and one for the
+crossing of Newton. N other digits, all benign, are judged unchanged, brightened by 0.2, at half contrast, and with noise of sigma 0.3. For
+each set the first table shows the accuracy, the share flagged with its 95 % interval, and the test of `a2d shift`. Then all 2 N unchanged
+digits are split into two random halves many times: the share of splits with a warning is the true level of the test.
 
-DIR is LeNet-5 as `a2d convert` writes it. Prints both tables in Markdown; writes `shift.json` and `shift.png` to `--out`.
+DIR is LeNet-5 as `a2d convert` writes it. The script prints both tables in Markdown and writes `shift.json` and `shift.png` to `--out`.
 Run time: 2 minutes of processor time for 1,000 digits and 2,000 splits. Expected: the tables of docs/shift.md.
 """
 
@@ -48,16 +48,16 @@ CHANGES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How benign digits that look otherwise are judged."""
+    """Judge benign digits that look different from the calibration digits."""
 
     checkpoint: Path
     """LeNet-5, as `a2d convert` writes it."""
     images: int = 1000
-    """Digits to calibrate on, and as many to judge in each way."""
+    """Number of digits for the calibration, and for each judged set."""
     splits: int = 2000
-    """Times that the digits as they are are split anew."""
+    """Number of random splits of the unchanged digits."""
     seed: int = 0
-    """Of the noise, the splits and the jitter."""
+    """Seed of the noise, the splits and the jitter."""
     out: Path = Path("shift-output")
     """Folder for the results."""
 

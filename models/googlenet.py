@@ -1,7 +1,7 @@
 """GoogLeNet for CIFAR-10 with batch norm, in Flax NNX: the network of the paper's second environment (90.5 % there).
 
-Inception modules of Szegedy et al. (arXiv 1409.4842) with the 5 x 5 convolution replaced by two of 3 x 3. Arrays are named as in
-the PyTorch original (`pre_layers.0.weight`, `a3.b2.3.weight`, ...): Sequentials here have the same members as there.
+It has the Inception modules of Szegedy et al. (arXiv 1409.4842), with two 3 x 3 convolutions in place of the 5 x 5 convolution. Arrays are
+named as in the PyTorch original (`pre_layers.0.weight`, `a3.b2.3.weight`, ...), because the Sequentials have the same members.
 """
 
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Pieces that several families share."""
+"""Layers that several network families share."""
 
 from collections.abc import Sequence
 

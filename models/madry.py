@@ -1,7 +1,7 @@
 """Networks of adversarial training with PGD, in Flax NNX (Madry et al., arXiv 1706.06083).
 
-`madry_mnist` and `madry_cifar10` are those of the two public challenges; the second is a wide residual network (w32-10) whose
-shortcuts have no weights and which standardises every image by its own mean and deviation.
+`madry_mnist` and `madry_cifar10` are the networks of the two public challenges. The second is a wide residual network (w32-10). Its
+shortcuts have no weights, and it standardises every image by the image's own mean and standard deviation.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Networks of the adaptive attack on MagNet, in Flax NNX (Meng and Chen, arXiv 1705.09064).
 
-`magnet_mnist` and `magnet_cifar10` are the classifiers of Carlini and Wagner (arXiv 1608.04644) that are guarded there;
-`autoencoder1` and `autoencoder2` are MagNet's for MNIST: its detectors read how far they move an image.
+`magnet_mnist` and `magnet_cifar10` are the classifiers of Carlini and Wagner (arXiv 1608.04644) that MagNet guards. `autoencoder1` and
+`autoencoder2` are MagNet's autoencoders for MNIST. MagNet's detectors measure how far these move an image.
 """
 
 from typing import ClassVar

@@ -1,7 +1,8 @@
 """ResNet-20 for CIFAR-10 whose shortcuts have weights where the width changes (option B), in Flax NNX (272,474 parameters).
 
-He et al., arXiv 1512.03385, section 4.2, with a 1 x 1 convolution and batch norm on those shortcuts. Published by EhanW
-(advrob-cifar10) trained normally (90.01 % on the test set) and with PGD (84.18 %); its names of arrays are understood.
+The network is from He et al., arXiv 1512.03385, section 4.2, with a 1 x 1 convolution and batch norm on these shortcuts. EhanW
+(advrob-cifar10) published weights from normal training (90.01 % on the test set) and from training with PGD (84.18 %); the names of these
+arrays are accepted.
 """
 
 import re

@@ -1,9 +1,9 @@
 """Residual networks for CIFAR-10 and ImageNet, in Flax NNX (He et al., arXiv 1512.03385).
 
-`cifar_resnet20` ... `cifar_resnet110` are the networks of section 4.2 there, whose shortcuts have no weights (option A): between
+`cifar_resnet20` ... `cifar_resnet110` are the networks of section 4.2 of that paper. Their shortcuts have no weights (option A): between
 stages they take every second row and column and add channels of zeros. `resnet18` ... `resnet152` are the ImageNet networks with
-the stride on the 3 x 3 convolution. Arrays are named as in torchvision (and timm, which agrees) and in the CIFAR checkpoints of
-Yerlan Idelbayev; the names of Hugging Face's `ResNetForImageClassification` are understood too.
+the stride on the 3 x 3 convolution. Arrays are named as in torchvision and timm and in the CIFAR checkpoints of Yerlan Idelbayev; the names
+of Hugging Face's `ResNetForImageClassification` are accepted too.
 """
 
 import re

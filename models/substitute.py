@@ -1,6 +1,6 @@
-"""The network that stands in for one whose gradients are out of reach, in Flax NNX (511,626 parameters).
+"""The substitute for a network without accessible gradients, in Flax NNX (511,626 parameters).
 
-It is that of the substitute-model attack of Wang et al. (arXiv 1812.05793) on MNIST; `experiments/substitute.py` trains it.
+It belongs to the substitute-model attack of Wang et al. (arXiv 1812.05793) on MNIST; `experiments/substitute.py` trains it.
 """
 
 from typing import ClassVar

@@ -2,8 +2,8 @@
 
     python -m models.table --checkpoints DIR [--data DIR] --photographs DIR
 
-MNIST and CIFAR-10 are taken from where `a2d_jax.io.datasets` finds them, or from `--data`; `--photographs` holds images whose names begin
-with their ImageNet class. A row whose checkpoint or data are not there keeps no number. About two minutes on 2 cores.
+`a2d_jax.io.datasets` finds MNIST and CIFAR-10, or `--data` names their folder. `--photographs` has images with names that begin with their
+ImageNet class. A row without its checkpoint or data has no number. Run time: about two minutes on 2 cores.
 """
 
 import importlib.util
@@ -56,16 +56,16 @@ ROWS = (
 
 @dataclass
 class Args:
-    """Where things are."""
+    """Measure the accuracy of converted checkpoints and write it into the table of models/README.md."""
 
     checkpoints: Path
     """Folder of checkpoints as their authors published them."""
     data: Path | None = None
     """Folder of data sets; default `A2D_DATA`."""
     photographs: Path | None = None
-    """Folder of photographs called `CLASS_anything.jpg`."""
+    """Folder of photographs named `CLASS_anything.jpg`."""
     out: Path = README
-    """File whose table is replaced."""
+    """File with the table to replace."""
 
 
 def lite0_checkpoint() -> Path | None:

@@ -1,4 +1,4 @@
-"""What every test shares: strict JAX settings, several CPU devices, and the data that lies beside the checkout."""
+"""Common to all tests: strict JAX settings, several CPU devices, and the data beside the checkout."""
 
 import ctypes
 import gc

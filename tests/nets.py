@@ -1,4 +1,4 @@
-"""Small classifiers for the tests: linear, convolutional, and the formula network of the reference test vectors."""
+"""Small classifiers for the tests: linear, convolutional, and the network defined by formulas of the reference test vectors."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
-"""Images that lie on a decision boundary to the last bit: one answer, whatever compiled program is asked.
+"""Images that lie on a decision boundary to the last bit: all compiled programs give one answer.
 
-Two programs of one network may see two classes in such an image. The label is the prediction, and no attack contradicts it before
-its first update.
+Two programs of one network may predict different classes for such an image. The label is the prediction, and no attack contradicts it
+before its first update.
 """
 
 import jax

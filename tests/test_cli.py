@@ -1,4 +1,4 @@
-"""The command line, end to end on a tiny linear classifier: what is written, what is said, and with which exit code."""
+"""The command line, end to end on a tiny linear classifier: its files, its messages and its exit codes."""
 
 import json
 import os

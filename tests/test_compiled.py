@@ -1,4 +1,4 @@
-"""Programs that a command compiled are kept for the next one."""
+"""The compiled programs of a command are kept for the next command."""
 
 import os
 import subprocess

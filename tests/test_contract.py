@@ -1,4 +1,4 @@
-"""What every attack must keep, whatever it does: one table, one line per attack."""
+"""The contract of all attacks: one table, one line per attack."""
 
 import dataclasses
 from collections.abc import Callable, Collection

@@ -1,4 +1,4 @@
-"""Where attacks, classifier and detector meet: labels, keys, costs, the iteration bound, the guarded classifier."""
+"""Attacks, classifier and detector together: labels, keys, costs, the iteration bound, the guarded classifier."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,7 @@
-"""Documents keep their word: every block of code runs, in the order of its page, and every link leads somewhere.
+"""The documents: every block of code runs, in the order of its page, and every link has a target.
 
-A page of docs/ starts in a folder with the files that the README's blocks have made there, as its first lines say. A block that begins
-with the name of a file, as a comment, is kept in that file.
+A page of docs/ starts in a folder with the files that the blocks of the README made, as the first lines of the page say. If a block begins
+with a file name as a comment, it is stored in this file.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What surrounds a command: streams that are closed or full, signals, a user without a home, hardware that is missing, full disks."""
+"""The environment of a command: streams that are closed or full, signals, a user without a home, missing hardware, full disks."""
 
 import contextlib
 import io

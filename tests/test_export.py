@@ -1,6 +1,6 @@
-"""Programs for TPUs and NVIDIA cards, made on a CPU: that every attack and every network of the box can be lowered for them.
+"""Programs for TPUs and NVIDIA cards, made on a CPU: every attack and every network of this project can be lowered for them.
 
-Lowering is not compiling: what a card's compiler makes of it is seen on a card (docs/accelerators.md).
+Lowering is not compiling: only a card shows the result of its compiler (docs/accelerators.md).
 """
 
 import jax

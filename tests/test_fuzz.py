@@ -1,7 +1,7 @@
-"""Readers take any bytes: random, cut off, changed, or put together from two files, they give a result or a `BadInput`.
+"""Readers take any bytes: random, cut off, changed, or joined from two files. They give a result or a `BadInput`.
 
-Never another exception, a hang, or code that runs. The same examples every time; `FUZZ=2000 python -m pytest tests/test_fuzz.py` hunts
-with 2000 new ones for each reader.
+They never raise another exception, hang, or run code from the bytes. The examples are the same every time;
+`FUZZ=2000 python -m pytest tests/test_fuzz.py` tries 2000 new ones for each reader.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""What callers hand over from Python: every public entry says in one line what is wrong with it."""
+"""Arguments from Python: every public function reports a bad argument in one line."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""`--lanes auto`: tried once, remembered for what is alike, and never trusted when broken."""
+"""`--lanes auto`: the number is tried once, remembered for similar jobs, and not trusted if its file is broken."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The floors of the house: a file imports only from lower floors, so that there is one way through and no way back."""
+"""The layers of the package: a file imports only from lower layers, so that there are no cycles."""
 
 import ast
 import pathlib

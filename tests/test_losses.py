@@ -1,4 +1,4 @@
-"""Losses, criteria and the one look at a classifier."""
+"""Losses, criteria and one evaluation of a classifier."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a detector reads: any number of a table by its name, and an honest distance where the attack failed."""
+"""The columns that a detector reads: any number of a table by its name, and the right distance for a failed attack."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Networks and labels that are not what they seem: said, or refused, but never a number without a word."""
+"""Networks and labels that are not what they seem: they get a note or are refused, and never give a silent wrong number."""
 
 import dataclasses
 import json

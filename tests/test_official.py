@@ -1,7 +1,7 @@
-"""Costs beside those of the authors' released code (Foolbox 1.8) on the same images and the same LeNet-5.
+"""Costs compared with those of the authors' released code (Foolbox 1.8) on the same images and the same LeNet-5.
 
-A sample of the reference file is pinned in `golden/official_lenet5.npz`: the first 8 images of each set with their official
-counts, and the random DBA counts of 24 images of four sets. The whole file is used where it is there.
+`golden/official_lenet5.npz` contains a sample of the reference file: the first 8 images of each set with their official counts, and the
+random DBA counts of 24 images of four sets. The whole file is used if it is present.
 """
 
 import numpy as np

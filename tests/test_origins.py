@@ -1,4 +1,4 @@
-"""Mixed origins, end to end: whatever differs is refused wherever costs meet, and one switch lets it pass and is recorded."""
+"""Mixed origins, end to end: all commands refuse costs of different origins; one switch accepts them, and the output records it."""
 
 import json
 import pathlib

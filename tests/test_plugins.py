@@ -1,4 +1,4 @@
-"""Attacks, detectors and presets of a user's own: by import string like those of the box, and never because a file says so."""
+"""A user's own attacks, detectors and presets: they work by import string like ours, and a file alone never imports them."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Every attack of every preset: buildable, recorded in a table and built again from it."""
+"""Every attack of every preset can be made, recorded in a table and made again from it."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The figure and the page: what is drawn is what was counted, and a page needs nothing but itself."""
+"""The figure and the page: figures show the measured costs, and a page needs no other file."""
 
 import base64
 import html.parser

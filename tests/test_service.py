@@ -1,4 +1,4 @@
-"""A defense as a service: nothing compiles after the warm-up, threads share it, and a folder gives it back as it was."""
+"""A defense as a service: nothing compiles after the warm-up, threads share it, and a folder restores it exactly."""
 
 import json
 import pathlib

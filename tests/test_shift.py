@@ -1,4 +1,4 @@
-"""`a2d shift`, end to end: what it prints is SciPy's test, what it warns of is a shift, and what it draws is a PNG."""
+"""`a2d shift`, end to end: its numbers equal SciPy's test, it warns of a shift, and it draws a PNG."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The wheel: it holds the library alone and works away from the checkout."""
+"""The wheel: it contains only the library and works outside the checkout."""
 
 import pathlib
 import subprocess

@@ -1,4 +1,4 @@
-"""Attacks as state machines for one example: `init`, then `step` until done. One file per family."""
+"""Attacks as state machines for one example: `init`, then `step` until done. Each file has one family."""
 
 from a2d_jax.attacks.apgd import APGD
 from a2d_jax.attacks.bim_search import BIMSearch

@@ -1,19 +1,20 @@
-"""APGD, projected gradient ascent that sets its own step size: the attack most robustness numbers of the field rest on.
+"""APGD, projected gradient ascent that sets its own step size: the basis of most published robustness numbers.
 
-Steps begin at twice the radius and carry a quarter of the last movement along (P projects onto the ball and [0, 1]):
+The step size starts at twice the radius. Each step adds a quarter of the last movement (P projects onto the ball and [0, 1]):
 
     z <- P(x + step_size * steepest(grad loss));   x <- P(x + 0.75 (z - x) + 0.25 (x - x_previous))
 
-At checkpoints that come ever closer together the step size is halved, and the walk continues from the best point so far, if the
-loss rose in at most three quarters of the updates since the last checkpoint, or if neither step size nor best loss changed there.
-The loss is the cross entropy, or the difference of logits ratio, which does not change with the scale of the logits:
+Checkpoints follow at shorter and shorter intervals. At a checkpoint the step size is halved and the walk continues from the best point so
+far if one of two conditions holds: the loss rose in at most three quarters of the updates since the last checkpoint, or neither the step
+size nor the best loss changed at the last checkpoint. The loss is the cross entropy, or the difference of logits ratio, which does not
+change with the scale of the logits:
 
     DLR = -(z_label - max of the others) / (largest z - third largest z)
 
 Source: Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
 arXiv:2003.01690; reference code fra31/auto-attack `autopgd_base.py`, as packed in torchattacks 3.5.1. Differs: the first success
 ends the attack; the clean input is judged first and the jump to the random start counts as the first update; the first window
-compares with the loss of the start (the reference with a zero).
+compares with the loss of the start (the reference compares with zero).
 """
 
 from dataclasses import dataclass, field
@@ -59,9 +60,9 @@ class APGD:
 
     Attributes:
       epsilon: radius of the ball, in the units of `norm`.
-      max_steps: updates at most, the jump to the start included. It sets the checkpoints: another budget takes another path.
+      max_steps: largest number of updates, the jump to the start included. It sets the checkpoints: another budget takes another path.
       norm: `linf` or `l2`.
-      loss: `ce` or `dlr` (three classes at least).
+      loss: `ce` or `dlr` (at least three classes).
     """
 
     scheduled: ClassVar[bool] = True  # checkpoints hang on the budget

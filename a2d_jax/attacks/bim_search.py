@@ -1,17 +1,17 @@
 """BIM with a search for the smallest radius, as Foolbox 1 runs it by default.
 
-Short runs of BIM, each from the input and stopped at its first success, with a fixed ratio of step to radius:
+The search makes short runs of BIM with a fixed ratio of step to radius. Each run starts at the input and stops at its first success:
 
     radius <- 1.5 radius   until a run succeeds (20 runs at most),  good = radius, bad = 0
     radius <- (good + bad) / 2,  which becomes good or bad   20 times
 
-The closest success of all runs is returned; its distance may be smaller than the last good radius, because a run that
-succeeds early ends inside its ball. Runs, updates and radii are counters in the state, so that every example searches at its
-own pace. The cost counts the updates of all runs: it tells how long the search took, not how far the boundary is (for that
-use the distance, or `pgd.bim` with small steps).
+The closest success of all runs is returned. Its distance may be smaller than the last good radius, because a run that succeeds early ends
+inside its ball. Runs, updates and radii are counters in the state, so that every example searches at its own pace. The cost counts the
+updates of all runs: it is the length of the search, not the distance of the boundary (for this use the distance, or `pgd.bim` with small
+steps).
 
 Source: Kurakin, Goodfellow, Bengio, arXiv:1607.02533; reference behaviour Foolbox 1.8 `iterative_projected_gradient.py`.
-Differs: the gradient at the input is asked for once, not once per run; closest is meant in the attack's own norm.
+Differs: the gradient at the input is computed once, not once per run; "closest" refers to the attack's own norm.
 """
 
 from dataclasses import dataclass, field
@@ -54,8 +54,8 @@ class BIMSearch:
     Attributes:
       epsilon: first radius, in the units of `norm`.
       step_size: length of an update at the first radius; it scales with the radius.
-      run_steps: updates of one run at most.
-      max_steps: updates of all runs at most. `40 * run_steps` suffice; fewer censor an example whose search is cut.
+      run_steps: largest number of updates in one run.
+      max_steps: largest number of updates in all runs. `40 * run_steps` suffice; with fewer, an example whose search is cut is censored.
       norm: `linf`, `l2` or `rms`.
     """
 

@@ -1,17 +1,16 @@
-"""The boundary attack (DBA): a walk along the decision boundary towards the input, on decisions alone.
+"""The boundary attack (DBA): a walk along the decision boundary towards the input that uses decisions only.
 
-From an adversarial point, random directions on the sphere around the input are tried (relative length `spherical_step`),
-each followed by a step towards the input (`source_step`); the first of at most 25 candidates that is still adversarial is
-taken. Both lengths adapt to how often such candidates succeed. The cost is the number of steps until the mean squared
-distance from the input falls below `mse_threshold`.
+The walk starts at an adversarial point. A step tries at most 25 candidates: a random move on the sphere around the input (relative length
+`spherical_step`), followed by a move towards the input (`source_step`). It takes the first candidate that is still adversarial. Both
+lengths adapt to how often such candidates succeed. The cost is the number of steps until the mean squared distance from the input falls
+below `mse_threshold`.
 
 Source: Brendel, Rauber, Bethge, "Decision-based adversarial attacks", arXiv:1712.04248; reference behaviour Foolbox 1.8
-`boundary_attack.py` with batch size 1 and no tuning of it. Differs: randomness is keyed per example and step, so that a run
-can be repeated (the reference draws from four free-running threads); arithmetic is that of the input, float32 (float64
-there); the 25 trials of a step are evaluated as one batch, of which those after the taken one count neither as queries nor in
-the statistics.
+`boundary_attack.py` with batch size 1, which is not tuned. Differs: randomness is keyed per example and step, so that a run can be repeated
+(the reference draws from four free-running threads); arithmetic has the type of the input, float32 (the reference: float64); the 25 trials
+of a step are evaluated as one batch, and trials after the taken one count neither as queries nor in the statistics.
 
-The machine: every `step` evaluates 25 points at one model call, whatever the phase of the example is.
+The state machine: every `step` evaluates 25 points in one model call, in every phase of the example.
 
     DRAW   the input itself, then uniform noise images, until one is misclassified
     BLEND  (1 - e) x + e noise for e = 0.001, 0.002, ..., 1 until one is misclassified
@@ -95,7 +94,7 @@ class Boundary:
 
     Attributes:
       mse_threshold: mean squared distance from the input, pixel units squared; 0 walks on to the end of the budget.
-      max_steps: steps at most (a step tests up to 25 candidates, one in ten up to 50 points).
+      max_steps: largest number of steps (a step tests up to 25 candidates, one step in ten up to 50 points).
     """
 
     mse_threshold: float | Array = 0.02

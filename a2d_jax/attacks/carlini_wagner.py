@@ -1,15 +1,14 @@
 """The L2 attack of Carlini and Wagner: Adam in tanh space, and a search for the smallest constant that still succeeds.
 
-With w = artanh(0.999999 (2x - 1)) and T(w) = (tanh w + 1) / 2, a perturbation p that keeps every pixel in bounds by itself is
-led down
+Let w = artanh(0.999999 (2x - 1)) and T(w) = (tanh w + 1) / 2. T keeps every pixel in bounds. Adam changes a perturbation p to minimise
 
     ||T(w + p) - T(w)||_2^2 + c max(0, margin + confidence),    margin = z_label - max of the other logits (targeted: its negative)
 
-for each of a few constants c in turn: ten times larger after each failure until one succeeds, then halving the interval. A
-constant is left early when the loss, looked at every tenth of its updates, has not fallen by 0.01 %. The nearest adversarial
-point of all is kept.
+for one constant c after another. c becomes ten times larger after each failure until one succeeds; then the interval is halved. The loss is
+checked after every tenth of a constant's updates, and the constant is left early if the loss has not fallen by 0.01 %. The nearest
+adversarial point of all is kept.
 
-Two forms, alike but for two rules:
+Two forms differ in two rules only:
 
     form        a point is accepted if          Adam divides by
     `foolbox`   its class is right              sqrt(v_hat) + 1e-7
@@ -17,12 +16,12 @@ Two forms, alike but for two rules:
 
 Source: Carlini, Wagner, "Towards evaluating the robustness of neural networks", arXiv:1608.04644; reference behaviour Foolbox
 1.8 `carlini_wagner.py` and the authors' `l2_attack.py`. Differs: the first point judged is the input itself, bit for bit
-(there: its reconstruction, 1e-6 away), and an input that is adversarial ends the attack; the loss is checked for each example
+(the references: its reconstruction, 1e-6 away), and an input that is adversarial ends the attack; the loss is checked for each example
 (the authors: the sum over the batch, so that results depend on neighbours) and the point at which a constant is left is
-judged too; arithmetic is that of the input.
+judged too; arithmetic has the type of the input.
 
-The machine: every `step` judges one point; then it makes an update of Adam, or opens the next constant at p = 0. Either counts
-as one iteration, so that the iterations of a first success are the points that were judged before it.
+The state machine: every `step` judges one point; then it makes an update of Adam, or starts the next constant at p = 0. Both count as one
+iteration, so that the iterations of a first success are the number of points judged before it.
 """
 
 import math
@@ -72,15 +71,15 @@ class CarliniWagner:
     `steps_per_constant=10000`, `max_steps=40000`, `step_size=0.01`, `first_constant=1.0` and a `confidence` from 0 to 20.
 
     Attributes:
-      max_steps: points judged after the first at most, over all constants.
-      steps_per_constant: points judged at most before the next constant is tried.
-      constants: how many are tried; from 10 on the last one repeats the smallest that succeeded.
-      first_constant: weight of the margin against the squared distance to begin with.
+      max_steps: largest number of points judged after the first, over all constants.
+      steps_per_constant: largest number of points judged before the next constant is tried.
+      constants: number of constants tried; from 10 on, the last one repeats the smallest that succeeded.
+      first_constant: first weight of the margin against the squared distance.
       step_size: learning rate of Adam, in tanh space.
-      confidence: how far the wrong class should lead, in logits; whether it must is decided by `form`.
+      confidence: how far the wrong class should lead, in logits; `form` decides whether it must.
       form: `foolbox` or `carlini`, see the module. Studies of `confidence` need `carlini`.
       targeted: `label` is the class to reach rather than the class to leave.
-      minimise: go on after the first success and keep the nearest; as defence, False: the first success ends the attack.
+      minimise: go on after the first success and keep the nearest point. Use False as defence: the first success then ends the attack.
     """
 
     max_steps: int | Array = 5000

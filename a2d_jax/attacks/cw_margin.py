@@ -1,18 +1,18 @@
-"""What the paper's second environment crafts as "C&W": Adam on the rival's logit alone, in tanh space of the normalised image.
+"""The attack that the paper's second environment calls "C&W": Adam on the rival's logit alone, in tanh space of the normalised image.
 
-With u = (x - mean) / std, the image as the network sees it inside, the points
+Let u = (x - mean) / std be the normalised image that the network computes with. The attack judges the points
 
     T(w) = mean + std * tanh(u + w) / 2
 
-are judged from w = 0 on, and w is led by Adam up the largest logit but the label's for as long as the label leads. The last point
-is the result, success or not. T(0) is already another image, of little contrast: results are meant to be stored stretched to the
-range of 8-bit images (`a2d attack --stretch`), as their authors did.
+starting at w = 0. While the label leads, Adam changes w to increase the largest logit except the label's. The last point is the result,
+success or not. T(0) is already another image, with little contrast: results are meant to be stored stretched to the range of 8-bit images
+(`a2d attack --stretch`), as their authors did.
 
-Source: Wang et al., arXiv:1812.05793, whose code rebuilds the terms of Carlini and Wagner's loss (`carlini_wagner.py`) from plain
-numbers: the squared distance and the label's own logit have no gradient, and the constant c is a mere scale, which Adam ignores but for its
-epsilon. So no distance is made small, and neither c nor kappa is a setting here. Differs: the input itself is judged first, and ends the
-attack if it is misclassified; points stay in [0, 1]; an attack ends where Adam's momentum has died away and nothing would move any more,
-at the same point as after all updates of the budget. Its count of updates says nothing, since it goes on after the success.
+Source: Wang et al., arXiv:1812.05793. Their code rebuilds the terms of Carlini and Wagner's loss (`carlini_wagner.py`) from plain numbers:
+the squared distance and the label's own logit have no gradient, and the constant c is only a scale, which Adam ignores except for its
+epsilon. So the attack minimises no distance, and neither c nor kappa is a setting here. Differs: the input itself is judged first, and ends
+the attack if it is misclassified; points stay in [0, 1]; an attack ends when Adam's momentum has decayed and nothing would move any more,
+at the same point as after all updates of the budget. The number of updates has no meaning, because the attack goes on after the success.
 """
 
 from dataclasses import dataclass
@@ -47,10 +47,10 @@ class CWMargin:
     """Untargeted ascent of the rival's logit.
 
     Attributes:
-      mean: what the network subtracts from pixels; a tuple has one number for each channel.
-      std: what it divides them by.
+      mean: number that the network subtracts from pixels; a tuple has one number for each channel.
+      std: number that it divides them by.
       step_size: learning rate of Adam, in tanh space.
-      max_steps: points judged after the input at most.
+      max_steps: largest number of points judged after the input.
     """
 
     mean: float | tuple[float, ...] | Array = 0.1307

@@ -1,4 +1,4 @@
-"""DeepFool: step to the nearest boundary of the classifier made linear at the current point, until the class changes.
+"""DeepFool: linearise the classifier at the current point, step to its nearest boundary, and repeat until the class changes.
 
 For each other class k among the 10 with the largest logits of the input, f_k = z_label - z_k and w_k = grad f_k give the
 distance f_k / ||w_k|| of its boundary (dual norm: L2 for L2, L1 for Linf). The nearest one is approached along
@@ -6,7 +6,7 @@ distance f_k / ||w_k|| of its boundary (dual norm: L2 for L2, L1 for Linf). The 
     L2     r = f_k / ||w_k||_2^2 * w_k
     Linf   r = f_k / ||w_k||_1 * sign(w_k)
 
-and a little beyond. Two forms say how far beyond:
+and a little beyond. Two forms differ in how far beyond:
 
     form         update                                                        `overshoot`
     `original`   x_adv <- clip(x - (1 + overshoot) sum of all r),              0.02
@@ -14,9 +14,9 @@ and a little beyond. Two forms say how far beyond:
     `foolbox`    x_adv <- clip(x_adv - (1 + overshoot) r),                     0.05
                  classes that tie with the label left out
 
-Where pixels lie on the bounds, clipping takes away part of every step. The form `foolbox` then closes a fixed share of the gap
-per step, and is let across only by rounding: a tie of logits may send it to another class, further away. `original` gains on
-the boundary and crosses it; prefer it where fidelity to Foolbox 1.8 is not the point.
+If pixels lie on the bounds, clipping removes part of every step. The form `foolbox` then closes a fixed share of the gap per step and
+crosses the boundary only by rounding: a tie of logits may send it to another class, further away. The form `original` comes closer with
+every step and crosses the boundary; prefer it unless you need the behaviour of Foolbox 1.8.
 
 Source: Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool: a simple and accurate method to fool deep neural networks",
 arXiv:1511.04599; reference behaviour Foolbox 1.8 `deepfool.py` (`foolbox`) and Foolbox 3.3 `deepfool.py` (`original`). Differs
@@ -56,8 +56,8 @@ class DeepFool:
 
     Attributes:
       overshoot: how far beyond the boundary, as a share of the way to it.
-      max_steps: updates at most; `max_steps + 1` points are judged.
-      candidates: classes in view, the label among them. A look costs one backward query for each.
+      max_steps: largest number of updates; `max_steps + 1` points are judged.
+      candidates: number of classes considered, the label among them. Each evaluation costs one backward query per class.
       norm: `l2` or `linf`.
       form: `original` or `foolbox`, see the module.
     """

@@ -10,16 +10,16 @@ that is:
     epsilon <- min(epsilon (1 - gamma), smallest ||delta||)       misclassified at this point
     delta   <- clip_[0,1]( project_epsilon( delta - step_size * grad m / ||grad m||_2 ) )
 
-step_size decays to a hundredth and gamma to 0.001 along half a cosine. The whole budget is spent and the closest misclassified
-point returned. As defence (`minimise=False`) the first such point ends the attack: after a few updates, at a distance that
-estimates that of the boundary.
+step_size decays to a hundredth and gamma to 0.001 along half a cosine. The attack uses its whole budget and returns the closest
+misclassified point. As defence (`minimise=False`) the first misclassified point ends the attack: after a few updates, at a distance that
+estimates the distance of the boundary.
 
 Source: Pintor, Roli, Brendel, Biggio, "Fast minimum-norm adversarial attacks through adaptive norm constraints",
 arXiv:2102.12827; reference behaviour Foolbox 3.3.4 `fast_minimum_norm.py`. Differs: the point after the last update is judged
-too; a zero gradient moves nothing; the L2 ball is projected onto as the paper has it (the reference's L2 projection is the
-identity); the linear estimate is exceeded by gamma, so that the walk crosses the boundary instead of creeping up to it; entries
-of the gradient that push a scalar out of [0, 1] are zero. With them the estimate is too small and the walk can stall inside the
-right class, as it does for a third of the MNIST digits on LeNet-5 in L2 (docs/decisions/0037).
+too; a zero gradient moves nothing; the projection onto the L2 ball is that of the paper (the reference's L2 projection is the
+identity); the radius exceeds the linear estimate by gamma, so that the walk crosses the boundary instead of slowly approaching it; entries
+of the gradient that push a scalar out of [0, 1] are set to zero. With these entries the estimate is too small and the walk can stall inside
+the right class, as it does for a third of the MNIST digits on LeNet-5 in L2 (docs/decisions/0037).
 """
 
 from dataclasses import dataclass, field
@@ -60,9 +60,9 @@ class FMN:
       step_size: L2 length of the first update, pixel units (in either norm).
       gamma: relative change of the radius at the start.
       decay_steps: updates over which both decay. A setting of its own, so that a smaller budget walks the same path.
-      max_steps: updates at most; `max_steps + 1` points are judged.
-      norm: `l2` or `linf`, in which the distance is small.
-      minimise: go on after the first success and keep the nearest; as defence, False: the first success ends the attack.
+      max_steps: largest number of updates; `max_steps + 1` points are judged.
+      norm: norm of the distance to minimise, `l2` or `linf`.
+      minimise: go on after the first success and keep the nearest point. Use False as defence: the first success then ends the attack.
     """
 
     step_size: float | Array = 1.0

@@ -1,15 +1,15 @@
-"""FGSM as Foolbox 1 has it ("GradientSign"): a search along the sign of the gradient for the shortest step that succeeds.
+"""FGSM of Foolbox 1 ("GradientSign"): a search along the sign of the gradient for the shortest step that succeeds.
 
-The direction is taken once, at the input; lengths grow until the image is misclassified:
+The direction is computed once, at the input; lengths grow until the image is misclassified:
 
     x_i = clip_[0,1](x + max * i / n * sign(grad CE(x, label))),   i = 1 ... n
 
-A hit among the first 20 lengths, or none at all, is followed by a second pass over the 20 equal parts of the last length
-tried. The result is the shortest hit. With a single length (`lengths=1`), as the A2D code makes the training data of its
-detectors, this is not FGSM at that length but the shortest multiple of a 20th of it.
+If one of the first 20 lengths succeeds, or none at all, a second pass follows over the 20 equal parts of the last length tried. The result
+is the shortest success. With a single length (`lengths=1`) the result is the shortest multiple of a 20th of this length, not FGSM at this
+length. The A2D code makes the training data of its detectors in this way.
 
 Source: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", arXiv:1412.6572; reference behaviour
-Foolbox 1.8 `gradientsign.py`. Differs: every look takes a gradient with it, of which only the first is asked for and counted.
+Foolbox 1.8 `gradientsign.py`. Differs: every evaluation also computes a gradient, but only the first gradient is used and counted.
 FGSM of one given length is `pgd.fgsm`.
 """
 
@@ -77,7 +77,7 @@ class GradientSign:
     Attributes:
       epsilon: longest step tried, pixel units.
       lengths: lengths of the first pass, equal parts of `epsilon`.
-      max_steps: lengths tried at most in both passes. `lengths + 20` suffice; fewer censor an example whose search is cut.
+      max_steps: largest number of lengths in both passes. `lengths + 20` suffice; with fewer, an example whose search is cut is censored.
     """
 
     epsilon: float | Array = 1.0

@@ -1,21 +1,21 @@
 """JSMA, the Jacobian saliency map attack, in the one-scalar "fast" form of Foolbox 1 that the A2D defence uses.
 
-Each update moves the one scalar (a channel of a pixel) whose change lowers the cross entropy of the target class most, by
-`theta`, and retires a scalar that reached a bound or was moved `max_changes` times:
+Each update moves one scalar (a channel of a pixel) by `theta`: the scalar that lowers the cross entropy of the target class most. A scalar
+is retired when it reaches a bound or was moved `max_changes` times:
 
     a = mask * grad CE_target(x);  j = argmax a (first in h, w, c order);  x_j <- x_j - theta * sign(a_j)
 
-The target is the class that is second best at the clean input ("target-2"), so the first look decides it.
+The target is the second best class at the clean input ("target-2"), so the first evaluation decides it.
 
-Source: Papernot et al., "The limitations of deep learning in adversarial settings", arXiv:1511.07528; reference behaviour
-Foolbox 1.8 `saliency.py` (`fast=True`). Kept: a scalar that is already 0 is "lowered" once and retired at the cost of one
-update. Differs: where the reference idles to its budget because the best masked gradient is exactly 0, the attack gives up
-at once, with the cost of a failure; memory is in proportion to the image.
+Source: Papernot et al., "The limitations of deep learning in adversarial settings", arXiv:1511.07528; reference behaviour Foolbox 1.8
+`saliency.py` (`fast=True`). Kept: a scalar that is already 0 is "lowered" once and retired at the cost of one update. Differs: if the best
+masked gradient is exactly 0, the attack gives up at once with the cost of a failure (the reference idles to the end of its budget); memory
+grows in proportion to the image.
 
-The reference keeps iterates in float64, in which float32(0.2) - 0.1 - 0.1 is 3e-9, not 0, and that scalar is not retired.
-To decide alike in float32, an iterate is not accumulated but rebuilt as `x + moves * theta`, with theta split into a coarse
-part, exact under small multiples, and a remainder; theta is therefore a Python number (static), not a float32 argument. Only
-an exact 0.5 is decided otherwise: rounding leaves the reference 3e-17 above 0 after five updates, here it is 0 and retired.
+The reference keeps iterates in float64. There float32(0.2) - 0.1 - 0.1 is 3e-9, not 0, and the scalar is not retired. To decide in the same
+way in float32, an iterate is not accumulated but rebuilt as `x + moves * theta`. theta is split into a coarse part, exact under small
+multiples, and a remainder; therefore it is a Python number (static), not a float32 argument. Only an exact 0.5 is decided differently:
+rounding leaves the reference 3e-17 above 0 after five updates; here it is 0 and retired.
 """
 
 from dataclasses import dataclass, field
@@ -48,8 +48,8 @@ class JSMA:
 
     Attributes:
       theta: change of a scalar per update, pixel units.
-      max_steps: updates at most. Counts of the released A2D code correspond to 1999 (a failure costs 2000).
-      max_changes: updates of one scalar at most.
+      max_steps: largest number of updates. Counts of the released A2D code correspond to 1999 (a failure costs 2000).
+      max_changes: largest number of updates of one scalar.
     """
 
     theta: float = field(default=0.1, metadata=STATIC)

@@ -1,20 +1,20 @@
 """JSMA that raises scalars, each at most once: the pair rule of CleverHans and the single-scalar rule of mutation testing.
 
-Unlike `jsma.JSMA`, the attack only makes scalars (channels of pixels) brighter, by `theta`, and never touches one twice. With
-target t, alpha_i = d f_t / dx_i and beta_i = sum_{k != t} d f_k / dx_i over the untouched scalars that are below 1:
+Unlike `jsma.JSMA`, the attack only makes scalars (channels of pixels) brighter, by `theta`, and never changes one twice. With
+target t, alpha_i = d f_t / dx_i and beta_i = sum_{k != t} d f_k / dx_i over the unchanged scalars that are below 1:
 
     pair     f = softmax probabilities; the two scalars with the largest -(alpha_p + alpha_q)(beta_p + beta_q)
              among pairs with alpha_p + alpha_q > 0 > beta_p + beta_q; scalar 0 alone if there is no such pair
     single   f = logits; the scalar with the largest max(alpha, 0) |min(beta, 0)|; scalar 0 if all are 0
 
-Probabilities sum to 1, so beta = -alpha, and the best pair is the two largest alpha: neither pairs nor all classes need be
-looked at, and memory is in proportion to the image.
+Probabilities sum to 1, so beta = -alpha, and the best pair is the two largest alpha. The attack need not search over pairs or over all
+classes, and memory grows in proportion to the image.
 
 Source: Papernot et al., "The limitations of deep learning in adversarial settings", arXiv:1511.07528; reference behaviour
 CleverHans 2 `attacks_tf.py` (pair) and the `jsma.py` of Wang et al., arXiv:1812.05793 (single). Differs: beta = -alpha is
-used exactly, where CleverHans sums float32 derivatives of all classes, which for confident networks is rounding noise; one
-backward pass a look (two for `single`) instead of one per class; targets are drawn from the example's key; `single` stays in
-[0, 1], so that scalars at 1 are no candidates; a point that cannot change any more gives up, with the cost of a failure.
+exact (CleverHans sums float32 derivatives of all classes, which for confident networks is rounding noise); an evaluation needs one
+backward pass (two for `single`) instead of one per class; targets are drawn from the example's key; `single` stays in
+[0, 1], so that scalars at 1 are no candidates; an attack that cannot change its point any more gives up with the cost of a failure.
 """
 
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class JSMAOnce:
 
     Attributes:
       theta: change of a scalar, pixel units; a tuple gives it per channel (a network's own normalised units).
-      max_steps: updates at most; the references take 0.1 n / 2 for pairs and 0.12 n for singles, n scalars in the image.
+      max_steps: largest number of updates; the references take 0.1 n / 2 for pairs and 0.12 n for singles, with n scalars in the image.
       rule: `pair` or `single`.
       targeted: `label` is the class to reach rather than the class to leave.
     """

@@ -1,14 +1,14 @@
-"""JSMA without a target of its own: a line search along the gradient names the class, then scalars are moved towards it.
+"""JSMA without a given target: a line search along the gradient finds a target class, then scalars are moved towards it.
 
     search   clip(x + l g / rms(g)), g = grad CE(x, label), for growing lengths l: the class at the shortest misclassified point, or
              one drawn at random from all but the label if there is none
     move     from the input again, `jsma.JSMA` towards that class, until *any* other class than the label is predicted
 
-Source: Foolbox 1.8 `saliency.py` without a target, whose search is its `gradient.py`, both passes (`gradient_sign.py`); the released A2D
-code makes training data of its detectors so. As there, no point of the search is the result. Differs: as in `jsma.py`; a direction
-has its unit length whatever the size of the gradient, to which the reference adds 1e-8.
+Source: Foolbox 1.8 `saliency.py` without a target. Its search is both passes of its `gradient.py` (see `gradient_sign.py`). The released
+A2D code makes the training data of its detectors in this way. As in the reference, no point of the search is the result. Differs: as in
+`jsma.py`; a direction has unit length whatever the size of the gradient (the reference adds 1e-8 to this size).
 
-Every point judged counts as an iteration, those of the search too.
+Every point judged counts as an iteration, including the points of the search.
 """
 
 from dataclasses import dataclass, field
@@ -47,9 +47,9 @@ class JSMAUntargeted:
 
     Attributes:
       theta: change of a scalar per update, pixel units.
-      max_steps: points judged after the input at most, search and moves together.
-      max_updates: moves at most.
-      max_changes: moves of one scalar at most.
+      max_steps: largest number of points judged after the input, search and moves together.
+      max_updates: largest number of moves.
+      max_changes: largest number of moves of one scalar.
       lengths: lengths of the first pass of the search, equal parts of a root mean square of 1.
     """
 

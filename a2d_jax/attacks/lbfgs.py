@@ -1,23 +1,23 @@
-"""L-BFGS: the closest image of a target class as a smooth problem in a box, solved for one constant after another.
+"""L-BFGS: find the closest image of a target class by smooth optimisation in a box, for one constant after another.
 
-For a constant c the objective is minimised over [0, 1]^n from the input x,
+For a constant c the attack starts at the input x and minimises over [0, 1]^n the objective
 
-    f(z) = mean (z - x)^2 + c CE_target(z),
+    f(z) = mean (z - x)^2 + c CE_target(z).
 
-c is doubled from 2e-5 until the end point is classified as the target (30 times at most), then bisected between 0 and that
-value down to a width of 1e-5. The target is the class that is second best at the input. Every evaluation of f is one forward
-and one backward query and one `step`; the closest image of the target class that any evaluation meets is kept.
+c is doubled from 2e-5 until the end point is classified as the target (30 times at most), then bisected between 0 and this value down to a
+width of 1e-5. The target is the second best class at the input. Every evaluation of f is one forward and one backward query and one
+`step`. The attack keeps the closest image of the target class among all evaluations.
 
-The cost is the number of evaluations (less the first): of the whole search, which is what the running time of the original
-measures, or until the first image of the target class (`minimise=False`).
+The cost is the number of evaluations, without the first: of the whole search, in proportion to the running time of the original, or until
+the first image of the target class (`minimise=False`).
 
 Source: Szegedy et al., "Intriguing properties of neural networks", arXiv:1312.6199; reference behaviour Foolbox 1.8
 `lbfgs.py` on SciPy's `fmin_l_bfgs_b` with memory 15 and 150 iterations per constant. Differs: the minimiser is a projected
 L-BFGS (Bertsekas' two-metric projection with the two-loop recursion restricted to the scalars that are free to move, and
-backtracking along the projected arc), which is a state machine of one evaluation per step, where SciPy's searches for a
-Cauchy point; f is scaled by n / 2, so that its distance term has unit curvature and the first step its natural length (the
-original scales by 1e10 to the same minima); a run ends at a relative decrease below ten units of rounding of float32, the
-original's 2e-9 in float64. Sums over pixels decide here: counts may differ by a few between batch sizes or devices.
+backtracking along the projected arc), a state machine with one evaluation per step (SciPy's minimiser searches for a Cauchy point); f is
+scaled by n / 2, so that its distance term has unit curvature and the first step its natural length (the original scales by 1e10, with the
+same minima); a run ends at a relative decrease below ten units of rounding of float32 (the original: 2e-9 in float64). Sums over pixels
+decide the path, so counts may differ by a few between batch sizes or devices.
 """
 
 from dataclasses import dataclass, field
@@ -175,7 +175,7 @@ class LBFGS:
     Attributes:
       tolerance: width of the interval of c at which the bisection ends; the first c is twice this.
       max_steps: evaluations of the objective after the first.
-      minimise: search on after the first success and keep the nearest; as defence, False: the first success ends the attack.
+      minimise: search on after the first success and keep the nearest point. Use False as defence: the first success then ends the attack.
     """
 
     tolerance: float | Array = 1e-5

@@ -1,14 +1,14 @@
-"""LSA, the local search attack: change those few pixels that a crude probe shows to matter, on output probabilities alone.
+"""LSA, the local search attack: find the few pixels that matter by crude probes, and change them. It uses output probabilities only.
 
-A round probes at most 128 candidate pixels, each by an extreme value (all channels to 10 sign(x - 1/2) around mid-grey, out of
-bounds on purpose); the five whose probe leaves the label the least probability are moved (distance from mid-grey times 1.5,
-wrapped around at the bounds: black becomes 0.75, white 0.25), and the candidates of the next round are the 11 x 11 windows
-around them. The cost is the number of rounds until the moved image is misclassified.
+A round probes at most 128 candidate pixels, each with an extreme value (all channels to 10 sign(x - 1/2) around mid-grey, out of bounds on
+purpose). It moves the five pixels whose probes give the label the lowest probability: the distance from mid-grey is multiplied by 1.5 and
+wrapped around at the bounds (black becomes 0.75, white 0.25). The candidates of the next round are the 11 x 11 windows around these pixels.
+The cost is the number of rounds until the moved image is misclassified.
 
 Source: Narodytska, Kasiviswanathan, "Simple black-box adversarial perturbations for deep networks", arXiv:1612.06299; reference
 behaviour Foolbox 1.8 `localsearch.py`. Differs: randomness is keyed per example and round; wrapping is per channel and
-deterministic as described above; an image of fewer than ten pixels starts from one candidate instead of none. A round's probes
-and the test of the image it starts from are one batch; of the probes only those of rounds that are played count as queries.
+deterministic as described above; an image of fewer than ten pixels starts from one candidate instead of none. One batch holds the probes
+of a round and the test of the image that the round starts from; probes count as queries only if their round takes place.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class LocalSearch:
     """Untargeted local search, forward queries only.
 
     Attributes:
-      max_steps: rounds at most; each asks for up to 129 forward queries.
+      max_steps: largest number of rounds; each needs up to 129 forward queries.
     """
 
     max_steps: int | Array = 150

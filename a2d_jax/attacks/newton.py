@@ -1,20 +1,20 @@
-"""Newton: walk to the decision boundary in steps as long as the boundary seems far, and read off the radius at which it is crossed.
+"""Newton: walk to the decision boundary in steps of the estimated distance, and return the radius at which the boundary is crossed.
 
-m is the margin of the label (its logit minus the largest other) at the current point and g its gradient, with entries that push a
-scalar out of [0, 1] set to 0. ||g|| is the dual norm: m falls by ||g|| per unit length along the steepest direction d.
+m is the margin of the label (its logit minus the largest other) at the current point. g is the gradient of m; entries that push a
+scalar out of [0, 1] are set to 0. ||g|| is the dual norm: m falls by ||g|| per unit length along the steepest direction d.
 
     length <- clip( overshoot * m / ||g||, shortest * epsilon, max(longest * epsilon, radius walked) )
     x_adv  <- clip_[0,1]( x_adv - length * d )         d = sign g in Linf, g / ||g|| in L2 and root mean square
 
 until the class changes; then the `crossing` is the radius at which m is 0 (`a2d_jax.attacks.path`). Where m is linear, one step ends
-`overshoot` beyond the boundary and the crossing is its exact distance. As defence that radius is the score: it ranks images as the
-updates of BIM do, which walks the same way in hundreds of small steps, for two to four gradients (docs/newton.md).
+`overshoot` beyond the boundary and the crossing is its exact distance. As defence this radius is the score. It takes two to four gradients
+and ranks images as the updates of BIM do; BIM takes the same path in hundreds of small steps (docs/newton.md).
 
 Source: Newton's method on the margin; its step is that of DeepFool (Moosavi-Dezfooli et al., arXiv:1511.04599) with two classes, the
-label and the best other one, whose choice is renewed at every point: one gradient instead of one per class. In Linf it follows the sign
+label and the best other class, chosen anew at every point: one gradient instead of one per class. In Linf it follows the sign
 path of BIM (Kurakin et al., arXiv:1607.02533). FMN (Pintor et al., arXiv:2102.12827) takes the same estimate as the radius of a ball,
-but steps in L2 in every norm, projects, and goes on to come nearer. Differs from all three: what counts is the interpolated radius, not
-the point, and steps have a shortest and a longest length, so that neither a flat nor a steep gradient decides alone.
+but steps in L2 in every norm, projects, and goes on to find a nearer point. Differs from all three: the result is the interpolated radius,
+not the point; steps have a shortest and a longest length, so that neither a flat nor a steep gradient decides alone.
 """
 
 from dataclasses import dataclass, field
@@ -43,18 +43,18 @@ class NewtonState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Newton:
-    """Newton's method on the margin, untargeted; `crossing` is what it is for.
+    """Newton's method on the margin, untargeted; its result is the `crossing`.
 
     Attributes:
-      epsilon: the radius that matters, in the units of `norm`, by which steps are measured. The walk itself may go beyond.
+      epsilon: the radius of interest, in the units of `norm`. Step lengths are shares of it. The walk itself may go beyond.
       overshoot: length of a step, as a share of the linear estimate of the boundary's distance.
       shortest: shortest step, as a share of epsilon.
       longest: longest step at first, as a share of epsilon; later a step may double the radius walked. Long steps cut the bends of the
-        path, short ones cost more gradients.
-      max_steps: updates at most, each with one gradient; the point after the last one is still judged.
+        path, short steps cost more gradients.
+      max_steps: largest number of updates, each with one gradient; the point after the last update is still judged.
       norm: `linf`, `l2` or `rms`.
-      max_radius: end as a failure at the first point as far as this from the input, where a farther crossing changes nothing; None
-        goes on.
+      max_radius: end as a failure at the first point that is this far from the input, for callers to whom a farther crossing makes no
+        difference; None sets no limit.
     """
 
     epsilon: float | Array = 8 / 255

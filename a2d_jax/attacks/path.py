@@ -1,11 +1,11 @@
 """The path of an attack that walks away from the input, and the radius at which it leaves the class.
 
-The radius of a path is that of a ball around the input that holds it: the steps walked so far, or the farthest point. The class changes
-between the last two points; there the margin is taken to be linear in the radius:
+The radius of a path is the radius of a ball around the input that contains it: the length walked so far, or the distance of the farthest
+point. The class changes between the last two points; there the margin is assumed to be linear in the radius:
 
     crossing = r_before + (r_now - r_before) * m_before / (m_before - m_now)
 
-A number of updates times the step is such a radius too, in whole steps: the crossing is the count without its ties.
+The number of updates times the step is such a radius too, rounded to whole steps. So the crossing is a cost without ties.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from a2d_jax.types import Example
 
 
 class Path(NamedTuple):
-    """What is kept of a path; part of an attack's state."""
+    """The part of an attack's state that describes its path."""
 
     radius: Float[Array, ""]  # of a ball around the input that holds the points so far
     margin: Float[Array, ""]  # at the last of them that keeps the class, at least 0

@@ -1,18 +1,18 @@
 """Projected gradient attacks: FGSM, L2-FGSM, BIM, BIM2 and PGD are settings of one state machine.
 
-The loss is climbed by steps of fixed length in the norm's own steepest direction, inside a ball around the input:
+Steps of fixed length in the norm's own steepest direction increase the loss, inside a ball around the input:
 
     x <- clip_[0,1]( project_epsilon( x + step_size * steepest(grad CE(x, label)) ) )
 
-and every point is judged before it is left, so that the number of updates at success is the cost of the attack. With random
+Every point is judged before the next update, so that the number of updates at success is the cost of the attack. With random
 starts, the first update of each run is a jump to a random point of the ball around the input.
 
 Source: Kurakin, Goodfellow, Bengio, "Adversarial examples in the physical world", arXiv:1607.02533 (BIM); Madry et al.,
 arXiv:1706.06083 (PGD); reference behaviour Foolbox 1.8 `iterative_projected_gradient.py`. Differs: the start is judged too
 (0 updates), the count is one larger than the released A2D code's 0-based index, a zero gradient ends in failure instead of
-an assertion error, the iterate is float32, and there is a `crossing`, the count without its ties (`a2d_jax.attacks.path`; none with
-random starts). The BIM of Feinman et al., arXiv:1703.00410, clips to the box before the ball, which gives the same point; its "BIM-a"
-is `bim`, but for inputs that are misclassified already: they are left as they are.
+an assertion error, the iterate is float32, and there is a `crossing`, a cost without ties (`a2d_jax.attacks.path`; none with
+random starts). The BIM of Feinman et al., arXiv:1703.00410, clips to the box before the ball, which gives the same point. Its "BIM-a"
+is `bim`, except that `bim` leaves inputs that are already misclassified unchanged.
 """
 
 from dataclasses import dataclass, field
@@ -46,12 +46,12 @@ class PGD:
     Attributes:
       epsilon: radius of the ball, in the units of `norm` (for `linf` and `rms`: pixel units, 8/255 = 0.031).
       step_size: length of one update, same units.
-      max_steps: updates at most; `max_steps + 1` points are judged.
+      max_steps: largest number of updates; `max_steps + 1` points are judged.
       norm: `linf`, `l2` or `rms` (root mean square, the L2 norm of Foolbox 1 and of the paper's BIM2).
       targeted: `label` is the class to reach rather than the class to leave.
       restart_every: updates of one run from a random start, the jump included; the next run follows while `max_steps` lasts.
         None starts once, from the input.
-      early_stop: stop at the first success. False makes every update and judges the last point; its cost says nothing.
+      early_stop: stop at the first success. False makes every update and judges the last point; its cost has no meaning.
     """
 
     epsilon: float | Array = 8 / 255

@@ -1,6 +1,6 @@
-"""Where the rooms meet: images and a classifier become examples, attacks give their costs, a detector judges the costs.
+"""From images to verdicts: images and a classifier become examples, attacks give their costs, a detector judges the costs.
 
-One road leads from images to costs, whoever asks: `measure`, over a set that may be larger than memory. `costs` and `Defense` walk it
+All callers measure costs with one function, `measure`, which takes a set that may be larger than memory. `costs` and `Defense` call it
 with arrays, the commands with files.
 """
 

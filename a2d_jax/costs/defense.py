@@ -1,4 +1,4 @@
-"""Costs of arrays, and a classifier guarded by attacks and a detector: the product from Python."""
+"""The Python API: costs of image arrays, and a classifier guarded by attacks and a detector."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,11 +41,11 @@ def costs(
     Args:
       classifier: one image to logits.
       x: images in [0, 1].
-      attacks: by name.
-      label: classes to leave; default the classifier's own predictions, with which no cost is 0.
-      target: class that targeted attacks reach, see `a2d_jax.costs.targets`; `labels` takes `label`.
-      seed: of the random attacks.
-      lanes: images in work at a time on each device; no cost depends on it.
+      attacks: the attacks by name.
+      label: classes that untargeted attacks start from; default the classifier's own predictions, with which no cost is 0.
+      target: class that targeted attacks try to reach, see `a2d_jax.costs.targets`; `labels` takes `label`.
+      seed: seed of the random attacks.
+      lanes: number of images that each device works on at the same time; no cost depends on it.
       devices: default all local devices.
 
     Raises:
@@ -99,10 +99,10 @@ class Arrays:
 
 
 def whole(measured: Measured) -> Measured:
-    """Refuse what has an image without a result.
+    """Refuse a result in which an image has an error.
 
     Raises:
-      BadInput: the first one, and what is wrong with it.
+      BadInput: an image has an error; the message names the first such image and its error.
     """
     for row in np.flatnonzero(~measured.good):
         raise not_finite(int(row)) if measured.label[row] == -1 else BadInput(f"{measured.error[row]} (image {row})")
@@ -115,10 +115,10 @@ class Defense:
 
     Attributes:
       classifier: one image to logits.
-      attacks: by name.
-      detector: how to judge what they cost, see `a2d_jax.detectors`.
-      columns: what the detector reads, such as `fmn.distance`; default the cost of each attack, in their order.
-      target: class that targeted attacks reach.
+      attacks: the attacks by name.
+      detector: the detector that judges their costs, see `a2d_jax.detectors`.
+      columns: the numbers that the detector reads, such as `fmn.distance`; default the cost of each attack, in their order.
+      target: class that targeted attacks try to reach.
 
     Example:
       defense = Defense(classifier, {"bim": bim()}, ZScore()).fit(benign)
@@ -134,7 +134,7 @@ class Defense:
     target: Target | None = None
 
     def fit(self, benign: Float[Any, "n h w c"], adversarial: Float[Any, "m h w c"] | None = None, *, seed: int = 0) -> "FittedDefense":
-        """Measure these images, in full, and fit the detector to them.
+        """Measure the full costs of these images and fit the detector to them.
 
         Raises:
           BadInput: as `costs`, or what the detector refuses.
@@ -159,20 +159,21 @@ class Defense:
 
     @staticmethod
     def load(folder: str | Path, *, plugins: Sequence[str] = ()) -> "FittedDefense":
-        """Read what `FittedDefense.save` wrote; its verdicts are the same in every bit.
+        """Read a folder of `FittedDefense.save`. The verdicts are the same in every bit.
 
         Args:
-          folder: of `save`. It holds no code and imports none: the module of the classifier's factory must be imported by the program.
-          plugins: modules that may be imported because the folder names them, for the factory or for an attack or a detector of their own.
+          folder: folder that `save` wrote. It contains no code and imports none: the program must import the module of the classifier's
+            factory, or name it as a plugin.
+          plugins: modules that may be imported if the folder names them, for the factory or for the user's own attacks and detector.
 
         Raises:
-          BadInput: no such folder, a damaged or foreign one, or one that needs a module that is neither imported nor named.
+          BadInput: no such folder, a damaged or foreign folder, or a folder that needs a module that is neither imported nor named.
         """
         return FittedDefense(**read_folder(folder, plugins)._asdict())
 
 
 class Verdicts(NamedTuple):
-    """What a defense makes of images, and why; NumPy arrays with one entry for each image."""
+    """The verdicts of a defense with their scores and costs; NumPy arrays with one entry for each image."""
 
     adversarial: Bool[np.ndarray, " n"]
     score: Float[np.ndarray, " n"]  # higher is more adversarial
@@ -184,16 +185,17 @@ class Verdicts(NamedTuple):
 class FittedDefense:
     """A classifier guarded by attacks and a fitted detector; see `Defense`.
 
-    A verdict is that of the image: whatever is drawn for it, by a random attack or as the jitter of a conformal p-value, derives from its
-    pixels, so that it does not matter how images are batched. Threads may share a defense.
+    A verdict depends on the image alone, not on its batch: the random numbers of attacks and the jitter of a conformal p-value derive from
+    the pixels. Threads may share a defense.
 
     Attributes:
       classifier: one image to logits.
-      attacks: by name.
-      detector: fitted.
-      columns: what it reads.
-      target: class that targeted attacks reach.
-      shape: height, width, channels of the images it was fitted to; other images are refused. None takes any that the classifier takes.
+      attacks: the attacks by name.
+      detector: the fitted detector.
+      columns: the numbers that it reads.
+      target: class that targeted attacks try to reach.
+      shape: height, width, channels of the images it was fitted to; other images are refused. None takes all images that the classifier
+        takes.
     """
 
     classifier: Classifier
@@ -204,7 +206,7 @@ class FittedDefense:
     shape: Shape | None = None
 
     def score(self, x: Float[Any, "n h w c"], *, seed: int = 0) -> Float[np.ndarray, " n"]:
-        """Higher is more adversarial. From full costs: a bound would cut off the ranking of benign images."""
+        """Scores from full costs, because a bound would cut off the ranking of benign images. Higher is more adversarial."""
         return self._judge(x, bound=False, seed=seed).score
 
     def predict(self, x: Float[Any, "n h w c"], *, seed: int = 0, bound: bool = True) -> Bool[np.ndarray, " n"]:
@@ -212,8 +214,8 @@ class FittedDefense:
 
         Args:
           x: images in [0, 1].
-          seed: of the random attacks.
-          bound: stop each attack at the cost from which the verdict is benign whatever follows; the verdicts are the same.
+          seed: seed of the random attacks.
+          bound: stop each attack as soon as the verdict must be benign; the verdicts are the same.
 
         Raises:
           BadInput: no images, or some of another shape or type, outside [0, 1] or NaN; logits or gradients that are not finite.
@@ -224,12 +226,12 @@ class FittedDefense:
         return self._judge(x, bound=bound, seed=seed).adversarial
 
     def judge(self, x: Float[Any, "n h w c"], *, seed: int = 0, bound: bool = False) -> Verdicts:
-        """Verdicts with the scores and costs that they rest on.
+        """Verdicts with their scores and costs.
 
         Args:
           x: images in [0, 1].
-          seed: of the random attacks.
-          bound: as for `predict`, which takes less time; scores and costs of benign images are then cut off where their attacks stopped.
+          seed: seed of the random attacks.
+          bound: as for `predict`. It saves time, but cuts off scores and costs of benign images where their attacks stopped.
 
         Raises:
           BadInput: as `predict`.
@@ -238,13 +240,13 @@ class FittedDefense:
         return Verdicts(judged.adversarial, judged.score, judged.table, judged.measured.label)
 
     def warmup(self, shape: Shape | None = None) -> None:
-        """Compile all that judging images of one shape needs, so that no later call waits for it, however many images it brings.
+        """Compile all programs for images of one shape, so that no later call compiles, whatever its number of images.
 
         Args:
-          shape: height, width, channels; default those of the images that the defense was fitted to.
+          shape: height, width, channels; default the shape of the images that the defense was fitted to.
 
         Raises:
-          BadInput: no shape is known, or images have another one.
+          BadInput: no shape is known, or the defense takes images of another shape.
         """
         shape = shape or self.shape
         if shape is None:
@@ -262,16 +264,16 @@ class FittedDefense:
         self.detector.score(np.zeros((1, len(self.columns))), labels=np.zeros(1, int), index=np.zeros(1, int))
 
     def save(self, folder: str | Path, *, factory: str | None = None, force: bool = False) -> None:
-        """Write a folder from which `Defense.load` makes the same defense, on another machine too; it appears whole or not at all.
+        """Write a folder from which `Defense.load` makes the same defense, on other machines too. It appears complete or not at all.
 
         Args:
-          folder: new; its parent must exist.
+          folder: new folder; its parent must exist.
           factory: import string `module:factory` of a function without arguments that makes the classifier or its module, as for
-            `a2d cost --classifier`; default the one that the classifier was loaded with.
+            `a2d cost --classifier`; default the factory that the classifier was loaded with.
           force: replace a folder that `save` wrote.
 
         Raises:
-          BadInput: the folder cannot or must not be written, or nobody says how the classifier is made.
+          BadInput: the folder cannot or must not be written, or the factory of the classifier is not known.
         """
         if self.shape is None:
             raise BadInput("expected a defense that knows the shape of its images, got one without; make it with Defense.fit")

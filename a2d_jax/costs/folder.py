@@ -1,11 +1,11 @@
-"""A fitted defense as a folder: a checkpoint of the classifier, as all commands read it, with the detector beside its weights.
+"""A fitted defense as a folder: a checkpoint of the classifier, which all commands can read, and the detector.
 
     DIR/weights/          Orbax, the weights of the classifier
-    DIR/classifier.json   the import string that makes it, its image shape, what photographs go through, hashes, versions
-    DIR/detector.json     the fitted detector, what it reads, and every setting of the attacks; `a2d detect --detector` takes it too
+    DIR/classifier.json   the import string of its factory, its image shape, the preprocessing of photographs, hashes, versions
+    DIR/detector.json     the fitted detector, the columns it reads, and all settings of the attacks; `a2d detect --detector` takes it too
 
-The folder appears whole or not at all. Nothing in it is a pickle, and it imports nothing: the module of its factory is one that the program
-has imported already or names as a plugin, and attacks and detectors that are not of this package come from plugins alone.
+The folder appears complete or not at all. It contains no pickle and imports nothing. The program must import the module of the factory, or
+name it as a plugin. Attacks and detectors from outside this package come from plugins only.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ DETECTOR = "detector.json"
 
 
 class Parts(NamedTuple):
-    """What a folder holds: the fields of a `FittedDefense`."""
+    """The contents of a folder: the fields of a `FittedDefense`."""
 
     classifier: Classifier
     attacks: Mapping[str, Attack]
@@ -45,13 +45,14 @@ def write_folder(parts: Parts, folder: str | Path, factory: str | None, force: b
     """Write a folder.
 
     Args:
-      parts: what it shall hold.
-      folder: new; its parent must exist.
-      factory: import string `module:factory` of what makes the classifier; default the one that it was loaded with.
+      parts: the contents.
+      folder: new folder; its parent must exist.
+      factory: import string `module:factory` of the classifier's factory; default the factory that it was loaded with.
       force: replace a folder of this kind.
 
     Raises:
-      BadInput: the folder cannot or must not be written, nobody says how the classifier is made, or something else makes another one.
+      BadInput: the folder cannot or must not be written, the factory of the classifier is not known, or the factory makes another
+        classifier.
     """
     folder, card = Path(folder), dict(parts.classifier.card)
     factory = factory or card.get("factory")
@@ -91,14 +92,14 @@ def write_folder(parts: Parts, folder: str | Path, factory: str | None, force: b
 
 
 def read_folder(folder: str | Path, plugins: Sequence[str]) -> Parts:
-    """Read what `write_folder` wrote.
+    """Read a folder of `write_folder`.
 
     Args:
-      folder: of `write_folder`.
-      plugins: modules that the folder may take its factory, attacks and detector from.
+      folder: folder that `write_folder` wrote.
+      plugins: modules that the factory, attacks and detector of the folder may come from.
 
     Raises:
-      BadInput: no such folder, a damaged or foreign one, or one that needs a module that is neither imported nor named.
+      BadInput: no such folder, a damaged or foreign folder, or a folder that needs a module that is neither imported nor named.
     """
     folder = Path(folder)
     if not ((folder / checkpoints.CARD).is_file() and (folder / DETECTOR).is_file()):

@@ -1,4 +1,4 @@
-"""Images become examples: the class that the classifier predicts, a key for each image, and a number that tells images apart."""
+"""Examples from images: the predicted class, a random key for each image, and a fingerprint that tells images apart."""
 
 import hashlib
 from typing import Any
@@ -28,15 +28,15 @@ def examples(
     index: Int[Any, " n"] | None = None,
     seed: int = 0,
 ) -> Example:
-    """Examples for a driver: the label is the model's own prediction unless given, the key belongs to the example.
+    """Examples for a driver, each with a label and a key. The label is the classifier's own prediction unless given.
 
     Args:
       classifier: one image to logits.
       x: images in [0, 1].
-      label: classes to leave; default the prediction, as every attack used as defence takes it.
-      predicted: which labels are the classifier's own predictions; default all or none, as `label` is left out or given.
-      index: numbers of the examples, from whose low 32 bits their keys derive; default the fingerprints of the images.
-      seed: of the random attacks.
+      label: classes that untargeted attacks start from; default the prediction, which attacks used as defence take.
+      predicted: which labels are the classifier's own predictions; default all if `label` is left out, none if it is given.
+      index: numbers of the examples; keys derive from their low 32 bits. Default the fingerprints of the images.
+      seed: seed of the random attacks.
 
     Raises:
       BadInput: no images, or some of another shape or type, outside [0, 1] or NaN; labels that are no classes of the classifier, one for
@@ -84,8 +84,8 @@ def decided(logits: Float[np.ndarray, "n k"]) -> tuple[Int[np.ndarray, " n"], Fl
 def logits_of(classifier: Classifier, x: Float[Any, "n h w c"]) -> Float[np.ndarray, "n k"]:
     """Logits, computed in batches of one size whatever the number of images.
 
-    Two batch sizes are two compiled programs, and on an image that lies on the boundary to within rounding two programs may
-    predict two classes: one size for all gives every image one class.
+    Two batch sizes are two compiled programs. For an image that lies on the decision boundary to within rounding, two programs may predict
+    different classes. One batch size gives every image one class.
     """
     x = np.asarray(x)
     size = default_lanes(x.shape[1:], jax.local_devices()[0].platform)
@@ -96,9 +96,9 @@ def logits_of(classifier: Classifier, x: Float[Any, "n h w c"]) -> Float[np.ndar
 
 
 def fingerprints(x: Float[Any, "n h w c"]) -> Int[np.ndarray, " n"]:
-    """A number for each image, 0 to 2^63 - 1, from its pixels (float32) and its shape alone: the head of their SHA-256.
+    """A number for each image, 0 to 2^63 - 1: the first bits of the SHA-256 of its pixels (float32) and its shape.
 
-    What must be drawn for an image and for no other derives from it, so that it does not matter how images are batched.
+    The random numbers of an image derive from its fingerprint, so that they do not depend on its batch.
     """
     pixels = np.ascontiguousarray(x, np.float32)
     shape = repr(pixels.shape[1:]).encode()

@@ -1,4 +1,4 @@
-"""From images to verdicts: attacks stop where the verdict is certain, and a detector judges what they cost."""
+"""From images to verdicts: attacks stop as soon as the verdict is certain, and a detector judges their costs."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +16,14 @@ from a2d_jax.types import Attack, Classifier, can_be_shortened
 
 @dataclass(frozen=True)
 class Judged:
-    """What was measured of a set, and what a detector makes of it.
+    """The measurements of a set and the verdicts of a detector.
 
     Attributes:
-      measured: counts of attacks that may have been stopped.
-      columns: what the detector reads.
-      stops: for each column the cost or, of a crossing, the radius at which its attack was stopped, or None.
-      table: the numbers read, `n columns`; rows with an error hold nothing that counts.
-      score: `n`, higher is more adversarial; 0 for rows with an error. Where attacks were stopped, scores of benign images are cut off too.
+      measured: results of the attacks, some of which may have been stopped early.
+      columns: the numbers that the detector reads.
+      stops: for each column the cost (for a crossing: the radius) at which its attack was stopped, or None.
+      table: the numbers read, `n columns`; rows with an error have no meaning.
+      score: `n`, higher is more adversarial; 0 for rows with an error. If attacks were stopped, scores of benign images are cut off too.
       adversarial: the verdicts, `n`.
     """
 
@@ -46,16 +46,16 @@ def judge_images(
     stops: Sequence[float | None] | None = None,
     **how: Any,
 ) -> Judged:
-    """Measure what a detector reads and judge it.
+    """Measure the numbers that a detector reads and judge them.
 
     Args:
       classifier: one image to logits.
       source: the images.
-      attacks: those that the columns name, with the settings that the detector was fitted with.
-      columns: what the detector reads, in its order.
-      detector: fitted.
-      bound: stop each attack at the cost, or at the crossing, from which the verdict is benign whatever follows; the verdicts are the same.
-      stops: what `stops_of` gives, for a caller who has asked already.
+      attacks: the attacks that the columns name, with the settings that the detector was fitted with.
+      columns: the numbers that the detector reads, in its order.
+      detector: the fitted detector.
+      bound: stop each attack as soon as its cost, or its crossing, makes the verdict certainly benign; the verdicts are the same.
+      stops: result of `stops_of`, if the caller has it already.
       **how: seed, lanes, devices, report, as for `measure`.
     """
     columns = tuple(columns)
@@ -77,7 +77,7 @@ def judge_images(
 def stops_of(
     attacks: Mapping[str, Attack], columns: Sequence[Column], detector: FittedDetector, shape: Sequence[int]
 ) -> tuple[float | None, ...]:
-    """For each column the cost, or the radius, from which on the verdict is benign whatever follows, where its attack may stop there."""
+    """For each column the cost, or the radius, from which on the verdict is always benign; None if its attack must not stop there."""
     of_columns = [(column, attacks[column.measurement]) for column in columns]
     most = [int(attack.max_steps) + 1 if column.is_cost else None for column, attack in of_columns]
     ends = [farthest(attack.norm, tuple(shape)) if stoppable(column, attack) else None for column, attack in of_columns]
@@ -104,10 +104,10 @@ def stoppable(column: Column, attack: Attack) -> bool:
 
 
 def bounded(attacks: Mapping[str, Attack], bounds: Iterable[float | None]) -> dict[str, Attack]:
-    """The same attacks, stopped where a detector's verdict is benign whatever follows: at a whole number of updates, or at a radius.
+    """The same attacks, stopped where the verdict is certainly benign: at a number of updates, or at a radius.
 
-    A success at `bound` updates or later then reads `bound`, as a failure does, and a crossing beyond the radius reads as that of a
-    failure: all are benign.
+    The cost of a success at `bound` updates or later is then `bound`, as for a failure. A crossing beyond the radius equals that of a
+    failure. All of them are benign.
     """
     pairs = zip(attacks.items(), bounds, strict=True)
     return {name: attack if bound is None else _shorten(attack, bound) for (name, attack), bound in pairs}

@@ -1,7 +1,7 @@
-"""Lanes `auto`: the fastest number of lanes, tried once and remembered for the next time.
+"""Lanes `auto`: find the fastest number of lanes once and remember it.
 
-Remembered for an attack, a network, an image shape, devices and a version of JAX, in a JSON file of the user's cache folder. To
-have it tried again, delete the file.
+A JSON file in the user's cache folder keeps the number for each attack, network, image shape, devices and version of JAX. Delete the file
+to search again.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ Lanes = int | Literal["auto"] | None
 
 
 def fastest_lanes(attack: Attack, classifier: Classifier, examples: Example, keep_x_adv: bool) -> int:
-    """The remembered number, or the one that trying shows now.
+    """The remembered number of lanes, or the result of trying now.
 
     Args:
-      attack: as it will run.
+      attack: the attack, with the settings it will run with.
       classifier: one image to logits.
-      examples: some of those to come.
+      examples: some examples of the job.
       keep_x_adv: as for `stream`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The road from images to costs, over a set that may be larger than memory: predict, then run one attack after the other."""
+"""From images to costs, for a set that may be larger than memory: predict, then run one attack after the other."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ NOT_FINITE = "expected finite gradients and logits, got NaN or infinity during {
 
 
 class ImageSet(Protocol):
-    """What is measured: `a2d_jax.io.source.ImageSource`, or arrays in memory."""
+    """A set of images to measure: `a2d_jax.io.source.ImageSource`, or arrays in memory."""
 
     @property
     def path(self) -> Path: ...
@@ -45,7 +45,7 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class Predicted:
-    """A piece of a set, and what the classifier says of it."""
+    """A piece of a set with its predictions."""
 
     index: NDArray[np.int64]
     id: list[str]
@@ -59,21 +59,21 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Measured:
-    """What attacks did to every image of a set; rows with an error hold no result.
+    """The results of attacks on every image of a set; rows with an error have no result.
 
     Attributes:
-      index: place in the set.
+      index: position in the set.
       id: name of each image.
-      fingerprint: of its pixels.
-      label: class that untargeted attacks left.
-      target: class that targeted attacks were to reach; None without one.
+      fingerprint: fingerprint of its pixels.
+      label: class that untargeted attacks started from.
+      target: class that targeted attacks tried to reach; None without targets.
       error: why an image has no result.
       good: images with a result.
-      results: by attack; every field has the leading axis `n`, `x_adv` is None.
-      stats: by attack, what the lanes did.
-      labels: where `label` comes from, `prediction` or `set`.
-      wrong: images whose label in the set is not what the classifier predicts; None for a set without labels.
-      notes: what the caller should know of the network, the labels and the attacks.
+      results: results by attack; every field has the leading axis `n`, `x_adv` is None.
+      stats: statistics of the lanes by attack.
+      labels: source of `label`, `prediction` or `set`.
+      wrong: number of images that the classifier gets wrong, by the labels of the set; None for a set without labels.
+      notes: notes for the caller on the network, the labels and the attacks.
     """
 
     index: NDArray[np.int64]
@@ -109,10 +109,10 @@ def predicted(
     Args:
       classifier: one image to logits.
       source: the images.
-      report: told of progress.
-      target: which class targeted attacks shall reach.
-      seed: of random targets.
-      seen: takes note of outputs and labels.
+      report: is told the progress.
+      target: class that targeted attacks try to reach.
+      seed: seed of random targets.
+      seen: collects facts about outputs and labels.
 
     Raises:
       BadInput: at the end, if no image could be used.
@@ -156,21 +156,21 @@ def measure(
 ) -> Measured:
     """Run every attack on every image.
 
-    The set is read once for the predicted classes and once for each attack, so that what is held in memory does not grow
-    with the images but only with the numbers that come out.
+    The set is read once for the predicted classes and once for each attack. The images are never all in memory; only the resulting numbers
+    are.
 
     Args:
       classifier: one image to logits.
       source: the images.
-      attacks: by name.
-      seed: of random attacks; each image's key is that of its pixels under this seed, wherever it lies in the set.
-      lanes: images in work at a time on each device; `auto` tries some numbers first.
+      attacks: the attacks by name.
+      seed: seed of random attacks. Each image's key derives from this seed and its pixels, not from its position in the set.
+      lanes: number of images that each device works on at the same time; `auto` tries some numbers first.
       devices: default all local devices.
-      report: told of progress.
-      labels: which class untargeted attacks leave: the `prediction`, or that of the `set`. Where it is what the classifier predicts, no
-        attack finds it wrong before its first update.
-      target: which class targeted attacks reach.
-      keep_x_adv: takes the attacked images.
+      report: is told the progress.
+      labels: class that untargeted attacks start from: the `prediction`, or the label of the `set`. If it is the predicted class, no attack
+        succeeds before its first update.
+      target: class that targeted attacks try to reach.
+      keep_x_adv: receives the attacked images.
 
     Raises:
       BadInput: no image that can be attacked, a targeted attack without a target, or too few lanes.

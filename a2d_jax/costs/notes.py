@@ -1,7 +1,7 @@
-"""What a caller should know of a network and a set that no error says: seen in predictions and results that are made anyway.
+"""Notes on a network and a set that look wrong but are not errors. They need no extra predictions.
 
-Commands tell these notes on stderr; Python warns with `InputWarning`. Outputs that are logarithms of probabilities get no note: they differ
-from logits by one number for each image, which changes neither a class, a margin nor a cross entropy.
+Commands print these notes on stderr; the Python API warns with `InputWarning`. Outputs that are logarithms of probabilities get no note:
+they differ from logits by one number for each image, which changes neither a class, a margin nor a cross entropy.
 """
 
 import warnings
@@ -21,7 +21,7 @@ MOST, SELDOM = 0.5, 0.2  # labels are shifted if so many fit after the shift, an
 
 @dataclass
 class Seen:
-    """What was predicted of a set so far."""
+    """Facts about the predictions of a set so far."""
 
     classes: int = 0
     images: int = 0
@@ -90,7 +90,7 @@ class Seen:
 
 
 def unmoved(name: str, result: AttackResult, good: Bool[np.ndarray, " n"]) -> list[str]:
-    """What to say of an attack that could not move some images: it failed without a direction, or where it began."""
+    """A note on an attack that could not move some images: its gradient was 0, or it failed at its starting point."""
     still = np.asarray(result.flat) | (np.asarray(result.distance) == 0) & (np.asarray(result.forward_queries) > 1)
     count = int((still & ~np.asarray(result.success) & good).sum())
     if not count:
@@ -102,6 +102,6 @@ def unmoved(name: str, result: AttackResult, good: Bool[np.ndarray, " n"]) -> li
 
 
 def warn(notes: Sequence[str], stacklevel: int) -> None:
-    """Say notes to a caller in Python; `stacklevel` as for `warnings.warn`, counted from the caller of this."""
+    """Issue notes as Python warnings; `stacklevel` as for `warnings.warn`, counted from the caller of this function."""
     for note in notes:
         warnings.warn(note, InputWarning, stacklevel=stacklevel + 1)

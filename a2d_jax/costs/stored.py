@@ -1,4 +1,4 @@
-"""A detector that was written to a file meets a classifier again: the attacks that measure what it reads, and whether origins agree."""
+"""A stored detector with a classifier: the attacks that the detector needs, and the check that both have the same origin."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from a2d_jax.types import Attack, Classifier
 
 @dataclass(frozen=True)
 class Reading:
-    """What a stored detector reads of images.
+    """The columns that a stored detector reads, and their attacks.
 
     Attributes:
-      columns: in its order.
-      attacks: those that the columns name, with the settings that the detector was fitted with.
+      columns: the columns, in the detector's order.
+      attacks: the attacks that the columns name, with the settings that the detector was fitted with.
     """
 
     columns: tuple[Column, ...]
@@ -32,12 +32,12 @@ def reading(stored: StoredDetector, name: str | Path, plugins: Sequence[str] = (
     """The attacks and columns of a stored detector.
 
     Args:
-      stored: as read.
-      name: of its file.
-      plugins: names of modules that its attacks may be taken from.
+      stored: the stored detector.
+      name: name of its file.
+      plugins: names of modules that its attacks may come from.
 
     Raises:
-      BadInput: it reads CLEVER scores, or nothing records how its costs were measured.
+      BadInput: it reads CLEVER scores, or the file does not record how its costs were measured.
     """
     if any(text.startswith(CLEVER) for text in stored.columns):
         raise BadInput(f"expected a detector of attack costs, got one of CLEVER scores in {name}; judge a table of `a2d clever` with it")

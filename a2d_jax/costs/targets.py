@@ -1,4 +1,4 @@
-"""Which class a targeted attack shall reach."""
+"""The class that a targeted attack tries to reach."""
 
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ Target = int | Literal["second", "least-likely", "random", "labels"]
 
 
 def read_target(target: Any) -> Target:
-    """A target as typed, or as a number.
+    """Read a target from text or a number.
 
     Raises:
       BadInput: neither a class nor one of the words.

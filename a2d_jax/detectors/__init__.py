@@ -1,4 +1,4 @@
-"""Detectors: tables of numbers in, such as costs of attacks, scores and verdicts out. They know no attack, no image and no name."""
+"""Detectors: they read tables of numbers, such as costs of attacks, and give scores and verdicts. They know no attack, image or name."""
 
 from a2d_jax.detectors.base import Detector, Fitted, FittedDetector, whole_detector
 from a2d_jax.detectors.conformal import Conformal, FittedConformal

@@ -1,9 +1,9 @@
-"""What every detector shares: the protocol, the check of its input, verdicts and bounds from scores, and 64-bit arithmetic.
+"""The common parts of detectors: the protocol, the check of the input, verdicts and bounds from scores, and 64-bit arithmetic.
 
 A detector is an immutable record of settings; `fit` returns a *new* fitted pytree with `score` and `predict`. A table `x` has one row
 per image and one column per measurement: the cost of an attack, a distance, any number. Detectors know neither images nor the names
-of columns. Numbers come from tables and verdicts go into tables, so both sides are NumPy; the arithmetic between is jitted, in
-float64 whatever JAX is set to: costs reach 5001, whose squares and powers float32 cannot tell apart.
+of columns. Inputs and outputs are NumPy arrays, because they come from tables and go into tables. The arithmetic between them is jitted,
+in float64 whatever JAX is set to: costs reach 5001, and float32 cannot tell apart the squares and powers of such numbers.
 """
 
 import functools
@@ -29,10 +29,10 @@ _CHUNK = 256  # rows
 
 
 class FittedDetector(Protocol):
-    """Judges tables of numbers; every method takes `n columns` of them (a 1-D array is one column).
+    """A detector that judges tables of numbers; every method takes a table `n columns` (a 1-D array is one column).
 
     Every method takes `labels` (the predicted class of each row) and `index` (the number of each row's image, 0 to 2**63 - 1), so that
-    callers need not know which detector reads them. The verdict on a row does not depend on the rows judged with it.
+    callers need not know which detector uses them. The verdict on a row does not depend on other rows.
     """
 
     @property
@@ -42,7 +42,7 @@ class FittedDetector(Protocol):
 
     @property
     def threshold(self) -> float:
-        """`predict` is `score > threshold`, nothing else."""
+        """`predict` is exactly `score > threshold`."""
         ...
 
     def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
@@ -54,11 +54,11 @@ class FittedDetector(Protocol):
         ...
 
     def bounds(self, max_costs: Sequence[int | None]) -> Bounds:
-        """For each column the smallest integer cost from which on every cost has the same verdict, benign; see `Fitted.bounds`."""
+        """For each column the smallest integer cost from which on every cost is judged benign; see `Fitted.bounds`."""
         ...
 
     def radii(self, farthest: Sequence[float | None]) -> Radii:
-        """For each column a real number from which on every number has the same verdict, benign; see `Fitted.radii`."""
+        """For each column a real number from which on every number is judged benign; see `Fitted.radii`."""
         ...
 
 
@@ -90,7 +90,7 @@ class Detector(Protocol):
 
 
 def whole_detector(fitted: Any, name: str) -> FittedDetector:
-    """A fitted detector, refused unless it has what files and commands ask of one.
+    """Check that a fitted detector has all parts that files and commands need, and return it.
 
     Raises:
       BadInput: a part is missing.
@@ -102,7 +102,7 @@ def whole_detector(fitted: Any, name: str) -> FittedDetector:
 
 
 class Fitted:
-    """The methods that fitted detectors of this package have in common. A detector of a user's own may take them or bring its own."""
+    """The common methods of the fitted detectors in this package. A user's own detector may inherit them or write its own."""
 
     kind: ClassVar[str]
     """By which storage knows it."""
@@ -112,20 +112,20 @@ class Fitted:
         return self.score(x, labels=labels, index=index) > self.threshold
 
     def bounds(self: FittedDetector, max_costs: Sequence[int | None]) -> Bounds:
-        """For each column the smallest integer cost from which on every cost has the same verdict, benign: there the attack may stop.
+        """For each column the smallest integer cost from which on every cost is judged benign: the attack may stop there.
 
-        A cost c may then be replaced by min(c, bound) without changing a verdict. Found by asking for the verdict on every cost from 0
-        to the largest, which is exact for any detector of one column, monotone or not.
+        Replacing a cost c by min(c, bound) then changes no verdict. The bound is found by asking for the verdict on every cost from 0 to
+        the largest. This is exact for any detector of one column, monotone or not.
 
         Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.3 (upper bound on the iterations).
 
         Args:
-          max_costs: largest cost that each column can have: max_steps + 1, that of an attack that failed; None for a column that is no
+          max_costs: largest cost that each column can have: max_steps + 1, the cost of a failed attack; None for a column that is not an
             integer cost.
 
         Returns:
-          A bound for each column, or None: it is no integer cost, its largest cost is itself suspicious (a two-sided detector), or the
-          detector reads several columns jointly.
+          A bound for each column. It is None if the column is not an integer cost, if its largest cost is itself suspicious (a two-sided
+          detector), or if the detector reads several columns jointly.
 
         Raises:
           BadInput: not one largest cost for each column.
@@ -133,13 +133,13 @@ class Fitted:
         return bounds_of(self.predict, self.columns, max_costs)
 
     def radii(self: FittedDetector, farthest: Sequence[float | None]) -> Radii:
-        """`bounds` of columns that hold real numbers from 0 to `farthest`, such as crossings; None where none is known.
+        """`bounds` for columns of real numbers from 0 to `farthest`, such as crossings; None if no bound is known.
 
-        A number v may then be replaced by any number from the bound to `farthest` without changing a verdict. Known of detectors that
-        know all numbers at which their verdict may turn; the others, as this one does, return None for every column.
+        Replacing a number above the bound by any number from the bound to `farthest` then changes no verdict. A detector can give such a
+        bound if it knows all numbers at which its verdict may change. This default returns None for every column.
 
         Args:
-          farthest: largest number that each column can have, that of a failure; None for a column that shall have no bound.
+          farthest: largest number that each column can have, the number of a failure; None for a column that shall have no bound.
 
         Raises:
           BadInput: not one largest number for each column.
@@ -226,7 +226,7 @@ def read_both(benign: ArrayLike, adversarial: ArrayLike | None) -> tuple[Table, 
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Jit `function` with 64-bit types, whatever JAX is set to; arrays go in and come out as NumPy, so that nothing else turns 64-bit."""
+    """Jit `function` with 64-bit types, whatever JAX is set to. It takes and returns NumPy arrays, so that nothing else becomes 64-bit."""
     jitted = jax.jit(function)
 
     @functools.wraps(function)
@@ -240,8 +240,8 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 def rowwise(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make `function(fitted, *row)` read whole columns, jitted in float64.
 
-    Rows go through in chunks of one size, the last one filled up: any number of rows runs the one compiled program, and no more than
-    a chunk is compared with a training set at once.
+    Rows are processed in chunks of one size, and the last chunk is padded. So one compiled program serves any number of rows, and at most
+    one chunk is compared with a training set at a time.
     """
 
     @in_float64

@@ -1,14 +1,14 @@
 """Conformal p-values of the attack cost: the false-positive rate on fresh benign images is the level asked for.
 
-No distribution is assumed: benign calibration images and a fresh benign image are exchangeable, so the rank of the fresh one among
-all is uniform. Ties (costs are integers) are broken by a jitter u of the image's own key, which makes the p-value
+No distribution is assumed: benign calibration images and a fresh benign image are exchangeable, so the rank of the fresh image among
+all is uniform. Costs are integers and tie. A jitter u from the image's own key breaks ties, so that the p-value
 
     p = (#{strangeness below} + u (1 + #{equal})) / (n + 1)
 
-exactly uniform. Strangeness is computed over the calibration images *and* the judged one, alike for all of them (full conformal
-prediction), from ranks: the rank of the cost (low is strange) or its distance from the nearer end (`two_sided`: full-budget attacks
-such as PGD make images cost *more* than benign ones, and a one-sided test points the wrong way), and with several attacks the
-strangest of them. The guarantee needs no correction for the number of attacks, however dependent they are.
+is exactly uniform. Strangeness is computed in the same way for the calibration images *and* the judged image (full conformal prediction).
+It is the rank of the cost: low is strange. With `two_sided` it is the distance of the rank from the nearer end: full-budget attacks such as
+PGD make images cost *more* than benign ones, and a one-sided test points the wrong way. With several attacks, the strangest one counts.
+The guarantee needs no correction for the number of attacks, however dependent they are.
 
 Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World" (smoothed and Mondrian predictors); Bates et al., "Testing
 for Outliers with Conformal p-values", arXiv:2104.08279. Differs: the strangest-rank measure for several attacks is ours.
@@ -42,9 +42,9 @@ class Conformal(Detector):
     Attributes:
       level: false-positive rate on fresh benign images.
       two_sided: unusually high costs are suspicious too.
-      per_class: calibrate within each predicted class, so that the rate holds class by class. Classes with fewer calibration images
-        than 1 / level (two-sided: 2 / level) are judged by all images together, where the rate need not hold.
-      seed: of the jitter.
+      per_class: calibrate each predicted class by itself, so that the rate holds for each class. Classes with fewer calibration images
+        than 1 / level (two-sided: 2 / level) are judged by all images together; for them the rate need not hold.
+      seed: seed of the jitter.
     """
 
     name = "conformal"
@@ -119,9 +119,9 @@ class FittedConformal(Fitted):
         Args:
           x: `n columns`.
           labels: predicted class of each row; needed if fitted `per_class`.
-          index: number of each row's image, 0 to 2**63 - 1, whose low 32 bits key its jitter. A row's p-value then does not depend on
-            the rows around it; rows with the same number share their jitter. Without it rows are numbered 0, 1, 2, ..., and a p-value
-            depends on the row's place in the call: `Defense` and the commands always pass the images' own numbers.
+          index: number of each row's image, 0 to 2**63 - 1; its low 32 bits key the jitter. A row's p-value then does not depend on
+            other rows; rows with the same number share their jitter. Without `index` rows are numbered 0, 1, 2, ..., and a p-value
+            depends on the row's position in the call. `Defense` and the commands always pass the images' own numbers.
 
         Raises:
           BadInput: as `read_table`, or labels or index missing or of another length.
@@ -136,11 +136,11 @@ class FittedConformal(Fitted):
         return 1 - self.p_values(x, labels=labels, index=index)
 
     def bounds(self, max_costs: Sequence[int | None]) -> Bounds:
-        """For the jitter and the predicted class that suspect most, for both are unknown while an attack runs."""
+        """Bounds for the most suspicious jitter and predicted class, because both are unknown while an attack runs."""
         return bounds_of(self.may_flag, self.columns, max_costs)
 
     def radii(self, farthest: Sequence[float | None]) -> Radii:
-        """Likewise; a verdict is one of ranks, which change at the calibration costs alone."""
+        """As `bounds`. Verdicts depend on ranks, which change only at the calibration costs."""
         return radii_of(self.may_flag, self.costs.ravel(), self.columns, farthest)
 
     def may_flag(self, x: ArrayLike) -> Verdicts:

@@ -1,8 +1,8 @@
 """K-NN on the attack cost: adversarial if most of the k nearest training costs are.
 
-Euclidean distances on raw costs. With several attacks the features are not scaled (the paper's ensemble), so that attacks with
-large costs decide most. Costs are integers with massive ties; points at the k-th distance share the remaining votes (decision
-note 0010), which makes the answer independent of the order of the training set.
+Distances are Euclidean, on raw costs. With several attacks the features are not scaled (the paper's ensemble), so attacks with large costs
+decide most. Costs are integers, and many of them tie. Points at the k-th distance share the remaining votes (decision note 0010), so that
+the result does not depend on the order of the training set.
 
 Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.1. Differs: in the tie rule, which the paper leaves open.
 """

@@ -1,8 +1,8 @@
 """Support vector machine, decision tree and random forest on the vector of costs.
 
-scikit-learn fits them; what it learned is kept as plain arrays and evaluated by our own jitted code, so that a detector is stored
+scikit-learn fits them. The fitted values are kept as plain arrays and evaluated by our own jitted code, so that a detector is stored
 without pickle and judges without scikit-learn. Settings are scikit-learn's defaults, as in the paper: RBF kernel, C = 1, gamma = 1 /
-(columns * variance); Gini trees grown to the end, 100 of them in the forest.
+(columns * variance); fully grown Gini trees, 100 of them in the forest.
 """
 
 from collections.abc import Mapping, Sequence

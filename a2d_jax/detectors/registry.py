@@ -1,4 +1,4 @@
-"""The detectors of this package, found by looking into its modules: a new file is known without being entered in a list."""
+"""The detectors of this package, found by a search through its modules: a new file needs no entry in a list."""
 
 import functools
 import importlib

@@ -1,15 +1,15 @@
-"""Does fresh benign traffic still look like the images that a detector was calibrated on? A two-sample test, a column at a time.
+"""A two-sample test for each column: does fresh benign traffic still look like the images that a detector was calibrated on?
 
 A detector flags what is unusual, not only what is attacked: darker photographs or a new camera change costs too. Each image, old or new,
-is judged among all others by its conformal p-value
+gets its conformal p-value among all others
 
     p = (#{cost below} + u (1 + #{equal})) / (old + new)
 
-with a jitter u of its own. If old and new images are exchangeable, so are their p-values, whatever the costs and however many tie, and
-the two-sample test of Kolmogorov and Smirnov compares the p-values of the old images with those of the new: its level is exact. Over
-several columns its p-values are corrected by Holm's method, so that the chance of any false warning is the level.
+with its own jitter u. If old and new images are exchangeable, so are their p-values, whatever the costs and however many tie. The
+two-sample Kolmogorov-Smirnov test compares the p-values of the old images with those of the new images, and its level is exact. Holm's
+method corrects its p-values for the number of columns, so that the chance of any false warning is at most the level.
 
-Beside the test stands what a shift does: the share of new images that a conformal detector calibrated on the old ones flags.
+The result also tells the effect of a shift: the share of new images flagged by a conformal detector that was calibrated on the old images.
 
 Source: Smirnov, Ann. Math. Stat. 19 (1948); Holm, Scand. J. Stat. 6 (1979); Clopper and Pearson, Biometrika 26 (1934); Vovk, Gammerman
 and Shafer, "Algorithmic Learning in a Random World", for smoothed p-values.
@@ -55,12 +55,12 @@ def shift(
 
     Args:
       old: numbers of the benign images that a detector was calibrated on, `n columns`; low is suspicious.
-      new: the same of fresh benign images, `m columns`.
+      new: numbers of fresh benign images, `m columns`.
       old_index: number of each old image, which keys its jitter; default 0, 1, 2, ...
-      new_index: number of each new image; default those that follow.
-      level: of false alarms, at which the share of new images flagged is told.
+      new_index: number of each new image; default the numbers that follow.
+      level: rate of false alarms of the detector for the share of new images flagged.
       significance: chance of any warning if nothing has shifted, in (0, 1).
-      seed: of the jitter.
+      seed: seed of the jitter.
 
     Raises:
       BadInput: no tables of numbers of the same columns, fewer old images than 1 / level, no new image, or a level outside (0, 1).

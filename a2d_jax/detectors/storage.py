@@ -1,8 +1,8 @@
-"""Fitted detectors as a kind and plain values, for a file of JSON or npz; never pickle, and nothing is imported because a file says so.
+"""Fitted detectors as a kind and plain values, for a JSON or npz file. There is no pickle, and a file alone never imports a module.
 
-A detector of this package has a `kind` of its own; that of a user's module is its import string, `my.module:FittedMine`. Parameters
-are the fields of the dataclass: numbers, flags and arrays. A class whose parameters are something else has `store`, which returns what
-completes its kind (nothing, or after `-of-` the kind of its members) and the parameters, or a classmethod `restore`, its inverse.
+Each detector of this package has its own `kind`. The kind of a user's detector is its import string, `my.module:FittedMine`. Parameters
+are the fields of the dataclass: numbers, flags and arrays. A class with other parameters has a method `store` or a classmethod `restore`,
+its inverse. `store` returns the end of the kind (empty, or the kind of its members after `-of-`) and the parameters.
 """
 
 import inspect

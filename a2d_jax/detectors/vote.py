@@ -1,6 +1,6 @@
 """k of n: one Z-score detector per column; benign if at least k of the n say benign.
 
-k = n catches most, k = 1 raises the fewest false alarms. Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.2.
+k = n catches the most attacks, k = 1 gives the fewest false alarms. Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ class Vote(Detector):
     """Settings of the k-of-n detector; reads n columns and needs benign costs only.
 
     Attributes:
-      k: benign voices that make an image benign; the paper uses 2 (of 4).
-      member: settings of every single detector.
+      k: number of benign votes that make an image benign; the paper uses 2 (of 4).
+      member: settings of each member.
     """
 
     name = "vote"

@@ -1,9 +1,9 @@
 """Z-score of the attack cost: adversarial if the cost lies far below those of benign images.
 
-Benign costs are skewed. If D'Agostino and Pearson's K^2 test refuses that they are normal, they pass through the Box-Cox
-transform y = (a^power - 1) / power (log a for power 0), power by maximum likelihood; then z = (y - mean) / std, and a cost with
-z < h is adversarial. Written in units of the benign geometric mean, which changes no z and keeps every power in range. Normal
-costs keep power 1: that transform is a shift, so one formula serves both branches.
+Benign costs are skewed. If D'Agostino and Pearson's K^2 test rejects that they are normal, the Box-Cox transform
+y = (a^power - 1) / power (log a for power 0) is applied, with the power by maximum likelihood. Then z = (y - mean) / std, and a cost with
+z < h is adversarial. Costs are in units of the benign geometric mean; this changes no z and keeps every power in range. Normal costs keep
+power 1: this transform is a shift, so one formula serves both cases.
 
 Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.2; Box and Cox, J. R. Stat. Soc. B 26 (1964); D'Agostino, Biometrika
 57 (1970) and Anscombe and Glynn, Biometrika 70 (1983) for the test. The released code does something else: `as_released`.
@@ -37,9 +37,9 @@ class ZScore(Detector):
     """Settings of the Z-score detector; reads one column and needs benign costs only.
 
     Attributes:
-      h: a cost is adversarial if its z lies below; -1.281552 is the 10 % quantile of a normal distribution (the paper's).
+      h: a cost is adversarial if its z is below h; -1.281552 is the 10 % quantile of a normal distribution (the paper's).
       normality: level of the K^2 test; costs with a smaller p-value are transformed.
-      as_released: do what the released code does instead, for comparison (see `FittedReleased`).
+      as_released: use the rule of the released code, for comparison (see `FittedReleased`).
     """
 
     name = "zscore"
@@ -85,7 +85,7 @@ class FittedZScore(Fitted):
       power: Box-Cox lambda; 1 if the benign costs passed as normal.
       mean: of the transformed benign costs.
       std: of the transformed benign costs (population form, as maximum likelihood has it).
-      cost_threshold: the same verdict in iterations: adversarial iff cost < cost_threshold; -shift if no cost can be.
+      cost_threshold: the same verdict in iterations: adversarial iff cost < cost_threshold; -shift if no cost can be adversarial.
     """
 
     kind = "zscore"
@@ -109,7 +109,7 @@ class FittedZScore(Fitted):
         return -self.h
 
     def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
-        """-z, within 1e9. A cost not above -shift has no transform; it takes the limit from above, the most adversarial score."""
+        """-z, limited to 1e9. A cost of -shift or less has no transform; it gets the limit from above, the most adversarial score."""
         return _score(self, read_table(x, 1)[:, 0])
 
     def radii(self, farthest: Sequence[float | None]) -> Radii:
@@ -122,8 +122,8 @@ class FittedZScore(Fitted):
 class FittedReleased(Fitted):
     """The released code's rule: adversarial iff cost < inverse Box-Cox of (mean + h * std) of the *untransformed* costs.
 
-    Not a valid threshold (the moments and the transform do not belong together); kept to compare with published runs. Where the
-    inverse does not exist nothing is flagged, as in the original, whose comparison with NaN is false.
+    This threshold is not valid, because the moments and the transform do not belong together. It is kept to compare with published runs. If
+    the inverse does not exist, nothing is flagged; the original does the same, because its comparison with NaN is false.
 
     Attributes:
       cost_threshold: adversarial iff cost < cost_threshold (0: nothing is flagged).

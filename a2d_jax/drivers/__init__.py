@@ -1,8 +1,8 @@
 """Drivers: the loops that run an attack's `step` until it is done.
 
-`run` and `unroll` are pure functions of one example, to be mapped, differentiated and composed; `stream` and `attack` are
-the jitted, sharded entries for batches and for data that does not fit into memory; `calibrate` finds the fastest number of
-lanes for `stream`, `warm` compiles its programs ahead.
+`run` and `unroll` are pure functions of one example that you can map, differentiate and compose. `stream` and `attack` are the jitted,
+sharded functions for batches and for data that does not fit into memory. `calibrate` finds the fastest number of lanes for `stream`, and
+`warm` compiles its programs in advance.
 """
 
 from a2d_jax.drivers.batch import attack

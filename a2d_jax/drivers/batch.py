@@ -1,4 +1,4 @@
-"""`attack`: one call for a batch that fits into memory, jitted and sharded over the devices, whichever the driver."""
+"""`attack`: one call for a batch that fits into memory, jitted and sharded over the devices, with any driver."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -28,16 +28,16 @@ def attack(
     lanes: int | None = None,
     devices: Sequence[Any] | None = None,
 ) -> AttackResult:
-    """Attack a batch and return the results in its order.
+    """Attack a batch and return the results in the same order.
 
-    Changing numbers of the attack, the weights or the images compiles nothing anew; changing shapes does.
+    New numbers in the attack, new weights and new images need no compilation; new shapes do.
 
     Args:
       attack: any attack.
       classifier: one image to logits.
       examples: x `n h w c` in [0, 1], label `n`, key `n`.
-      driver: `stream` refills lanes (the fastest for costs that differ), `run` goes in lock-step, `unroll` has a static length.
-      lanes: for `stream`, examples in work at a time on each device.
+      driver: `stream` refills lanes (fastest if costs differ), `run` goes in lock-step, `unroll` has a static length.
+      lanes: for `stream`, number of examples that each device works on at the same time.
       devices: default all local devices.
 
     Returns:

@@ -1,8 +1,8 @@
-"""How many lanes are fastest here: a few numbers are tried for a moment each, beginning with few.
+"""Find the fastest number of lanes on this machine: a few numbers are tried for a short time each, beginning with small ones.
 
-Results do not depend on lanes; time does, by network and machine: on two CPU cores BIM on LeNet-5 likes 32 lanes a device or more, on
-ResNet-20 8, where 16 take 1.4 times as long (docs/performance.md). Each number is a program of its own, so trying takes seconds to minutes
-of compilation: worth it before a long job.
+Results do not depend on lanes, but time does, by network and machine. On two CPU cores BIM is fastest with 32 lanes per device or more for
+LeNet-5 and with 8 for ResNet-20, where 16 take 1.4 times as long (docs/performance.md). Each number needs its own program, so the search
+takes seconds to minutes of compilation. It is worth it before a long job.
 """
 
 import time
@@ -28,7 +28,7 @@ LEVEL = 1.1  # of numbers within this of the fastest the smallest is taken: fewe
 
 @dataclass(frozen=True)
 class Calibration:
-    """What trying has shown."""
+    """The result of the search."""
 
     lanes: int  # on each device
     microseconds: dict[int, float]  # per step of one example, all devices together, by lanes tried
@@ -45,14 +45,14 @@ def calibrate(
 ) -> Calibration:
     """Find the number of lanes with which `stream` takes the least time per step.
 
-    Begins with a quarter of `default_lanes` and doubles until a number is slower than the fastest, or the device's memory ends.
+    It begins with a quarter of `default_lanes` and doubles the number until one is slower than the fastest, or the device's memory is full.
 
     Args:
-      attack: as for `stream`; it runs for 10 updates at most here.
+      attack: as for `stream`; here it makes at most 10 updates.
       classifier: one image to logits.
-      examples: at least one, with a leading axis; repeated where more are needed, so they should be like those to come.
+      examples: at least one, with a leading axis. They are repeated if more are needed, so they should be like those of the job.
       devices: default all local devices.
-      keep_x_adv: as for `stream`, which takes the same compiled programs afterwards.
+      keep_x_adv: as for `stream`, which uses the same compiled programs afterwards.
       clock: measures the time.
 
     Raises:

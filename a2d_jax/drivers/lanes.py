@@ -1,7 +1,7 @@
-"""The compiled loop of `stream` on one device: lanes that hand in what is finished and take the next example.
+"""The compiled loop of `stream` on one device: a lane returns its finished example and takes the next one.
 
-Everything here is traced. A cycle refills the free lanes from the queue, makes steps until some examples finish, and writes those
-to the outbox; cycles go on until the queue is empty and few lanes are active, or the steps that the host allows are made.
+Everything here is traced. A cycle refills the free lanes from the queue, makes steps until some examples finish, and writes these to the
+outbox. Cycles go on until the queue is empty and few lanes are active, or until the number of steps that the host allows is reached.
 """
 
 import functools
@@ -20,7 +20,7 @@ REFILL_SHARE = 32  # one lane in so many waits before a refill: few enough to wa
 
 
 class Lanes(NamedTuple):
-    """What a device works on."""
+    """The examples that a device works on."""
 
     position: Int[Array, " lanes"]  # position of the example in the input; -1: the lane is free
     example: Example
@@ -31,7 +31,7 @@ class Lanes(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What one call of the compiled loop tells the host, one row per device."""
+    """Counts that one call of the compiled loop returns to the host, one row per device."""
 
     emitted: Int[AnyArray, " 1"]  # examples that finished
     active: Int[AnyArray, " 1"]  # examples still in the lanes
@@ -41,7 +41,7 @@ class Counts(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What the loop carries."""
+    """The variables of the loop."""
 
     lanes: Lanes
     taken: Int[Array, ""]  # examples taken from the queue

@@ -1,6 +1,6 @@
 """The two loops over one example: `run` stops when the example is done, `unroll` has a static length and is differentiable.
 
-Both call the attack's `step` and nothing else; map them with `jax.vmap`.
+Both only call the attack's `step`; map them over examples with `jax.vmap`.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,8 @@ def unroll(
 ) -> tuple[AttackResult, Any]:
     """Attack one example for a fixed number of steps; differentiable in x, weights and settings.
 
-    It always pays its length. The integer cost has no gradient: build a smooth stand-in from the trace, for instance
-    `sum(sigmoid(margin / temperature))`. The `linf` direction is a sign, whose derivative is zero: for a gradient through
+    It always makes all steps. The integer cost has no gradient: build a smooth substitute from the trace, for instance
+    `sum(sigmoid(margin / temperature))`. The `linf` direction is a sign, and its derivative is zero: for a gradient through
     the path use `rms` or `l2`.
 
     Args:
@@ -49,10 +49,10 @@ def unroll(
       classifier: one image to logits.
       example: one example.
       length: steps to make; default the attack's own bound, after which every example is done.
-      observe: `(classifier, example, state) -> pytree` taken before every step; default the logit margin of the label at x_adv.
+      observe: `(classifier, example, state) -> pytree`, called before every step; default the logit margin of the label at x_adv.
 
     Returns:
-      The result, and the trace: what `observe` saw, with a leading axis of `length`.
+      The result, and the trace: the values of `observe`, with a leading axis of `length`.
     """
 
     def body(state: Any, _: None) -> tuple[Any, Any]:

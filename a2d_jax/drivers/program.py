@@ -1,6 +1,6 @@
-"""What is compiled for a set of devices, in one place: the loops of all drivers and how long each took to compile.
+"""The compiled functions for a set of devices: the loops of all drivers, and the compilation time of each.
 
-`program` hands out one `Program` for each mesh; it is the only thing that drivers remember between calls.
+`program` returns one `Program` for each mesh. Drivers remember nothing else between calls.
 """
 
 import functools
@@ -22,8 +22,8 @@ class Program:
     Attributes:
       mesh: the devices, on one axis.
       advance: `(attack, classifier, lanes, queue, taken, floor, trips, keep_x_adv=...)`, see `lanes.advance_lanes`; `lanes` are given away.
-      seconds: of the first call of `advance`, mostly of compilation, by what was compiled.
-      trips: steps that a call of `advance` should make, by what was compiled, as its last call has shown.
+      seconds: duration of the first call of `advance`, mostly compilation, for each compiled program.
+      trips: number of steps that a call of `advance` should make, for each compiled program, learned from its last call.
     """
 
     def __init__(self, mesh: Mesh) -> None:

@@ -1,4 +1,4 @@
-"""The queue of `stream`: examples that arrive in pieces of any size go to the devices in pieces of one size."""
+"""The queue of `stream`: it takes examples in pieces of any size and gives them to the devices in pieces of one size."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Queue(NamedTuple):
 
 
 class HostExamples(NamedTuple):
-    """A batch of examples as numpy arrays; keys as their data, since slicing JAX arrays would compile for every length."""
+    """A batch of examples as numpy arrays. Keys are stored as their data, because slicing JAX arrays would compile for every length."""
 
     x: np.ndarray
     label: np.ndarray

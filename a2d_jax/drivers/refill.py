@@ -1,12 +1,12 @@
 """`stream`: a fixed number of lanes per device, refilled from a queue, so that no lane waits for the slowest example.
 
-A finished lane hands in its result and takes the next example inside one compiled loop (`lanes.py`). Data arrives in pieces: when a
-device's queue runs dry the loop returns to the host, which brings the next piece while the lanes keep their examples. When
-nothing is left to bring, the lanes shrink in a few static sizes, so that the last hard examples do not run beside empty
-lanes (unless compiling the smaller program would take longer than they do). Each device has its own loop (`shard_map`): no
-device waits for another within a piece.
+A finished lane returns its result and takes the next example inside one compiled loop (`lanes.py`). Data arrives in pieces: when a device's
+queue is empty, the loop returns to the host, which brings the next piece while the lanes keep their examples. When no pieces are left, the
+number of lanes shrinks in a few static sizes, so that the last hard examples do not run beside empty lanes. It does not shrink if compiling
+the smaller program would take longer than these examples. Each device has its own loop (`shard_map`): no device waits for another within a
+piece.
 
-Nothing an example computes depends on its lane, on its neighbours or on when it was taken.
+The result of an example does not depend on its lane, on its neighbours or on the time when it was taken.
 """
 
 import itertools
@@ -51,7 +51,7 @@ class Finished:
 
 @dataclass
 class Stats:
-    """What a stream has done so far."""
+    """Statistics of a stream so far."""
 
     lanes: int = 0  # of each device at the start, known with the first result
     finished: int = 0  # examples
@@ -65,7 +65,7 @@ class Stats:
 
 
 class Stream:
-    """An iterable over `Finished` results; `stats` tells at any time what has been done."""
+    """An iterable over `Finished` results; `stats` has the statistics so far at any time."""
 
     def __init__(self, results: Iterator[Finished], stats: Stats) -> None:
         self.stats = stats
@@ -90,18 +90,18 @@ def stream(
     Args:
       attack: any attack.
       classifier: one image to logits; copied to every device.
-      examples: pieces with a leading axis (numpy or JAX arrays; keys are typed JAX keys), consumed as lanes fall free.
-      lanes: examples in work at a time on each device, at least 2; default that of `default_lanes`.
+      examples: pieces with a leading axis (numpy or JAX arrays; keys are typed JAX keys), read as lanes become free.
+      lanes: number of examples that each device works on at the same time, at least 2; default `default_lanes`.
       devices: default all local devices.
-      keep_x_adv: hand out the attacked images too; without them a large job moves costs only.
-      clock: tells how long a call takes, by which its length and the shrinking of lanes are decided; never a result.
+      keep_x_adv: return the attacked images too; without them a large job moves costs only.
+      clock: measures calls, to decide how long a call runs and when lanes shrink. It never changes a result.
 
     Returns:
       A `Stream` over `Finished(index, result)` in order of completion; `index` counts the examples as they arrived.
 
     Raises:
-      ValueError: if `lanes` is below 2; or, once it is iterated over, for a piece that cannot be attacked, see `a2d_jax.inputs.examples`.
-        A piece of no examples is passed over.
+      ValueError: if `lanes` is below 2; or, during the iteration, for a piece that cannot be attacked, see `a2d_jax.inputs.examples`.
+        A piece without examples is skipped.
     """
     devices = jax.local_devices() if devices is None else list(devices)
     if lanes is not None and lanes < MIN_WIDTH:
@@ -116,8 +116,8 @@ def stream(
 def default_lanes(shape: Sequence[int], platform: str) -> int:
     """Lanes of a device by the shape of an image: 256 on an accelerator; on a CPU 32 for digits, 8 for 32 x 32 x 3, 4 for photographs.
 
-    There more are not faster for networks of such images, as far as tried (`calibrate` tries yours), and few images leave more of them idle
-    at the end.
+    On a CPU more lanes were not faster for the networks that we tried on such images (`calibrate` tries yours). With few images, more lanes
+    are idle at the end.
     """
     if platform != "cpu":
         return LANES_ELSEWHERE
@@ -140,7 +140,7 @@ def warm(
     keep_x_adv: bool = True,
     clock: Clock = time.perf_counter,
 ) -> None:
-    """Compile all that a stream of any length may need, so that it never waits for a program; nothing is attacked.
+    """Compile all programs that a stream of any length may need, without attacking anything.
 
     Args:
       attack: as for `stream`; its numbers may change afterwards.

@@ -1,1 +1,1 @@
-"""What comes in (images, checkpoints) and what goes out (tables, detectors): always checked, and no code out of a pickle."""
+"""Inputs (images, checkpoints) and outputs (tables, detectors). Everything is checked, and no pickle can run code."""

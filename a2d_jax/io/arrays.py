@@ -1,4 +1,4 @@
-"""Image sets whose rows lie one after the other as plain numbers: npy, npz and IDX."""
+"""Image sets that store their images one after the other as plain numbers: npy, npz and IDX."""
 
 import gzip
 import math
@@ -95,8 +95,8 @@ def open_npy(path: Path) -> ImageSource:
 def open_npz(path: Path) -> ImageSource:
     """Images under the key `x`, labels (if any) under `y`; other keys are ignored.
 
-    The whole set is read through the archive, which checks it. From another place on, stored images are read from the file itself:
-    an archive comes to a place only by reading all that lies before it.
+    The whole set is read through the archive, which checks it. Reading from a later position takes uncompressed images from the file
+    itself, because an archive reaches a position only by reading everything before it.
     """
     with zipfile.ZipFile(path) as archive:
         keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]

@@ -1,7 +1,7 @@
-"""Columns of tables as other tools write them, cast once, on reading, to the types of ours.
+"""Cast the columns that other tools write to our types, once, on reading.
 
-Whatever fits without loss is cast: other widths of numbers, floats and decimals that are whole, 0 and 1 for flags, categories, long and
-short texts. A value that does not fit is told of its row. A column of another kind altogether (texts for numbers, dates, lists) is refused.
+A column is cast if nothing is lost: other widths of numbers, floats and decimals that are whole, 0 and 1 for flags, categories, long and
+short texts. A value that does not fit is an error of its row. A column of a different kind (texts for numbers, dates, lists) is refused.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ EXACT = 2**53
 
 @dataclass(frozen=True)
 class Cast:
-    """A column in the type of ours.
+    """A column in our type.
 
     Attributes:
       values: `n`; 0, NaN, False or "" where nothing can be read.
-      missing: `n`; nothing is given: null, or NaN.
-      wrong: by row, what is given and does not fit.
+      missing: `n`; true where the value is null or NaN.
+      wrong: by row, the value that does not fit.
     """
 
     values: NDArray[Any]
@@ -36,12 +36,12 @@ class Cast:
 
     @property
     def absent(self) -> bool:
-        """The column says nothing of any row."""
+        """The column has no value in any row."""
         return bool(self.missing.all())
 
     @property
     def unreadable(self) -> NDArray[np.bool_]:
-        """Rows in which nothing usable is given, `n`."""
+        """Rows without a usable value, `n`."""
         found = self.missing.copy()
         found[list(self.wrong)] = True
         return found

@@ -1,12 +1,12 @@
-"""Classifiers on disk: an Orbax checkpoint of the weights with a card beside it, and the import string that makes the module.
+"""Classifiers on disk: an Orbax checkpoint of the weights and a card (`classifier.json`) with the import string of the module's factory.
 
     DIR/weights/          Orbax, a nested dict of arrays named like the module's attributes
     DIR/classifier.json   import string, input shape, classes and their names, preprocessing, source file and its hash, versions, and
                           a digest of the arrays
 
-A module says by its attributes, all optional, what the card repeats: `input_shape` (h, w, c); `class_names`, in the order of its logits;
-`preprocessing`, a text on what it does to pixels itself; `photographs`, how photographs get its shape (`a2d_jax.io.photographs`). What
-a card says comes before what the module says.
+The card repeats attributes of the module, all optional: `input_shape` (h, w, c); `class_names`, in the order of its logits;
+`preprocessing`, a text on what the module does to pixels; `photographs`, how photographs get its shape (`a2d_jax.io.photographs`). The card
+has priority over the module.
 
 The digest is over names, types, shapes and values: other files in the folder do not matter. `load` also takes Orbax checkpoints
 without a card, as a user's own training writes them (`a2d_jax.io.orbax_files`). Nothing is ever unpickled.
@@ -45,7 +45,7 @@ DIGEST = "arrays_sha256"
 
 @dataclass(frozen=True)
 class LoadedClassifier:
-    """A classifier ready for use, with what its factory and its checkpoint say about it."""
+    """A classifier ready for use, with the facts that its factory and its checkpoint give about it."""
 
     classifier: Classifier
     input_shape: tuple[int, int, int] | None  # h, w, c; None if the module does not say
@@ -58,7 +58,7 @@ class LoadedClassifier:
 def load_classifier(factory: str | object, checkpoint: str | Path | None = None) -> Classifier:
     """A classifier for attacks and `Defense`, in evaluation mode, from a network and its converted weights.
 
-    What the commands would note (weights that look untrained, the step that was taken) is a warning here.
+    The notes of the commands (weights that look untrained, the step that was taken) are warnings here.
 
     Args:
       factory: import string `module:factory`, a function without arguments that makes the network, or the network itself: a Flax NNX or
@@ -99,24 +99,24 @@ def save(
     says: Mapping[str, Any] | None = None,
     beside: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Write a checkpoint of a Flax module or a `Classifier`; it appears whole or not at all.
+    """Write a checkpoint of a Flax module or a `Classifier`. It appears complete or not at all.
 
     Args:
-      module: what the factory returns, with the weights to keep.
+      module: the result of the factory, with the weights to keep.
       directory: new folder; its parent must exist.
       factory: import string `module:factory` that makes the module again.
       source: file from which the weights came; its name and hash go into the card.
       class_names: names of the classes in the order of the logits; default the module's own, if it has any.
       force: replace an existing checkpoint (never another kind of folder).
-      how: what the caller's user passes to have it replaced.
-      says: more for the card, or instead of what the module says.
-      beside: writes more files into the folder, before it appears, and gives more for the card.
+      how: the option that the user must pass to replace it, for the error.
+      says: more entries for the card; they replace those of the module.
+      beside: writes more files into the folder, before it appears, and returns more entries for the card.
 
     Returns:
       The card.
 
     Raises:
-      BadInput: the output cannot or must not be written there, or what the module says of itself cannot be.
+      BadInput: the output cannot or must not be written there, or an attribute of the module is invalid.
     """
     directory = Path(directory)
     refuse_existing(directory, force, how, card=CARD)
@@ -151,13 +151,13 @@ def load(factory: str | object, directory: Path | None = None, *, key: str | Non
     """Make the classifier that an import string names and give it the weights of a checkpoint.
 
     Args:
-      factory: `module:factory`, see `import_factory`; or what it would name, or what that would make.
-      directory: what `save` wrote, or an Orbax checkpoint; None keeps the weights that the factory gives.
-      key: part of an Orbax checkpoint without a card that holds the weights, as names joined by dots; default the one that fits.
+      factory: `module:factory`, see `import_factory`; or the factory itself, or the network that it makes.
+      directory: folder that `save` wrote, or an Orbax checkpoint; None keeps the weights of the factory.
+      key: for an Orbax checkpoint without a card, the part with the weights, as names joined by dots; default the part that fits.
 
     Raises:
       BadInput: the import string or the checkpoint cannot be used, or they do not fit each other (each array and both shapes), or the
-        network raises an error of its own for images of the shape that it says it takes.
+        network raises its own error for images of its declared shape.
     """
     module = make_module(factory, weights=directory is None)
     name = _called(factory)
@@ -184,10 +184,10 @@ def load(factory: str | object, directory: Path | None = None, *, key: str | Non
 
 
 def looks_untrained(classifier: Classifier) -> bool:
-    """Whether weights are as an initialiser draws them: every bias, scale and statistic still has one value throughout.
+    """Whether weights look like those of an initialiser: every bias, scale and statistic still has one single value.
 
-    Where a network has none of these, initialisers are known by their bounds: none of the usual ones draws beyond 2.28 standard
-    deviations, and training soon does.
+    For a network without biases, scales and statistics the bounds decide: the usual initialisers never draw beyond 2.28 standard
+    deviations, and training soon goes beyond.
     """
     arrays = [np.asarray(array, np.float32) for array in _named(classifier.variables).values() if array.size > 1]
     flat = [array for array in arrays if array.ndim == 1]
@@ -206,10 +206,10 @@ def arrays_digest(arrays: Mapping[Name, np.ndarray]) -> str:
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Names of classes in the order of the logits, one a line.
+    """Names of classes in the order of the logits, one per line.
 
     Raises:
-      BadInput: no such file, no text, an empty line, or a name given twice.
+      BadInput: no such file, not a text, an empty line, or a name given twice.
     """
     try:
         names = path.read_text(encoding="utf-8").splitlines()
@@ -236,8 +236,8 @@ def make_module(factory: str | object, *, weights: bool = True) -> object:
     """Call the factory of an import string.
 
     Args:
-      factory: `module:factory`, see `import_factory`; or a function; or what one would make, which is returned as it is.
-      weights: False leaves arrays abstract (shapes alone) where the factory allows it, for weights that will be replaced: drawing
+      factory: `module:factory`, see `import_factory`; or a function; or a network, which is returned as it is.
+      weights: False leaves arrays abstract (shapes only) if the factory allows it. Use it for weights that will be replaced: drawing
         the first weights of a network takes seconds to minutes.
 
     Raises:

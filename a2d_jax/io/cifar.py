@@ -1,4 +1,4 @@
-"""The files of CIFAR-10 as its authors publish them: the binary version, and the Python version, which is a pickle."""
+"""Readers for the files of CIFAR-10 as its authors publish them: the binary version, and the Python version, which is a pickle."""
 
 import pickle
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def open_cifar(path: Path) -> ImageSource:
 
 
 def open_cifar_python(path: Path) -> ImageSource:
-    """A batch of the Python version of CIFAR-10. The file (31 MB) is read whole, once now and once each time images are read."""
+    """A batch of the Python version of CIFAR-10. The whole file (31 MB) is read now, and again each time images are read."""
     count = len(_unpickled(path)[0])
 
     def blocks(begin: int, end: int, size: int) -> Iterator[Block]:

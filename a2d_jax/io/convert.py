@@ -1,18 +1,18 @@
-"""Weights of other frameworks into Flax NNX modules: read as arrays, renamed, transposed, checked.
+"""Weights of other frameworks for Flax NNX modules: read as arrays, renamed, transposed, checked.
 
-Only plain data is read; nothing that a file names is run (`a2d_jax.io.torch_files`). The rules of layout and naming are those of PyTorch
-(`torch.nn`); what no rule can know, a module says about its own children with two attributes:
+Only plain data is read; nothing that a file names is run (`a2d_jax.io.torch_files`). Layout and names follow PyTorch (`torch.nn`). A module
+states the rest with two attributes about its own children:
 
-- `torch_names = {"conv1": "conv1.0"}`: the name there of a child here, where they differ;
-- `flattened = {"fc1": (16, 5, 5)}`: this layer reads a map flattened as channel, row, column. Flax flattens row, column, channel, so its
-  inputs change places. `None` instead of the shape says that the file has Flax's order. A layer that reads a flattened map and is not
-  named here is refused, because its weights would fit and be wrong. A layer deeper down is named by its path, `classifier.layers.1`;
+- `torch_names = {"conv1": "conv1.0"}`: PyTorch's name of a child, if it differs from the name here;
+- `flattened = {"fc1": (16, 5, 5)}`: this layer reads a map flattened as channel, row, column. Flax flattens row, column, channel, so the
+  layer's inputs are reordered. `None` instead of the shape means that the file has Flax's order. A layer that reads a flattened map and is
+  not named here is refused, because its weights would fit and be wrong. A layer deeper down is named by its path, `classifier.layers.1`;
 
-and the whole network, where it applies, with two more:
+The whole network may have two more:
 
-- `rename(name)`: PyTorch's name of an array that some files call otherwise;
-- `keras_layers = ("conv1", "fc1")`: its layers with weights, in Keras's order. Keras numbers layers by the history of the process
-  that made them, so only their order tells which is which (`a2d_jax.io.keras_files`); their layout is that of Flax.
+- `rename(name)`: PyTorch's name of an array that has other names in some files;
+- `keras_layers = ("conv1", "fc1")`: its layers with weights, in Keras's order. Keras numbers layers by the history of the process that made
+  them, so layers are matched by their order alone (`a2d_jax.io.keras_files`); their layout is that of Flax.
 
 docs/converting.md is the page for users.
 """
@@ -39,7 +39,7 @@ NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "
 
 @dataclass(frozen=True)
 class Converted:
-    """A module with the weights of a file, and what the user should know of how they got there."""
+    """A module with the weights of a file, and notes for the user on the conversion."""
 
     module: nnx.Module
     notes: list[str] = field(default_factory=list)
@@ -48,18 +48,18 @@ class Converted:
 def convert(
     path: Path, module: nnx.Module, *, key: str | None = None, leave_out: Collection[str] = (), verified: bool = False
 ) -> Converted:
-    """Put the weights of a file into a copy of `module`. Needs only shapes: `module` may be abstract.
+    """Put the weights of a file into a copy of `module`. Only shapes are needed: `module` may be abstract.
 
     Args:
-      path: file of PyTorch, safetensors or Keras, or the `*.index.json` of a sharded one.
+      path: file of PyTorch, safetensors or Keras, or the `*.index.json` of a sharded file.
       module: network that takes the weights.
-      key: where in the file they lie, such as `state_dict_ema`; default the one place whose tensors fit.
-      leave_out: names of tensors that the module has no place for and does without.
-      verified: the caller compares logits with the original framework's: what a file of Keras states otherwise than the module is noted
-        then, not refused.
+      key: key of the weights in the file, such as `state_dict_ema`; default the only key whose tensors fit.
+      leave_out: names of tensors to ignore, which the module does not have.
+      verified: the caller compares the logits with those of the original framework. Differences between a Keras file and the module are
+        then noted, not refused.
 
     Raises:
-      BadInput: the file cannot be read; no tensors fit, or those of two places do; or they fit and mean something else.
+      BadInput: the file cannot be read; no tensors fit, or the tensors of two keys fit; or tensors fit but have another meaning.
     """
     checkpoint = read_checkpoint(path)
     chosen, arrays, notes = _chosen(checkpoint, module, key, leave_out)
@@ -73,15 +73,16 @@ def convert(
 def read_arrays(path: Path, key: str | None = None) -> Arrays:
     """Read named arrays from a file of PyTorch (old and new format), safetensors or Keras (`.keras`, `.h5`, `.weights.h5`), by any name.
 
-    Finds the weights inside a training checkpoint, removes what wrapping puts before names (`module.`, `_orig_mod.`), and drops
+    It finds the weights inside a training checkpoint, removes the prefixes of wrappers (`module.`, `_orig_mod.`), and drops
     `num_batches_tracked`, which evaluation does not use. Types narrower than float32 become float32.
 
     Args:
-      path: of the file, or the `*.index.json` of a sharded one.
-      key: where in the file the arrays lie; needed if several places have some.
+      path: path of the file, or the `*.index.json` of a sharded file.
+      key: key of the arrays in the file; needed if several keys have arrays.
 
     Raises:
-      BadInput: no such file, another kind of file, damaged, without tensors, in several places, or the package that reads it is missing.
+      BadInput: no such file, another kind of file, a damaged file, no tensors, tensors under several keys, or the package that reads the
+        file is missing.
     """
     checkpoint = read_checkpoint(path)
     if key is None and len(checkpoint.mappings) > 1:
@@ -95,7 +96,7 @@ def read_arrays(path: Path, key: str | None = None) -> Arrays:
 
 
 def to_module(arrays: Named, module: nnx.Module) -> nnx.Module:
-    """Return a copy of `module` that carries `arrays`, each in the layout of Flax. Needs only shapes: `module` may be abstract.
+    """Return a copy of `module` that contains `arrays`, each in the layout of Flax. Only shapes are needed: `module` may be abstract.
 
     Convolution kernels `out in *window` become `*window in out`, dense ones `out in` become `in out`; batch norm's weight, bias,
     running_mean and running_var become scale, bias, mean and var.

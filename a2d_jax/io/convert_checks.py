@@ -1,7 +1,7 @@
-"""Whether weights that fit also mean the same: the order in which a layer reads a flattened map, and what a file of Keras states.
+"""Check that weights that fit also mean the same: the order in which a layer reads a flattened map, and the settings in a Keras file.
 
-The module is traced once, for shapes alone. In the trace, a map `h w c` that is flattened and multiplied by the kernel of a layer shows
-which layer reads it and in which order; and the functions that the trace calls show which activations the module has.
+The module is traced once, for shapes only. A map `h w c` that is flattened and multiplied by the kernel of a layer shows which layer reads
+it and in which order. The functions that the trace calls show which activations the module has.
 """
 
 import math
@@ -40,7 +40,7 @@ SILENT = {
 
 @dataclass
 class _Seen:
-    """What a trace shows."""
+    """The facts that a trace shows."""
 
     reads: dict[Path, Map] = field(default_factory=dict)  # map (c, h, w) that a layer reads, flattened as row, column, channel
     functions: set[str] = field(default_factory=set)
@@ -48,7 +48,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Reads:
-    """What the class of a module says about the map that one of its layers reads."""
+    """The statement of a module's class about the map that one of its layers reads."""
 
     owner: str  # name of the class
     key: str  # the layer, seen from there
@@ -57,11 +57,11 @@ class Reads:
 
 
 def flattened_otherwise(module: nnx.Module, layers: Mapping[Path, Reads]) -> list[str]:
-    """Refuse a module one of whose layers reads a flattened map and does not say so, or says another; what could not be checked.
+    """Refuse a module if one of its layers reads a flattened map without saying so, or names another map. Return notes on unchecked layers.
 
     Args:
       module: with or without weights.
-      layers: what is said about each layer, by its path.
+      layers: the statements about each layer, by its path.
 
     Raises:
       BadInput: one line that names the layer, its map and the attribute to write.
@@ -90,11 +90,11 @@ def flattened_otherwise(module: nnx.Module, layers: Mapping[Path, Reads]) -> lis
 
 
 def against_keras(layers: Sequence[Layer], partners: Mapping[str, str], module: nnx.Module, verified: bool) -> list[str]:
-    """What the user should know of the differences between a file of Keras and the module.
+    """Notes for the user on the differences between a Keras file and the module.
 
     Args:
-      layers: of the file, in order.
-      partners: the layer of the file for each of the module's.
+      layers: layers of the file, in order.
+      partners: the layer of the file for each layer of the module.
       module: with or without weights.
       verified: differences are noted, not refused.
 

@@ -1,7 +1,7 @@
-"""Checkpoints of other frameworks as named arrays, whatever the file is called: what it is, its first bytes say.
+"""Checkpoints of other frameworks as named arrays. The first bytes of a file decide its kind, not its name.
 
-A file may hold several mappings of names to tensors: a training script keeps the weights under a key of its own choice, often beside
-averaged ones (EMA) and an optimizer. All are found, and `variants` takes off what wrapping adds to names.
+A file may contain several mappings of names to tensors: a training script keeps the weights under a key of its own choice, often beside
+averaged weights (EMA) and an optimizer. All mappings are found, and `variants` removes the prefixes that wrappers add to names.
 """
 
 import importlib
@@ -44,12 +44,12 @@ Named = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The contents of a checkpoint file.
 
     Attributes:
-      path: of the file.
+      path: path of the file.
       mappings: tensors by name under each key, "" for the whole file; counters of batch norm are left out.
-      keras: layers of a model of Keras with their settings, in order, none of weights alone; None of a file of another framework.
+      keras: layers of a Keras model with their settings, in order; empty for a file of weights alone; None for other frameworks.
     """
 
     path: Path
@@ -78,7 +78,7 @@ def below(arrays: Named, beginning: str) -> Named:
 
 
 def variants(arrays: Named) -> Iterator[tuple[str, Named]]:
-    """The same arrays under the names that they may have without wrapping, and the prefix that was taken off all of them."""
+    """The same arrays under their possible names without wrappers, and the prefix that was removed from all of them."""
     yield "", arrays
     bare = {".".join(part for part in name.split(".") if part not in WRAPPING): array for name, array in arrays.items()}
     if len(bare) < len(arrays):
@@ -93,10 +93,10 @@ def variants(arrays: Named) -> Iterator[tuple[str, Named]]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Find the tensors in a file of PyTorch, safetensors or Keras, or in all files of a sharded one (its `*.index.json`).
+    """Find the tensors in a file of PyTorch, safetensors or Keras, or in all files of a sharded checkpoint (its `*.index.json`).
 
     Raises:
-      BadInput: no such file, another kind of file, damaged, without tensors, or the package that reads it is missing.
+      BadInput: no such file, another kind of file, a damaged file, no tensors, or the package that reads the file is missing.
     """
     if path.is_dir():
         raise BadInput(f"expected the file of a checkpoint, got the folder {path}; name the file in it (of several, the *.index.json)")

@@ -1,4 +1,4 @@
-"""Data sets by name, from where they already are: MNIST, CIFAR-10, ImageNet and the digits of scikit-learn.
+"""Data sets by name, read from this machine: MNIST, CIFAR-10, ImageNet and the digits of scikit-learn.
 
 `load` looks first for the standard files under `A2D_DATA` (`~/.cache/a2d-data` if that is not set):
 
@@ -6,8 +6,8 @@
     A2D_DATA/cifar-10-batches-bin/   or cifar-10-batches-py/: the unpacked archive
     A2D_DATA/imagenet/train/, validation/ (or val/): a folder of photographs for each class, named by WordNet (n01440764) or number
 
-then for what TensorFlow Datasets prepared earlier as array_record (below `TFDS_DATA_DIR`, else `~/tensorflow_datasets`). What is found
-nowhere is an error that says what to do; nothing is ever downloaded.
+then for array_record files that TensorFlow Datasets prepared earlier (below `TFDS_DATA_DIR`, else `~/tensorflow_datasets`). If a set is
+missing, the error says what to do. Nothing is ever downloaded.
 """
 
 import os
@@ -33,7 +33,7 @@ DIGITS_TRAIN = 1152  # of 1797; the other 645 are test images
 
 
 class Files(NamedTuple):
-    """One way in which a data set lies on disk."""
+    """One layout of a data set on disk."""
 
     folder: str
     open: Callable[[Path], ImageSource]
@@ -71,16 +71,16 @@ def load(
 
     Args:
       name: mnist, cifar10, imagenet or digits.
-      split: train or test; of ImageNet train or validation, since its test set has no public labels. A set has the splits that its
-        authors gave it and no other name for them: calling a validation set "test" would hide what a number was measured on. The
-        digits have none: 1152 of them, drawn with seed 0, are for training.
+      split: train or test; for ImageNet train or validation, because its test set has no public labels. Splits have only the names that
+        their authors gave them: calling a validation set "test" would hide what a number was measured on. The digits have no splits of
+        their own: 1152 of them, drawn with seed 0, are for training.
       shape: height, width, channels that the classifier expects.
-      preprocessing: how photographs of ImageNet get this shape (what a classifier declares); without it only those that have it are good.
-      folder: where data sets lie; default `data_folder()`.
-      background: what transparent pixels are laid over, see `a2d_jax.io.images.open_images`.
+      preprocessing: how photographs of ImageNet get this shape, as a classifier declares it; without it all other photographs are errors.
+      folder: folder of the data sets; default `data_folder()`.
+      background: colour behind transparent pixels, see `a2d_jax.io.images.open_images`.
 
     Raises:
-      BadInput: an unknown name or split, a data set that is not there or not whole, or images of another shape.
+      BadInput: an unknown name or split, a data set that is missing or incomplete, or images of another shape.
     """
     if name not in SPLITS:
         raise BadInput(f"expected a data set among {', '.join(SPLITS)}, got {name!r}; name one of them")

@@ -1,4 +1,4 @@
-"""Fitted detectors as JSON: kind, parameters, the columns they read and the settings of their attacks. Never a pickle."""
+"""Fitted detectors as JSON: kind, parameters, the columns they read and the settings of their attacks. There is no pickle."""
 
 import json
 import math
@@ -19,12 +19,12 @@ FORMAT = "a2d detector 1"
 
 @dataclass(frozen=True)
 class StoredDetector:
-    """A fitted detector and what must hold of the costs it judges.
+    """A fitted detector and the origin that its costs must have.
 
     Attributes:
       fitted: the detector.
-      columns: what it reads, in the order of its columns: attacks, whose cost is read, or other numbers such as `fmn.distance`.
-      meta: the run that gave the benign costs: settings of each attack, preset, versions, hashes.
+      columns: the columns it reads, in order. The name of an attack means its cost; other numbers are named like `fmn.distance`.
+      meta: the run that measured the benign costs: settings of each attack, preset, versions, hashes.
     """
 
     fitted: FittedDetector
@@ -37,7 +37,7 @@ class StoredDetector:
 
 
 def write_detector(path: str | Path, stored: StoredDetector, force: bool = True) -> None:
-    """Write a fitted detector, in the place of a file with `force`; infinite numbers, which JSON lacks, become text."""
+    """Write a fitted detector; `force` replaces an existing file. Infinite numbers become text, because JSON lacks them."""
     kind, params = to_params(stored.fitted)
     content = {
         "format": FORMAT,
@@ -51,15 +51,15 @@ def write_detector(path: str | Path, stored: StoredDetector, force: bool = True)
 
 
 def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetector:
-    """Read what `write_detector` wrote.
+    """Read a file of `write_detector`.
 
     Args:
       path: a file of `write_detector`.
-      plugins: names of modules that may be imported if the detector is one of theirs; a file never imports code by itself.
+      plugins: names of modules that may be imported if the detector comes from one of them. A file alone never imports code.
 
     Raises:
-      BadInput: no such file, no JSON, not a detector, of another version, of a module that is not among the plugins, or with parameters
-        that do not belong together.
+      BadInput: no such file, not JSON, not a detector, another version, a module that is not among the plugins, or parameters that do not
+        belong together.
     """
     path = Path(path)
     try:

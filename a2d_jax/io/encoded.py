@@ -1,7 +1,7 @@
-"""Encoded images (JPEG, PNG, ...) decoded on threads, ahead of whoever reads them; what readers of single images share.
+"""Encoded images (JPEG, PNG, ...) decoded on threads, before they are needed. All readers of single images use this file.
 
-Pillow decodes and resizes without Python's lock, so threads are enough. Pixels are those of a full decoding: JPEG's cheap way to a
-smaller image (draft mode) would change them. What happens to the pixels of one image lies in `a2d_jax.io.pixels`.
+Pillow decodes and resizes without Python's lock, so threads are enough. Images are decoded in full: JPEG's fast way to a smaller image
+(draft mode) would change the pixels. `a2d_jax.io.pixels` treats the pixels of one image.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Row(NamedTuple):
-    """One image as a reader found it: an array of any allowed type, or why there is none; and what was done to it."""
+    """One image as read: an array of any allowed type, or the reason why there is none; and the changes made to it."""
 
     id: str
     label: int | None

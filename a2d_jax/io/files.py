@@ -1,8 +1,8 @@
-"""Output files and folders appear complete or not at all: tried before the work starts, put in their place after it.
+"""Output files and folders appear complete or not at all: they are tried before the work starts and moved into place after it.
 
-While it is written, an output has a short name of its own, `.a2d-KEY-TOKEN.tmp`, in the folder where it will appear: KEY is made from
-its final name, and the process that writes it holds a lock on it. What a killed process left has no lock, and the next one that writes
-the same output removes it. A link as output is followed: what it points to is written, and the link stays.
+While it is written, an output has a short temporary name, `.a2d-KEY-TOKEN.tmp`, in its final folder. KEY derives from the final name, and
+the writing process holds a lock on the file. Files of a killed process have no lock; the next process that writes the same output removes
+them. If the output is a link, its target is written and the link stays.
 """
 
 import errno
@@ -29,7 +29,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder() -> Path | None:
-    """Where things are kept for the next command; nothing in it is needed. It may not exist yet; None for a user without a home."""
+    """The folder of data that speeds up later commands; none of it is required. It may not exist yet; None for a user without a home."""
     if given := os.environ.get("XDG_CACHE_HOME"):
         return Path(given) / "a2d-jax"
     home = home_folder()
@@ -48,11 +48,11 @@ def refuse_existing(path: str | Path, force: bool, how: str = FORCE, *, inputs: 
     """Refuse an output that cannot or must not be written, by trying. Call it before the work, which may take hours.
 
     Args:
-      path: of the output.
+      path: path of the output.
       force: replace it if it exists.
-      how: what the caller's user passes to have it replaced.
-      inputs: what the work reads; none of it may be replaced.
-      card: for an output that is a folder, the file that a folder of its kind has; another kind is never replaced. None for a file.
+      how: the option that the user must pass to replace it, for the error.
+      inputs: files that the work reads; none of them may be replaced.
+      card: for a folder, the file that marks a folder of its kind; other folders are never replaced. None for a file.
 
     Raises:
       BadInput: `path` exists and `force` is not given, or it is a folder, a device or an input, or nothing can be written there.
@@ -78,18 +78,18 @@ def refuse_existing(path: str | Path, force: bool, how: str = FORCE, *, inputs: 
 
 @contextmanager
 def atomic(path: str | Path, force: bool | None = None) -> Generator[Path]:
-    """A temporary name beside `path`, put in its place at the end of the block, removed if the block fails.
+    """A temporary file beside `path`. It replaces `path` at the end of the block and is removed if the block fails.
 
-    The file is there, empty, for the block to write and close. Readers see the old content or the new one, whole. An interrupt
+    The block gets an empty file to write and close. Readers see either the complete old content or the complete new content. An interrupt
     (Ctrl-C) counts as failure.
 
     Args:
-      path: of the file.
-      force: replace what is there; False if nothing may be, not even what appears during the block. None for files that the program
-        keeps for itself, which are replaced and no output of the command.
+      path: path of the file.
+      force: replace an existing file. False replaces nothing, not even a file that appears during the block. None is for the program's own
+        files: they are replaced and are not an output of the command.
 
     Raises:
-      BadInput: a file that must not be replaced has appeared, in which case the new one is kept under another name; or no room is left.
+      BadInput: a file that must not be replaced has appeared (the new file is then kept under another name), or the disk is full.
     """
     with _written(_followed(path), force, folder=False) as temporary:
         yield temporary
@@ -99,7 +99,7 @@ def atomic(path: str | Path, force: bool | None = None) -> Generator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path, force: bool | None = None) -> Generator[Path]:
-    """The same for a folder: an empty one to fill."""
+    """The same for a folder: the block fills an empty folder."""
     with _written(_followed(path), force, folder=True) as temporary:
         yield temporary
 

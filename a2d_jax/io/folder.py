@@ -1,15 +1,16 @@
 """A folder of image files, and how its images get their labels.
 
-Images lie in the folder itself and one level down (`a2d_jax.io.listing`: leavings of systems and tools do not count, real files count
-once). Labels come from the first of these that applies; without one the set has none, which is told where there are sub-folders:
+Images are in the folder itself and one level down (`a2d_jax.io.listing`: stray files of systems and tools do not count, real files count
+once). Labels come from the first of these rules that applies. If none applies, the set has no labels; a note says so if there are
+sub-folders:
 
 1. a file `labels.csv` in the folder: lines `file name,class number` without a heading, one for each image (`a2d_jax.io.labels`);
-2. every image lies in a sub-folder whose name is a class number;
-3. every sub-folder is called like a class of the classifier (`class_names`);
-4. there are exactly as many sub-folders as classes, with those that are empty or without: sorted by name they are the classes in their
-   order, as in torchvision's `ImageFolder`. That is a guess, so it is told.
+2. every image is in a sub-folder named by a class number;
+3. every sub-folder has the name of a class of the classifier (`class_names`);
+4. the number of sub-folders equals the number of classes, counted with or without empty sub-folders: sorted by name they are the classes in
+   their order, as in torchvision's `ImageFolder`. This is a guess, so a note says it.
 
-Names of files mean nothing: a number in front may be a class, a date or a counter.
+File names have no meaning: a number at the beginning may be a class, a date or a counter.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def open_folder(
     """Image files of the folder and of its sub-folders, sorted by name.
 
     Raises:
-      BadInput: no image files, none that can be used, a `labels.csv` that does not fit them, or a folder that cannot be read.
+      BadInput: no image files, no usable image, a `labels.csv` that does not fit the images, or a folder that cannot be read.
     """
     found = listing(path, depth=1)
     files = sorted([file for file in (*found.files, *found.dangling) if _is_image(file)], key=Path.as_posix)

@@ -1,9 +1,9 @@
-"""Images in: a folder of image files, `.npz`, `.npy`, IDX, CIFAR-10 binary or parquet, opened by what the path is.
+"""Open image sets: a folder of image files, `.npz`, `.npy`, IDX, CIFAR-10 binary or parquet. The path decides the kind.
 
-Opening reads no more than it must; `ImageSource.pieces` then reads front to back, one piece ahead, and never holds more than two
-pieces, so that a set may be larger than memory; `ImageSource.rows` reads from any place. `reopen` opens a set from its description,
-which is plain data, on another machine for instance. A bad image (corrupt, of another size, NaN, outside [0, 1]) is a row that carries its
-error; a bad file raises `BadInput` before any work is done. Nothing is unpickled, and nothing is resized unless the classifier says how.
+Opening reads as little as possible. `ImageSource.pieces` reads from front to back, one piece ahead, and holds at most two pieces in memory,
+so that a set may be larger than memory; `ImageSource.rows` reads from any position. `reopen` opens a set from its description, which is
+plain data, for instance on another machine. A bad image (corrupt, of another size, NaN, outside [0, 1]) gives a row with an error; a bad
+file raises `BadInput` before any work is done. Nothing is unpickled, and nothing is resized unless the classifier says how.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ def open_images(
     classes: Classes | None = None,
     background: str | None = None,
 ) -> ImageSource:
-    """Open a set of images by what `path` is.
+    """Open a set of images; `path` decides the kind.
 
     Args:
       path: a folder of image files (also one level of sub-folders; `a2d_jax.io.folder` says what their labels are), `.npz` (key `x`,
@@ -43,12 +43,12 @@ def open_images(
         images; optional `y` or `label`, and `id`). uint8, or floating point in [0, 1]; `n h w c`, or `n h w` for one channel.
       shape: height, width, channels that the classifier expects; encoded images are converted between grey and RGB to fit it.
       preprocessing: how encoded images of another size get this shape; without it they are errors.
-      classes: names of the classifier's classes in their order, or their number, by which sub-folders are recognised.
-      background: what transparent pixels of encoded images are laid over: a grey value from 0 (black) to 255 (white), a colour by its name
-        or #rrggbb; without it an image that has some is an error.
+      classes: names of the classifier's classes in order, or their number; they identify sub-folders.
+      background: colour behind transparent pixels of encoded images: a grey value from 0 (black) to 255 (white), a colour name or #rrggbb.
+        Without it an image with transparent pixels is an error.
 
     Raises:
-      BadInput: no such colour, nothing there, not one usable image, or a file of another kind, type or shape.
+      BadInput: no such colour, no such path, no usable image, or a file of another kind, type or shape.
     """
     path = Path(path)
     if not path.exists():
@@ -71,10 +71,10 @@ def open_images(
 def reopen(description: Description | None) -> ImageSource:
     """Open a set from `ImageSource.description`: the same images in the same order, a limit included.
 
-    Whether they are the same bytes, `ImageSource.digest` tells.
+    `ImageSource.digest` tells whether they are the same bytes.
 
     Raises:
-      BadInput: no description, the set is not there, or it has fewer images than were described.
+      BadInput: not a description, the set is missing, or it has fewer images than described.
     """
     if description is None:
         raise BadInput("expected the description of a set on disk, got None, as of a set in memory; save its images with numpy.savez")

@@ -1,9 +1,9 @@
-"""Weights in the files of Keras, and which array of a file is which of ours.
+"""Weights in Keras files, and their matching arrays in the module.
 
-A whole model tells the order of its layers: in the config of the archive (`.keras`), in attributes of the older HDF5 (`.h5`). Its
-arrays are named `layer.kernel` and so on, as in Flax. Weights alone (`.weights.h5`), and models that are classes of their own, tell no
-order. Their arrays keep the names of the file, such as `layers/dense_1/vars/0`: a path, which is the attribute's name in a class and
-otherwise the kind of layer and its number within the kind.
+The file of a whole model contains the order of its layers: in the config of the archive (`.keras`), or in attributes of the older HDF5
+(`.h5`). Its arrays are named `layer.kernel` and so on, as in Flax. Files of weights alone (`.weights.h5`), and of models that are custom
+classes, contain no order. Their arrays keep the names in the file, such as `layers/dense_1/vars/0`. This path has the attribute's name for
+a custom class, and otherwise the kind of layer and its number within the kind.
 """
 
 import itertools
@@ -93,12 +93,12 @@ def _by_path(group: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def partners(arrays: Mapping[str, Any], layers: Sequence[str]) -> dict[str, str]:
-    """The layer of Keras that belongs to each of ours, where the file tells the order of its layers."""
+    """The Keras layer for each of our layers, if the file contains the order of its layers."""
     return dict(zip(layers, dict.fromkeys(name.rpartition(".")[0] for name in arrays), strict=False))
 
 
 def names_in(arrays: Mapping[str, Any], layers: Sequence[str], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Names in a file of Keras of the arrays that a module wants; what has no partner keeps its name, and will be found missing.
+    """The names in a Keras file for the arrays of a module. An array without a partner keeps its name and will be reported missing.
 
     Args:
       arrays: of the file, as read here.

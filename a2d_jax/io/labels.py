@@ -1,7 +1,8 @@
-"""The file `labels.csv` of a folder of images: which class each image has, as people, shells and spreadsheets write it.
+"""The file `labels.csv` of a folder of images: the class of each image, as people, shells and spreadsheets write it.
 
-A line is `file name,class number`, without a heading; commas may be semicolons or tabs. The text is UTF-8, with a byte order mark or
-without, or UTF-16 with one. Names are compared as they are, then with accents in one form, and a backslash may stand for a slash.
+A line is `file name,class number`, without a heading; the separator is a comma, a semicolon or a tab. The text is UTF-8, with or without a
+byte order mark, or UTF-16 with a byte order mark. Names are compared as they are, then with accents in one Unicode form. A backslash may
+replace a slash.
 """
 
 import codecs
@@ -34,9 +35,9 @@ def read_labels(folder: Path, files: Sequence[Path], left_out: Collection[Path] 
     """The class number of every image.
 
     Args:
-      folder: where `labels.csv` lies; names in it are relative to this folder.
+      folder: folder of `labels.csv`; names in it are relative to this folder.
       files: the images.
-      left_out: files that are not counted as images; lines for them are passed over.
+      left_out: files that are not counted as images; their lines are skipped.
 
     Raises:
       BadInput: no readable text, a line of another form, an image without a line or with two classes, or a line without an image.

@@ -1,7 +1,7 @@
-"""What lies in a folder: the one place where files are listed, for every reader that lists.
+"""The files in a folder: every reader that lists files uses this.
 
-What systems, notebooks, archives, network drives and programs that synchronise leave behind is left out. Links are followed, and each
-real file or folder counts once, under its own name if that lies in the folder and else under the first link that leads to it.
+Stray files of operating systems, notebooks, archives, network drives and synchronisation programs are left out. Links are followed. Each
+real file or folder counts once: under its own name if it is in the folder, else under the first link to it.
 """
 
 import os
@@ -31,22 +31,22 @@ PATTERN = re.compile(
 
 
 def is_stray(name: str) -> bool:
-    """Whether a file or folder of this name is the leaving of a system or a tool."""
+    """Whether a file or folder of this name is a stray of a system or a tool."""
     return name.lower() in NAMES or PATTERN.search(name) is not None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder, each list sorted by name; paths begin with the folder's.
+    """The contents of a folder; each list is sorted by name, and paths begin with the path of the folder.
 
     Attributes:
-      files: files, those that links lead to included.
+      files: files, including the targets of links.
       folders: folders that were entered.
-      strays: leavings of systems and tools.
-      again: links to what is listed under another name, or to a folder above.
-      dangling: links that lead nowhere.
-      deeper: folders that lie too deep to be entered.
-      others: what is neither a file nor a folder.
+      strays: stray files and folders of systems and tools.
+      again: links to something that is listed under another name, or to a folder above.
+      dangling: links without a target.
+      deeper: folders that are too deep to be entered.
+      others: entries that are neither files nor folders.
     """
 
     files: list[Path] = field(default_factory=list[Path])

@@ -1,7 +1,8 @@
-"""Tables of measurements back in: long tables of costs and of CLEVER scores become columns of numbers, one row per image.
+"""Read tables of measurements: long tables of costs and of CLEVER scores become columns of numbers, one row per image.
 
-A table is a parquet file, or a folder of such files, the parts of one table: other images, other attacks on the same images, or both.
-An image is known by its place, its id and its fingerprint. Parts that each count from 0 are numbered anew, one after the other.
+A table is a parquet file, or a folder of such files. The files of a folder are parts of one table: other images, other attacks on the same
+images, or both. An image is identified by its index, its id and its fingerprint. If each part counts from 0, the parts are renumbered one
+after the other.
 """
 
 import json
@@ -38,16 +39,16 @@ class Measurements:
     Attributes:
       path: the file or folder it was read from.
       names: the measurements: attacks, or `clever:` and a target.
-      index: place of each image in its set.
+      index: position of each image in its set.
       id: name of each image.
       fingerprint: of each image's pixels; None in a table that does not have them.
-      label: the class that was attacked; -1 where it is not known.
-      numbers: by measurement and number, each `n`; NaN where a row does not tell.
-      success: by measurement, `n`; all true in a table that does not tell.
-      censored: by measurement, `n`: the budget ended before the attack did; all false in a table that does not tell.
+      label: the class that was attacked; -1 if it is not known.
+      numbers: by measurement and number, each `n`; NaN where a row has no value.
+      success: by measurement, `n`; all true if the table has no such column.
+      censored: by measurement, `n`: the budget ended before the attack did; all false if the table has no such column.
       errors: index, id and error of the images left out.
       meta: settings of the run; empty if the table was not written by this project.
-      meeting: what to tell of the files it was read from, and in what their origins differ.
+      meeting: notes on the files it was read from, and the differences between their origins.
     """
 
     path: Path
@@ -65,12 +66,12 @@ class Measurements:
 
     @property
     def key(self) -> NDArray[np.int64]:
-        """A number that belongs to each image: its fingerprint, or its place in the set where the table is older than these."""
+        """A number for each image: its fingerprint, or its position in the set if the table is older than fingerprints."""
         return self.index if self.fingerprint is None else self.fingerprint
 
     @property
     def origin(self) -> Origin:
-        """Where its numbers come from."""
+        """The origin of its numbers."""
         return Origin(str(self.path), self.meta)
 
     def columns(self, texts: Sequence[str]) -> tuple[Column, ...]:
@@ -135,16 +136,16 @@ class _Long:
 
 
 def read_measurements(path: str | Path, *, mixed_origins: bool = False, how: str = MIXED) -> Measurements:
-    """Read a long table of costs, or of CLEVER scores, and turn it wide.
+    """Read a long table of costs, or of CLEVER scores, and make it wide.
 
     Args:
-      path: a parquet file, or a folder of them.
-      mixed_origins: take the files of a folder together although they were measured otherwise.
-      how: what the caller's user passes for that.
+      path: a parquet file, or a folder of parquet files.
+      mixed_origins: accept files of a folder that were measured in different ways.
+      how: the option that the user must pass for this, for the error.
 
     Raises:
       BadInput: no such file, no such table, no good image, an image with a measurement missing or given twice, or files of a folder that
-        were measured otherwise.
+        were measured in different ways.
     """
     path = Path(path)
     files = _files(path)

@@ -1,8 +1,8 @@
-"""Arrays in the folders that Orbax writes, and which of them are the weights of a network.
+"""The arrays in Orbax folders, and the choice of those that are the weights of a network.
 
-A folder may hold one tree (`save`, `StandardCheckpointer`, `PyTreeCheckpointer`), several items with a tree each, or steps of a
-`CheckpointManager`, of which the newest is taken. A tree may be the weights alone or a training state, in which the weights lie beside
-a step number and an optimizer. `.value`, which a saved `nnx.State` has at the end of its names, is left out.
+A folder may contain one tree (`save`, `StandardCheckpointer`, `PyTreeCheckpointer`), several items with a tree each, or steps of a
+`CheckpointManager`; the newest step is taken. A tree is either the weights alone, or a training state with the weights, a step number and
+an optimizer. The ending `.value` in the names of a saved `nnx.State` is left out.
 """
 
 import json
@@ -34,13 +34,13 @@ ROOT = "params"
 
 @dataclass(frozen=True)
 class Stored:
-    """A folder of Orbax whose arrays have not been read yet.
+    """An Orbax folder; its arrays have not been read yet.
 
     Attributes:
-      directory: what the user named.
-      trees: by item, or by "" for a folder without items: its folder and its metadata.
-      leaves: place and shape of every array by its name; the item is the first part of the name.
-      step: what was taken, of a folder with steps.
+      directory: the folder that the user named.
+      trees: folder and metadata of each item; the key is "" for a folder without items.
+      leaves: location and shape of every array by name; the item is the first part of the name.
+      step: the step that was taken, for a folder with steps.
     """
 
     directory: Path
@@ -50,7 +50,7 @@ class Stored:
 
 
 class Unreadable(BadInput):
-    """A folder that is no checkpoint of Orbax, or a damaged one."""
+    """The folder is not an Orbax checkpoint, or is damaged."""
 
     def __init__(self, directory: Path, reason: str) -> None:
         super().__init__(f"expected an Orbax checkpoint, got {directory}, which does not load ({reason}); make one with `a2d convert`")
@@ -60,11 +60,11 @@ def open_orbax(directory: Path, inside: Path | None = None) -> Stored:
     """Find the arrays in a folder.
 
     Args:
-      directory: what the user named.
-      inside: where in it to look; default the folder itself.
+      directory: the folder that the user named.
+      inside: the sub-folder to search; default the folder itself.
 
     Raises:
-      Unreadable: no folder of Orbax, or a damaged one.
+      Unreadable: not an Orbax folder, or a damaged one.
     """
     inside = inside or directory
     trees, step = _trees(inside), None
@@ -90,16 +90,16 @@ def open_orbax(directory: Path, inside: Path | None = None) -> Stored:
 
 
 def choose(stored: Stored, wanted: Shapes, network: str, key: str | None = None) -> tuple[Name, dict[Name, Name]]:
-    """The part of the tree that holds the wanted arrays, and the stored name of each.
+    """Find the part of the tree with the wanted arrays, and the stored name of each array.
 
     Args:
-      stored: what the folder holds.
+      stored: the contents of the folder.
       wanted: shapes by name.
-      network: what to call it.
-      key: the part of the tree to take, as names joined by dots; default the one that fits.
+      network: name of the network, for errors.
+      key: the part of the tree to take, as names joined by dots; default the part that fits.
 
     Raises:
-      BadInput: nothing fits, or more than one part does, or there is no such part; it names arrays and shapes.
+      BadInput: no part fits, several parts fit, or there is no such part; the message names arrays and shapes.
     """
     nodes = {name[:depth] for name in stored.leaves for depth in range(len(name))} or {()}
     if key is not None:
@@ -128,10 +128,10 @@ def choose(stored: Stored, wanted: Shapes, network: str, key: str | None = None)
 
 
 def read(stored: Stored, names: Iterable[Name]) -> dict[Name, np.ndarray]:
-    """The arrays of some names; no other is read.
+    """Read the arrays with these names, and no others.
 
     Raises:
-      Unreadable: they are damaged.
+      Unreadable: the arrays are damaged.
     """
     names = set(names)
     arrays: dict[Name, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""Image sets as parquet: tensors, lists of numbers, or encoded images as Hugging Face data sets have them."""
+"""Image sets in parquet files: tensors, lists of numbers, or encoded images as in Hugging Face data sets."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def open_parquet(
 ) -> ImageSource:
     """A table with a column `x`, `image` or `img`; optional `y` or `label`, and `id`.
 
-    Reading from another place begins with the row group in which that place lies.
+    Reading from a later position begins at the row group that contains it.
     """
     with _opened(path) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows

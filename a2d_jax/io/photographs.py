@@ -1,11 +1,11 @@
-"""How photographs of any size become images of the one size that a classifier takes.
+"""Resize and crop photographs of any size to the size that a classifier takes.
 
-A classifier says it by an attribute `photographs`, plain data that its card repeats:
+A classifier declares this with an attribute `photographs`, plain data that its card repeats:
 
     photographs = {"resize": 256, "crop": 224, "interpolation": "bicubic"}
 
-What it means is what torchvision's `Resize` and `CenterCrop` do to a Pillow image, pixel by pixel, because published weights were
-measured with them. Scaling to [0, 1] follows; normalisation is the module's own. A classifier that says nothing gets no resized image.
+The result equals torchvision's `Resize` and `CenterCrop` of a Pillow image in every pixel, because published weights were measured with
+them. Scaling to [0, 1] follows; the module normalises by itself. Without this attribute no image is resized.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class Preprocessing:
 
 
 def preprocessing_from(declared: Any, shape: tuple[int, int, int] | None) -> Preprocessing | None:
-    """What a module or a card declares under `photographs`.
+    """Read what a module or a card declares under `photographs`.
 
     Args:
       declared: a mapping of the fields of `Preprocessing`, or None.

@@ -1,8 +1,8 @@
-"""The pixels of one encoded image: what is done to them is told, what cannot be done without losing something is an error.
+"""The pixels of one encoded image. Every change to them is noted; a change that would lose information is an error.
 
-docs/images.md says the same for users. An image has one frame of 8 bits per channel, grey or RGB in the end. Transparent pixels have no
-colour, so that an image with some needs a background; opaque alpha is dropped. Other changes are made and told: colour to grey, CMYK and
-the like to RGB, colour profiles and EXIF orientation that are not applied.
+docs/images.md has the rules for users. The result has one frame with 8 bits per channel, grey or RGB. Transparent pixels have no colour, so
+an image with transparent pixels needs a background; opaque alpha is dropped. Other changes are made and noted: colour to grey, CMYK and the
+like to RGB. Colour profiles and EXIF orientation are not applied, which is noted too.
 """
 
 import io
@@ -34,10 +34,10 @@ FIRST = "further pictures in the file were left out, such as the preview of a ca
 
 @dataclass(frozen=True)
 class Background:
-    """An opaque colour that transparent pixels are laid over.
+    """An opaque colour behind transparent pixels.
 
     Attributes:
-      name: as the user gave it: a grey value from 0 (black) to 255 (white), a colour by its name, or #rrggbb.
+      name: as the user gave it: a grey value from 0 (black) to 255 (white), a colour name, or #rrggbb.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Background:
 def decoded(
     data: bytes, shape: Shape | None, preprocessing: Preprocessing | None, background: Background | None = None
 ) -> tuple[NDArray[np.uint8] | str, tuple[str, ...]]:
-    """The pixels of an encoded image or what is wrong with it; and what was done to them that a user should know.
+    """The pixels of an encoded image, or its error; and notes for the user on changes to the pixels.
 
     Args:
       data: the encoded image.
-      shape: what is wanted: grey or RGB (None: as the image is), and a size that the image must have.
-      preprocessing: how an image of another size gets it; one that has the size is taken as it is.
-      background: what transparent pixels are laid over; without it they are an error.
+      shape: the wanted shape: grey or RGB (None: as the image is), and a size that the image must have.
+      preprocessing: how an image of another size gets this size; an image of this size is taken as it is.
+      background: colour behind transparent pixels; without it they are an error.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -188,5 +188,5 @@ def _coloured(image: Image.Image) -> bool:
 
 
 def shape_error(got: tuple[int, ...], shape: Shape) -> str | None:
-    """What to say of an image that has another shape than the set; None if it has not."""
+    """The error of an image that has another shape than the set; None if the shapes are equal."""
     return None if got == shape else f"expected an image of {text(shape)} (h x w x c), got {text(got)}; resize it"

@@ -1,10 +1,10 @@
-"""Data sets that TensorFlow Datasets prepared on this machine earlier, as array_record, read without TensorFlow.
+"""Read data sets that TensorFlow Datasets prepared on this machine earlier, as array_record, without TensorFlow.
 
-Never a download: only a folder that is there is opened. Images are taken as the encoded bytes that lie in the records and decoded
-like those of a folder, not by TensorFlow Datasets, whose decoder depends on what else is installed.
+Nothing is downloaded: only an existing folder is opened. The encoded images in the records are decoded like those of a folder. The decoder
+of TensorFlow Datasets is not used, because it depends on the other packages installed.
 
-Reading needs no TensorFlow; neither does preparing a set whose builder hands over encoded images (measured with
-tensorflow-datasets 4.9.10). Preparing MNIST or CIFAR-10 does: their builders hand over pixels, which TensorFlow packs as PNG.
+Reading needs no TensorFlow. Preparing a set needs none either if its builder provides encoded images (measured with
+tensorflow-datasets 4.9.10). Preparing MNIST or CIFAR-10 needs TensorFlow: their builders provide pixels, which TensorFlow packs as PNG.
 """
 
 import os
@@ -25,7 +25,7 @@ BATCH = 64
 
 
 def prepared_folder(name: str) -> Path:
-    """Where TensorFlow Datasets keeps a data set: below `TFDS_DATA_DIR`, or `~/tensorflow_datasets`."""
+    """The folder of TensorFlow Datasets for a data set: below `TFDS_DATA_DIR`, or `~/tensorflow_datasets`."""
     return Path(os.environ.get("TFDS_DATA_DIR") or (home_folder() or Path("~")) / "tensorflow_datasets") / name
 
 
@@ -39,11 +39,11 @@ def open_prepared(
     """The newest prepared version of a data set of labelled images; None if there is none.
 
     Args:
-      name: as TensorFlow Datasets calls it: mnist, cifar10, imagenet2012, ...
-      split: as it calls it: train, test, validation, ...
+      name: name in TensorFlow Datasets: mnist, cifar10, imagenet2012, ...
+      split: split in TensorFlow Datasets: train, test, validation, ...
       shape: height, width, channels that the classifier expects.
       preprocessing: how images of another size get this shape.
-      background: what transparent pixels are laid over.
+      background: colour behind transparent pixels.
 
     Raises:
       BadInput: another split, another file format, or no labelled images.

@@ -1,8 +1,8 @@
-"""Where numbers come from: what a table records of its run, and what must agree wherever two records meet.
+"""The origin of numbers: the facts that a table records about its run, and the check that two records agree.
 
-Costs depend on the network, on how images reach it and on the settings of the attack. A threshold fitted to costs of one origin says
-nothing of costs of another: such a meeting is refused unless the user asks for it, and then it is recorded. What a file does not record
-(older files, tables that passed through another tool) cannot be compared: a note says so.
+Costs depend on the network, on the preparation of images and on the settings of the attack. A threshold fitted to costs of one origin means
+nothing for costs of another. Mixed origins are refused unless the user asks for them, and then they are recorded. Facts that a file does
+not record (older files, tables that passed through another tool) cannot be compared; a note says so.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ MIXED = "mixed_origins=True"
 
 @dataclass(frozen=True)
 class Origin:
-    """Something that records where its numbers come from: a table, a detector, or a network that is at hand."""
+    """Something that records the origin of its numbers: a table, a detector, or a network in memory."""
 
     name: str
     meta: Mapping[str, Any]
@@ -54,11 +54,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Meeting:
-    """What came out of comparing origins.
+    """The result of a comparison of origins.
 
     Attributes:
-      notes: what to tell the user.
-      mixed: what differs although it must not, by fact and by name of the origin; empty unless the user asked for it.
+      notes: notes for the user.
+      mixed: facts that differ but should agree, by fact and by name of the origin; empty unless the user allowed it.
     """
 
     notes: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Meeting:
 
     @property
     def as_meta(self) -> dict[str, Any]:
-        """What an output keeps of it."""
+        """The part that an output records."""
         return {"mixed_origins": self.mixed} if self.mixed else {}
 
     def __add__(self, other: "Meeting") -> "Meeting":
@@ -75,7 +75,7 @@ class Meeting:
 
 
 def record(classifier: Classifier, source: ImageSource, /, **settings: Any) -> dict[str, Any]:
-    """What a table should know of its origin: versions, inputs with their hashes, settings."""
+    """The origin that a table records: versions, inputs with their hashes, settings."""
     crafted = archive_meta(source.path)
     prepared = crafted.get("photographs") if source.preprocessing is None else asdict(source.preprocessing)
     return {
@@ -108,7 +108,7 @@ def weights_digest(classifier: Classifier) -> str:
 
 
 def archive_meta(path: Path) -> Mapping[str, Any]:
-    """What an archive of crafted images records of its run; empty for images of any other kind."""
+    """The facts that an archive of crafted images records about its run; empty for other images."""
     if path.suffix.lower() != ".npz":
         return {}
     try:
@@ -120,7 +120,7 @@ def archive_meta(path: Path) -> Mapping[str, Any]:
 
 
 def checked_meta(found: object, path: Path) -> dict[str, Any]:
-    """What a file says of its run, refused unless it has the form in which it was written; other facts than ours are left as they are.
+    """The facts that a file records about its run. They are refused unless they have our form; unknown facts are left as they are.
 
     Raises:
       BadInput: settings, norms or a shape of another form.
@@ -140,16 +140,16 @@ def checked_meta(found: object, path: Path) -> dict[str, Any]:
 
 
 def same_origins(names: Iterable[str], origins: Sequence[Origin], mixed: bool = False, how: str = MIXED) -> Meeting:
-    """Refuse numbers of different origins, or let them meet if the user asks for it.
+    """Refuse numbers of different origins, unless the user allows them.
 
     Args:
       names: the measurements that are compared.
-      origins: of the numbers; the first is what the others are held against.
-      mixed: let them meet, and say in what they differ.
-      how: what the caller's user passes for that.
+      origins: origins of the numbers; the others are compared with the first.
+      mixed: accept different origins and return the differences.
+      how: the option that the user must pass for this, for the error.
 
     Raises:
-      BadInput: something differs; it names what, both values, and what to do.
+      BadInput: origins differ; the message names the difference, both values, and what to do.
     """
     names = tuple(names)
     told = [(origin.name, _facts(origin.meta, names)) for origin in origins]

@@ -1,4 +1,4 @@
-"""What reading a set has met so far, and how a user is told: one line for each kind of thing, with the number of images."""
+"""Changes and errors found while reading a set, and the notes about them: one line for each kind, with the number of images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ DARK = 16
 
 
 class Seen:
-    """Kept by a source for as long as it lives, so that a set that is read several times is told of once."""
+    """Findings of one source. They live as long as the source, so that a set that is read several times gives each note once."""
 
     def __init__(self) -> None:
         self._done: dict[str, bytearray] = {}  # by what was done, a flag for each place in the set
@@ -35,7 +35,7 @@ class Seen:
                 flags[place] = 1
 
     def lines(self, count: int) -> list[str]:
-        """What a user should know of the first `count` images, as far as they were read."""
+        """Notes for the user on the first `count` images, as far as they were read."""
         told = [(kind, sum(flags[:count])) for kind, flags in self._done.items()]
         return [f"{kind}: {n} of {count} images" for kind, n in told if n] + self._dark()
 

@@ -1,4 +1,4 @@
-"""A set of images as checked pieces, in order or from any place: what every reader gives and every command reads."""
+"""A set of images as checked pieces, in order or from any position: all readers return it and all commands read it."""
 
 import hashlib
 import math
@@ -44,7 +44,7 @@ Description = dict[str, Any]
 
 
 class Block(NamedTuple):
-    """A piece as a reader finds it, not yet checked or scaled."""
+    """A piece as a reader returns it, not yet checked or scaled."""
 
     x: NDArray[Any]
     label: NDArray[np.int64] | None
@@ -55,24 +55,24 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A set of images, read as often as wanted: in pieces from its start, or from any place.
+    """A set of images that can be read many times: in pieces from its start, or from any position.
 
     `dataclasses.replace(source, count=n)` is the set of its first `n` images.
 
     Attributes:
-      path: where it lies, or what it is called.
-      files: what it consists of: the file, or the image files of the folder.
-      count: number of images, bad ones included; fewer than there are, if only the first are wanted.
+      path: path or name of the set.
+      files: the files of the set: the file itself, or the image files of the folder.
+      count: number of images, bad ones included; smaller than the set if only the first images are wanted.
       shape: height, width, channels of every good image.
       labels: the set has labels.
-      blocks: `(begin, end, size)` reads the images from place `begin` to `end - 1`, `size` at a time.
-      digest: gives the SHA-256 that tells whether the set is the same, see `content_digest`, `names_digest`.
-      preprocessing: what was done to images of another size.
-      background: what transparent pixels were laid over.
-      choices: what was decided on the user's behalf when the set was opened, such as which files to leave out.
-      sequential: why the set is read from its start alone, and what to do about it; None for sets that are read from any place.
+      blocks: `(begin, end, size)` reads the images from position `begin` to `end - 1`, `size` at a time.
+      digest: returns the SHA-256 that identifies the set, see `content_digest`, `names_digest`.
+      preprocessing: how images of another size were resized and cropped.
+      background: colour behind transparent pixels.
+      choices: decisions made for the user when the set was opened, such as which files to leave out.
+      sequential: why the set can be read only from its start, and what to do about it; None for sets that are read from any position.
       origin: how it was opened, see `description`; None for sets in memory.
-      seen: what reading met.
+      seen: findings of the reader.
     """
 
     path: Path
@@ -94,17 +94,17 @@ class ImageSource:
 
     @property
     def random_access(self) -> bool:
-        """`rows` can be asked for."""
+        """`rows` can be used."""
         return self.sequential is None
 
     @property
     def description(self) -> Description | None:
-        """What `a2d_jax.io.images.reopen` takes; None for a set in memory, which exists here alone."""
+        """The argument of `a2d_jax.io.images.reopen`; None for a set in memory, which cannot be reopened."""
         return None if self.origin is None else {**self.origin, "count": self.count}
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of this set, a line for each thing; what was done to pixels is known once they were read."""
+        """Notes for the user on this set, one line each. Notes on pixels are complete only after the set was read."""
         return [*self.choices, *self.seen.lines(self.count)]
 
     @property
@@ -116,15 +116,15 @@ class ImageSource:
     def pieces(self, size: int | None = None) -> Iterator[Piece]:
         """The set in order, `size` images (default `piece_size`) at a time; the last piece may be shorter.
 
-        While a piece is in use the next one is read on a thread, so that two are in memory and the reader seldom waits.
+        While a piece is in use, a thread reads the next one. So two pieces are in memory, and the caller seldom waits.
         """
         return _one_ahead(self._pieces(0, self.count, size or self.piece_size))
 
     def rows(self, begin: int, end: int) -> Piece:
-        """The images from place `begin` to `end - 1` as one piece, read in a time that depends on their number and not on the set's.
+        """The images from position `begin` to `end - 1` as one piece. The time depends on their number, not on the size of the set.
 
         Raises:
-          BadInput: places that are not in the set, or a set that is read from its start alone (`sequential`).
+          BadInput: positions that are not in the set, or a set that can be read only from its start (`sequential`).
         """
         if not 0 <= begin <= end <= self.count:
             raise BadInput(f"expected places from 0 to {self.count} in {self.path}, got {begin} to {end}; ask for images that are there")
@@ -164,7 +164,7 @@ def content_digest(*files: Path) -> str:
 
 
 def names_digest(folder: Path, files: Sequence[Path]) -> str:
-    """SHA-256 of names, as bytes, and sizes alone: hashing a million photographs would take as long as reading them."""
+    """SHA-256 of names, as bytes, and sizes only: hashing a million photographs would take as long as reading them."""
     hashed = hashlib.sha256()
     for file in files:
         try:
@@ -176,10 +176,10 @@ def names_digest(folder: Path, files: Sequence[Path]) -> str:
 
 
 def joined(path: Path, sources: Sequence[ImageSource]) -> ImageSource:
-    """Labelled sets of the same shape, one after the other, as one whose images are called by their number.
+    """Join labelled sets of the same shape, one after the other, into one set; the ids of its images are numbers.
 
     Args:
-      path: what to call the whole, the folder of its files for instance.
+      path: name of the joined set, for instance the folder of its files.
       sources: at least one.
     """
     starts = [0, *accumulate(source.count for source in sources)]
@@ -219,10 +219,10 @@ def _one_block(blocks: Sequence[Block]) -> Block:
 
 
 def in_memory(name: str, x: NDArray[Any], label: NDArray[np.int64] | None = None) -> ImageSource:
-    """A set that is already there.
+    """A set of arrays in memory.
 
     Args:
-      name: what to call it, in place of a path.
+      name: name of the set, in place of a path.
       x: images `n h w c`, uint8 or floating point in [0, 1].
       label: classes `n`, if they are known.
     """
@@ -302,7 +302,7 @@ def text(shape: tuple[int, ...]) -> str:
 
 @contextmanager
 def readable(path: Path) -> Generator[None]:
-    """What decoders raise on a damaged file becomes the error of that file."""
+    """Turn the exceptions of decoders on a damaged file into an error of this file."""
     try:
         yield
     except (OSError, EOFError, RuntimeError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile, pa.ArrowException) as error:

@@ -1,8 +1,8 @@
-"""Results out and back in: tables of costs, predictions, scores and verdicts as parquet, crafted images as npz.
+"""Result files: tables of costs, predictions, scores and verdicts as parquet, crafted images as npz.
 
-All are written piece by piece, so that a set may be larger than memory, and appear whole under their final name or not at all.
-Settings, versions and hashes of the run travel in the file itself, as JSON under the key `a2d`: in the metadata of a parquet
-table, as a member of an npz.
+All are written piece by piece, so that a set may be larger than memory. They appear complete under their final name or not at all. The file
+itself contains the settings, versions and hashes of the run, as JSON under the key `a2d`: in the metadata of a parquet table, or as a
+member of an npz.
 """
 
 import json
@@ -69,13 +69,13 @@ OPTIONAL = ("crossing", "target", "fingerprint")
 
 
 def verdicts_schema(columns: Sequence[Column]) -> Any:
-    """Columns of a table of verdicts, with the numbers that each verdict rests on."""
+    """Columns of a table of verdicts, with the numbers behind each verdict."""
     read = [(name, pa.int64() if column.is_cost else pa.float64()) for name, column in zip(verdict_columns(columns), columns, strict=True)]
     return pa.schema([*_IMAGE, ("label", pa.int64()), ("score", pa.float64()), ("adversarial", pa.bool_()), *read, *_ERROR])
 
 
 def verdict_columns(columns: Sequence[Column]) -> list[str]:
-    """What the numbers that a verdict rests on are called in its table."""
+    """Column names of the numbers behind a verdict."""
     return [f"cost_{column.measurement}" if column.is_cost else str(column) for column in columns]
 
 
@@ -152,10 +152,10 @@ def npz_writer(path: str | Path, count: int, shape: tuple[int, int, int], meta: 
 
 
 def stretched(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Images as they come back from an 8-bit file of a writer that stretches each to its own range: darkest pixel 0, brightest 1.
+    """Stretch each image to its own range (darkest pixel 0, brightest 1) and round it to 8 bits.
 
-    SciPy's image writer, since removed, did so, and with it the crafted images of Wang et al., arXiv:1812.05793, the paper's second
-    environment. An image of a single value becomes black.
+    SciPy's image writer, since removed, did this. So did Wang et al., arXiv:1812.05793, who wrote their crafted images with it (the paper's
+    second environment). An image of a single value becomes black.
 
     Args:
       x: images `n h w c` of any range.

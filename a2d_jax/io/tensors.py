@@ -1,6 +1,6 @@
-"""Named tensors of a file, read when they are asked for: shapes first, values later.
+"""Named tensors of a file, read on demand: shapes first, values later.
 
-Types that NumPy lacks (bfloat16, the kinds of float8) are known here by the names that PyTorch and safetensors have for them.
+Types that NumPy lacks (bfloat16, the float8 types) have the names here that PyTorch and safetensors use.
 """
 
 import json

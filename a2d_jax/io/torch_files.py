@@ -1,11 +1,11 @@
 """Files that PyTorch writes, read without PyTorch and without running anything that they name.
 
-`torch.save` writes a pickle in which tensors point to storages: bytes of their own in a ZIP archive, or, before PyTorch 1.6, behind the
-pickle. Here the classes and functions that a pickle names are never imported. Those that make tensors are replaced by functions that
-note shape, type and place; every other class by `Thing`, which keeps what the pickle puts into it: settings of a training script do not
-stop the reading, and a whole pickled network (or TorchScript) is a tree of things with tensors in it.
+`torch.save` writes a pickle in which tensors point to storages: separate members of a ZIP archive or, before PyTorch 1.6, bytes after the
+pickle. The classes and functions that a pickle names are never imported here. Functions that note shape, type and location replace those
+that make tensors. `Thing` replaces every other class and keeps the data that the pickle puts into it. So the settings of a training script
+do not stop the reading, and a whole pickled network (or TorchScript) becomes a tree of `Thing`s with tensors.
 
-A pickle that asks for a function of the system (`os.system`) is refused, though nothing would run.
+A pickle that names a function of the system (`os.system`) is refused, although nothing would run.
 """
 
 import io
@@ -120,11 +120,11 @@ class NumPyArray(Thing):
 
 
 def read_torch(path: Path) -> Any:
-    """What a file holds: mappings, lists and plain values as they are, `Tensor` for tensors and arrays, `Thing` for anything else.
+    """The contents of a file: mappings, lists and plain values as they are, `Tensor` for tensors and arrays, `Thing` for anything else.
 
     Raises:
-      AsksForCode: it names a function of the system.
-      Exception: damaged or of another kind; what is raised depends on the damage.
+      AsksForCode: the file names a function of the system.
+      Exception: the file is damaged or of another kind; the type of the exception depends on the damage.
     """
     if zipfile.is_zipfile(path):
         return _read_archive(path)

@@ -1,8 +1,8 @@
-"""What each command does: read, compute, write, and tell in a few numbers what came out.
+"""The jobs behind the commands: each reads, computes, writes, and returns a summary in a few numbers.
 
-A job is data, a frozen spec (`a2d_jax.jobs.spec`), and a function that takes it, so that a script can call it as the command line
-does: `jobs.cost(CostSpec(classifier=..., images=..., out=...))`. Outputs are refused before the work starts and appear whole at its
-end. A row that cannot be used carries its error and the rest is done; if no row can be used, that is an error of the whole job.
+A job is a frozen spec (`a2d_jax.jobs.spec`) and a function that takes it, so that a script can call it as the command line does:
+`jobs.cost(CostSpec(classifier=..., images=..., out=...))`. Outputs are refused before the work starts and appear complete at its end. A row
+that cannot be used contains its error, and the other rows are done. If no row can be used, the whole job fails.
 
 Jobs are loaded when they are first used, so that specs and help texts do not wait for JAX.
 """

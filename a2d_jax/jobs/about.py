@@ -1,4 +1,4 @@
-"""What is installed and how it is set."""
+"""The job behind `a2d info`: installed versions, devices and settings."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Jobs that know costs: fit a detector, judge images with it, and measure how well costs separate two kinds of images."""
+"""Jobs that use costs: fit a detector, judge images with it, and measure how well costs separate two kinds of images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

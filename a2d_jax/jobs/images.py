@@ -41,7 +41,7 @@ def predict(spec: PredictSpec, report: Report = silent) -> Done:
 
 
 def cost(spec: CostSpec, report: Report = silent) -> Done:
-    """Write what it costs each attack to change the predicted class of each image."""
+    """Write the cost of each attack against each image."""
     refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     attacks = chosen(spec, "defence", spec.attacks)
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
@@ -67,9 +67,9 @@ def cost(spec: CostSpec, report: Report = silent) -> Done:
 
 
 def attack(spec: AttackSpec, report: Report = silent) -> Done:
-    """Write adversarial images that leave the label of the set, or the predicted class where the set has no labels.
+    """Write images that are misclassified, by the labels of the set, or by the predicted classes if the set has no labels.
 
-    With `stretch` they are written as an 8-bit file holds them, each stretched to its own range, and success is that of what was written.
+    With `stretch` each image is stretched to its own range and rounded to 8 bits, and success is that of the image as written.
     """
     refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     attacks = chosen(spec, "crafting", spec.attack)

@@ -1,4 +1,4 @@
-"""The job that asks whether benign traffic has shifted away from what a detector was calibrated on."""
+"""The job that tests whether benign traffic has shifted away from the images that a detector was calibrated on."""
 
 import importlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What jobs that bring tables together have in common: they read them, refuse to mix origins, and tell what is left out."""
+"""The common parts of jobs that read several tables: read them, refuse mixed origins, and note which images are left out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ def read_table(path: Path, spec: TablesSpec) -> Measurements:
 
 
 def meet(columns: Sequence[Column], origins: Sequence[Origin], spec: TablesSpec) -> Meeting:
-    """Refuse numbers of different origins unless the user lets them meet."""
+    """Refuse numbers of different origins unless the user allows them."""
     return same_origins([column.measurement for column in columns], origins, spec.mixed_origins, MIX)
 
 
 def left_out(*tables: Measurements) -> list[str]:
-    """What to tell of images that are left out."""
+    """Notes on images that are left out."""
     notes: list[str] = []
     for table in tables:
         if table.errors:

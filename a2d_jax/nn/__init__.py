@@ -1,4 +1,4 @@
-"""Layers whose values and gradients are PyTorch's and whose input gradients stay fast inside compiled loops."""
+"""Layers with the values and gradients of PyTorch, and with input gradients that stay fast inside compiled loops."""
 
 from a2d_jax.nn.convolution import conv_general_dilated
 from a2d_jax.nn.planes import conv_pool_relu

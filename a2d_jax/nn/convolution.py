@@ -1,13 +1,13 @@
-"""Convolution that is fast on CPUs, forward and backward, and whose input gradient stays fast inside compiled loops.
+"""Convolution that is fast on CPUs, forward and backward, with an input gradient that stays fast inside compiled loops.
 
-An attack is a `while_loop` around one gradient to the *input*. XLA on CPU does ordinary convolutions of many channels well, and little
-else: few channels, one channel at a time (depthwise), and the transposed or spread-out convolutions that autodiff leaves in a loop body
-run on paths 2 to 15 times slower. On a CPU, value and input gradient are therefore written out by the routines of `routines.py`.
-Values and gradients are those of lax and of PyTorch, and elsewhere lax's own code runs; Flax takes it as
+An attack is a `while_loop` around one gradient to the *input*. XLA on CPU is fast for ordinary convolutions of many channels only. Few
+channels, one channel at a time (depthwise), and the transposed or dilated convolutions that autodiff leaves in a loop body run 2 to 15
+times slower. On a CPU, the routines of `routines.py` therefore compute the value and the input gradient. On other devices lax's own code
+runs. Values and gradients are those of lax and of PyTorch. Flax takes the function as
 
     nnx.Conv(..., conv_general_dilated=conv_general_dilated)
 
-What it gains is measured in docs/performance.md.
+docs/performance.md has the measured gain.
 """
 
 from collections.abc import Sequence
@@ -38,11 +38,11 @@ def conv_general_dilated(
     preferred_element_type: DTypeLike | None = None,
     out_sharding: Any = None,
 ) -> Array:
-    """Convolve like `jax.lax.conv_general_dilated`, on a CPU by the routine that suits the layer, and so for its input gradient.
+    """Convolve like `jax.lax.conv_general_dilated`. On a CPU, the value and the input gradient use the routine that suits the layer.
 
-    Covers channels last (`n *window in`) with kernels `*window in out`, as Flax calls it, with any stride, padding, kernel
-    dilation and feature groups. Everything else (other layouts, dilated inputs, batch groups, another output type, explicit
-    sharding) is lax's own function. The covered case has no `jvp` of its own (it is a `custom_vjp`); `jvp` of a gradient works.
+    It covers channels last (`n *window in`) with kernels `*window in out`, as Flax calls it, with any stride, padding, kernel
+    dilation and feature groups. All other cases (other layouts, dilated inputs, batch groups, another output type, explicit
+    sharding) use lax's own function. The covered case has no `jvp` of its own (it is a `custom_vjp`); `jvp` of a gradient works.
     """
     covered = (
         lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers) == channels_last(lhs.ndim)

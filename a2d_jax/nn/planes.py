@@ -1,21 +1,22 @@
-"""Convolution, max pool and ReLU, layer after layer, on planes of pixels: for the small networks that convolution routines do badly.
+"""Convolution, max pool and ReLU, layer after layer, on planes of pixels: for small networks, on which convolution routines are slow.
 
-A layer is one matrix product. A column is the patch of image under a whole tile of the pool, a row an output channel at one place of the
-tile, so that pooling is a maximum over rows. The zeros in the kernel's matrix cost (1 + (window - 1) / kernel)^2 times the multiplications,
-which such layers win back. What is left is moving pixels, and that is fast on a CPU only where long runs of memory move as they are:
+A layer is one matrix product. A column is the image patch under a whole tile of the pool. A row is an output channel at one position in the
+tile, so that pooling is a maximum over rows. The zeros in the kernel's matrix cost (1 + (window - 1) / kernel)^2 times the multiplications;
+for small layers the gain is larger. The rest of the work is moving pixels. On a CPU this is fast only if long runs of memory move
+unchanged:
 
-- Images of a batch lie side by side: the batch is the last axis.
-- Pixels that a stride visits together lie together. An image is kept as planes of every `stride`-th row and column, `stride` being the
-  product of the windows still to come, and a layer reads planes of one stride and writes planes of the next. No slice has a step.
-- What tiles see overlaps, so rows of pixels are moved once for all of them and columns after that, whole planes at a time: a few loops,
-  quick to compile. The way back adds up columns, then rows.
-- Between two products XLA joins all it can into one loop and runs it on the shape of the product, slowly; a concatenation of many pieces is
-  where it stops. Hence the pieces in which rows are added up.
+- The batch is the last axis, so that the images of a batch are side by side.
+- Pixels that a stride visits together are stored together. An image is kept as planes of every `stride`-th row and column; `stride` is the
+  product of the windows of the layers that follow. A layer reads planes of one stride and writes planes of the next. No slice has a step.
+- The patches of tiles overlap. So rows of pixels are moved once for all tiles, then columns, whole planes at a time: a few loops that
+  compile quickly. The backward pass adds up columns, then rows.
+- Between two products XLA fuses as much as it can into one loop and runs it slowly, in the shape of the product. A concatenation of many
+  pieces stops this fusion. Therefore rows are added up in pieces.
 
-A batch is seen as one, under `vmap` too (`custom_vmap`). The input gradient computes the value again, which XLA finds to be the same. Equal
-pixels give equal entries, on which the pool's gradient depends wherever an image is flat: each row adds the same terms in the same order,
-as zeros change no sum (`_product_with_ties` says what that takes). Accelerators run the layers one after the other. docs/performance.md has
-the gain.
+A batch is treated as a whole, under `vmap` too (`custom_vmap`). The input gradient computes the value again; XLA finds that both are the
+same. Equal pixels must give equal entries, because the pool's gradient depends on ties wherever an image is flat. They do: each row adds
+the same terms in the same order, and zeros change no sum (`_product_with_ties` describes the conditions). Accelerators run the layers one
+after the other. docs/performance.md has the gain.
 """
 
 import itertools
@@ -56,8 +57,8 @@ def conv_pool_relu(
 ) -> Float[Array, "n th tw o"]:
     """For each layer a convolution with unit stride, bias, max pooling of `window` x `window` tiles, and ReLU.
 
-    A tile's first maximum takes the gradient, as in PyTorch; rows and columns of a convolution left over at the end are not pooled.
-    First derivatives are by reverse mode; those of the input gradient by either mode.
+    The first maximum of a tile gets the gradient, as in PyTorch. Rows and columns that do not fill a tile at the end are not pooled.
+    First derivatives need reverse mode; derivatives of the input gradient work in both modes.
 
     Args:
       x: images.
@@ -90,7 +91,7 @@ _stack.defvjp(_stack_forward, _stack_backward)
 
 
 def one_by_one(x: Array, weights: Layers, window: int, paddings: Sequence[int]) -> Array:
-    """The same layers one after the other: what accelerators run, and what derivatives but the first to the input are taken of."""
+    """The same layers one after the other, for accelerators and for all derivatives except the first one to the input."""
     for (kernel, bias, _), padding in zip(weights, paddings, strict=True):
         y = lax.conv_general_dilated(x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
         x = jax.nn.relu(sliding_max_pool(y + bias[None, None, None], window, stride=window, padding=0))

@@ -13,8 +13,8 @@ from jaxtyping import Float
 def max_pool(x: Float[Array, "n h w c"], window: int) -> Float[Array, "n h//window w//window c"]:
     """Largest entry of each `window` x `window` tile; rows and columns left over at the end are dropped.
 
-    Of equal entries the first, in row-major order, takes the gradient, and NaN wins, both as in PyTorch. (The gradient of lax's
-    `reduce_window` is slow on CPU, and that of a `maximum` splits ties.)
+    Among equal entries the first one in row-major order gets the gradient, and NaN wins, both as in PyTorch. (The gradient of lax's
+    `reduce_window` is slow on CPU, and the gradient of a `maximum` splits ties.)
     """
     best, *others = _entries(x, window)
     for entry in others:
@@ -48,16 +48,16 @@ max_pool.defvjp(_pool_forward, _pool_backward)
 
 
 def sliding_max_pool(x: Float[Array, "n h w c"], window: int, *, stride: int, padding: int) -> Float[Array, "n oh ow c"]:
-    """Largest entry of every `window` x `window` square of a grid of squares that may overlap, PyTorch's `max_pool2d`.
+    """Largest entry of every `window` x `window` square in a grid of squares that may overlap, like PyTorch's `max_pool2d`.
 
-    Of equal entries the first, in row-major order, takes the gradient, and NaN wins: pooling columns and then rows finds the first
-    row that holds the maximum and in it the first column. This takes fewer selections than the square has entries, and none of the
+    Among equal entries the first one in row-major order gets the gradient, and NaN wins: pooling columns and then rows finds the first
+    row with the maximum and the first column in this row. This takes fewer selections than the square has entries. It avoids the
     `select_and_scatter` of lax's `reduce_window`, which is ten times slower on CPU (docs/performance.md).
 
     Args:
       window: height and width of a square.
       stride: from one square to the next.
-      padding: rows and columns around the image that never win; at most half a window, or a square might hold nothing else.
+      padding: rows and columns around the image that never win; at most half a window, because a square must not consist of padding alone.
     """
     for axis in (2, 1):
         border = [(padding, padding, 0) if a == axis else (0, 0, 0) for a in range(4)]

@@ -1,7 +1,7 @@
-"""Convolutions and their input gradients for CPUs: one function per kind of layer, and the rule that picks it.
+"""Convolutions and their input gradients for CPUs: one function per kind of layer, and the rule that chooses it.
 
-Every routine is written in operations that XLA on CPU does well: matrix products, convolutions of 32 or more output channels, and
-elementwise loops. All compute what `lax.conv_general_dilated` computes, sums in another order.
+Every routine uses operations that XLA runs fast on CPU: matrix products, convolutions of 32 or more output channels, and elementwise loops.
+All compute the same as `lax.conv_general_dilated`, with sums in another order.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ WIDE, WIDE_OF_FEW = 32, 64
 
 
 class Settings(NamedTuple):
-    """What of a convolution is not data: hashable, one entry per spatial axis."""
+    """The static settings of a convolution: hashable, one entry per spatial axis."""
 
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]

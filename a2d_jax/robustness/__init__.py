@@ -1,4 +1,4 @@
-"""Robustness scores of inputs that need no attack. Knows the ground floor only."""
+"""Robustness scores of inputs that need no attack. Files here import only from the lowest layer of the package."""
 
 from a2d_jax.robustness.clever import Clever, CleverScores, clever_scores, mean_interval
 

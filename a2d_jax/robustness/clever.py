@@ -1,17 +1,17 @@
-"""CLEVER: how far an input is, at least, from another class, judged by the steepest slope found around it.
+"""CLEVER: an estimate of the smallest distance from an input to another class, from the steepest slope around the input.
 
 For the predicted class c and another class j, the margin G(x) = f_c(x) - f_j(x) is positive at the input x0. If no slope within
-radius R exceeds L, nothing within min(G(x0) / L, R) is of class j. L is extrapolated: N_b times, the largest dual norm of the
-gradient of G among N_s points drawn uniformly from the ball; then the end point of a reverse Weibull distribution fitted to these
-N_b maxima (`a2d_jax.robustness.weibull`). The score is an estimate, not a bound.
+radius R exceeds L, no point within min(G(x0) / L, R) has class j. L is extrapolated in two steps. First the largest dual norm of the
+gradient of G is found among N_s points drawn uniformly from the ball, N_b times. Then a reverse Weibull distribution is fitted to these
+N_b maxima (`a2d_jax.robustness.weibull`); its end point is L. The score is an estimate, not a bound.
 
 Source: Weng et al., "Evaluating the Robustness of Neural Networks: An Extreme Value Theory Approach", arXiv:1801.10578; their
 code IBM/CLEVER-Robustness-Score; ART 1.20 `metrics.py`. As in both, points are clipped to the bounds of the images. As in the
-authors' code, f are logits and every maximum has points of its own (ART draws from one pool). As in ART, the ball is filled evenly
-and the score is capped at R. The fit is told in `weibull.py`.
+authors' code, f are logits and every maximum has points of its own (ART draws from one pool). As in ART, the points fill the ball evenly
+and the score is at most R. `weibull.py` describes the fit.
 
-Where the fit means nothing (all maxima equal, as for a linear classifier, or a fit that the Kolmogorov-Smirnov test rejects), L is
-the largest maximum; where all gradients are 0, the score is R.
+If the fit has no meaning (all maxima equal, as for a linear classifier, or a fit that the Kolmogorov-Smirnov test rejects), L is
+the largest maximum. If all gradients are 0, the score is R.
 """
 
 import functools
@@ -45,10 +45,10 @@ class Clever:
     """Settings of the score; the defaults are those of the authors' code, with the radius that fits the A2D paper's tables.
 
     Attributes:
-      radius: R, of the ball in the units of `norm`; no score is larger.
-      batches: N_b, maxima to which the distribution is fitted.
-      samples: N_s, points among which each maximum is the largest.
-      norm: `l2` or `linf`; in which the distance is measured.
+      radius: R, radius of the ball in the units of `norm`; no score is larger.
+      batches: N_b, number of maxima for the fit.
+      samples: N_s, number of points for each maximum.
+      norm: norm of the distance, `l2` or `linf`.
     """
 
     radius: float = 5.0
@@ -88,16 +88,16 @@ def clever_scores(
 ) -> CleverScores:
     """CLEVER scores of a batch.
 
-    All devices work on one image at a time and share out its maxima. Points belong to the example's key, the number of the maximum
-    and that of the point: scores do not depend on lanes, devices or the other images beyond the rounding of sums. Targets share
-    points and forward passes, but each class costs a gradient: `untargeted` is the lowest score over all other classes.
+    All devices work on one image at a time and share its maxima. Points derive from the example's key, the number of the maximum and the
+    number of the point: except for the rounding of sums, scores do not depend on lanes, devices or other images. Targets share points and
+    forward passes, but each class costs a gradient. `untargeted` is the lowest score over all other classes.
 
     Args:
       classifier: one image to logits.
       examples: x `n h w c` in [0, 1], label `n` (the class c, usually the predicted one), key `n`; see `a2d_jax.costs.examples`.
-      targets: `untargeted`, `target-r` (the class of the r-th largest logit, the label's being the first) or `least-likely`.
+      targets: `untargeted`, `target-r` (the class with the r-th largest logit; the label counts as the first) or `least-likely`.
       settings: default `Clever()`.
-      lanes: points in work at a time on each device; default 32 on a CPU, 1024 elsewhere.
+      lanes: number of points that each device works on at the same time; default 32 on a CPU, 1024 elsewhere.
       devices: default all local devices.
       report: told how many of the `n * batches` maxima are done.
 
@@ -148,7 +148,7 @@ def mean_interval(scores: Float[np.ndarray, " n"]) -> tuple[float, float]:
 
 
 def ranks_of(target: str, classes: int) -> list[int]:
-    """Places, in the order of falling logits from the label's 0, of the classes that a target means.
+    """Ranks of the classes that a target means, in the order of decreasing logits; the label has rank 0.
 
     Raises:
       BadInput: an unknown target, or one that needs more classes.

@@ -1,15 +1,15 @@
-"""Maximum likelihood fit of the reverse Weibull distribution, whose location is the end point of what the maxima are drawn from.
+"""Maximum likelihood fit of the reverse Weibull distribution. Its location estimates the end point of the distribution of the maxima.
 
     P(maximum <= m) = exp(-((location - m) / scale)^shape),   m < location
 
-Textbook optimisers fail on it in two ways. Below shape 1 the likelihood grows without bound as the location nears the largest
-maximum; and maxima skewed like Gumbel's distribution or more, which real gradients are, push location and shape to infinity
+Textbook optimisers fail on it in two ways. Below shape 1 the likelihood grows without bound as the location approaches the largest
+maximum. And maxima with the skewness of Gumbel's distribution or more, as those of real gradients, push location and shape to infinity
 together, to an end point of 10^7 where all maxima are below 10. Here the shape is at least 1 and costs `penalty * shape^2`, the
 remedy of the authors of CLEVER: then a maximum always exists.
 
-The three parameters are one: for a given distance `gap` of the location from the largest maximum, the best shape is the root of
-an increasing function and the best scale follows from it. The profile over the gap is searched on a grid of logarithms that closes in
-on its best point. Maxima are measured downwards from the largest in units of their range, so that one grid serves all.
+The three parameters reduce to one: for a given distance `gap` of the location from the largest maximum, the best shape is the root of
+an increasing function, and the best scale follows from it. The profile over the gap is searched on a logarithmic grid that narrows around
+its best point. Maxima are measured downwards from the largest in units of their range, so that one grid serves all.
 """
 
 from typing import NamedTuple

@@ -1,1 +1,1 @@
-"""Attacks beside their peers: success and distance of ours and of an independent implementation, on the same images and weights."""
+"""Attacks compared with independent implementations: success and distance, on the same images and weights."""

@@ -1,10 +1,10 @@
-"""One table of all attacks beside Foolbox, torchattacks, the Adversarial Robustness Toolbox and SciPy.
+"""One table that compares all attacks with Foolbox, torchattacks, the Adversarial Robustness Toolbox and SciPy.
 
     python -m experiments.peers --checkpoint resnet20-12fca82f.th [--only TEXT] [--out docs/peers.md] [--results FILE]
 
-Attacks LeNet-5 on MNIST digits and ResNet-20 on CIFAR-10 images, which `a2d_jax.io.datasets` finds, with each of our attacks and with every
-peer that has it, with the same settings. Needs the `bench` extra and `pip install --no-deps torchattacks==3.5.1`. A row that is done lies
-in the results file (JSON, a line each) and is not run again: the same command goes on after an interruption.
+It attacks LeNet-5 on MNIST digits and ResNet-20 on CIFAR-10 images, which `a2d_jax.io.datasets` finds. It uses each of our attacks and
+every other library that has the attack, with the same settings. It needs the `bench` extra and `pip install --no-deps torchattacks==3.5.1`.
+Finished rows are in the results file (JSON, one line per row) and are not run again: after an interruption the same command continues.
 
 Run time: see the end of the table.
 """
@@ -44,20 +44,20 @@ TITLES = {"mnist": "LeNet-5, MNIST test digits", "cifar10": "ResNet-20, CIFAR-10
 
 @dataclass
 class Settings:
-    """Put every attack beside its peers."""
+    """Compare every attack with other libraries."""
 
     checkpoint: Path
     """Weights of ResNet-20 for CIFAR-10."""
     out: Path = Path("docs/peers.md")
     """The page with the tables."""
     results: Path = Path("runs/peers.jsonl")
-    """Outcomes of the rows that are done; remove the file to run all of them again."""
+    """File with the results of finished rows. Remove it to run all rows again."""
     digits: int = 100
-    """MNIST images."""
+    """Number of MNIST images."""
     images: int = 20
-    """CIFAR-10 images."""
+    """Number of CIFAR-10 images."""
     only: str = ""
-    """Run rows whose title has this text; the page shows all that are done."""
+    """Run only rows with this text in their title. The page shows all finished rows."""
 
 
 def main(settings: Settings) -> int:

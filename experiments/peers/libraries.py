@@ -1,4 +1,4 @@
-"""The peers' attacks, each a function of our attack (whose settings it takes over), a subject and a seed.
+"""The attacks of other libraries. Each is a function of our attack (it uses the same settings), a subject and a seed.
 
 Importing this file imports none of the libraries.
 """

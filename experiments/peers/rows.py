@@ -1,4 +1,4 @@
-"""The rows of the table: our attack with its settings, and the peers that do the same. A new comparison is a row here."""
+"""The rows of the table: our attack with its settings, and the same attack in other libraries. A new comparison is a new row here."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""What is attacked, in both frameworks, and what counts as an outcome."""
+"""The network and images that are attacked, in both frameworks, and the definition of an outcome."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple

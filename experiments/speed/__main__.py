@@ -2,14 +2,14 @@
 
     make bench        or        python -m experiments.speed [--work NAME] [--images N] [--repeats N] [--quick] [--brief] [--out DIR]
 
-Every contestant (`contestants.py`) does the same work (`works.py`) in a process of its own: first all its variants once on a short
-budget, then the best one in turn with the others. Costs must agree before time is compared. Prints a table and the checks of
-`checks.py`, and writes `WORK.png` and `WORK.json` to DIR. Needs the `bench` extra and the data sets where `a2d_jax.io.datasets` finds them.
-Peers that are not installed are left out. torchattacks asks for old versions of others' packages: `pip install --no-deps torchattacks`.
-On an accelerator that both frameworks see, all contestants use it, in turn, in float32 as it stands.
+Every contestant (`contestants.py`) does the same work (`works.py`) in its own process: first all its variants once on a short budget, then
+the best variant in turn with the other contestants. Costs must agree before time is compared. The benchmark prints a table and the checks
+of `checks.py`, and writes `WORK.png` and `WORK.json` to DIR. It needs the `bench` extra and the data sets where `a2d_jax.io.datasets` finds
+them. Libraries that are not installed are left out. torchattacks requires old versions of other packages: `pip install --no-deps
+torchattacks`. If both frameworks see an accelerator, all contestants use it, in turn, in their default float32.
 
-Run time: about 11 minutes on 2 cores shared with little else. On a busy machine PyTorch's two threads wait for one another and every
-ratio flatters us: look at the load average that `benchmark.json` holds. Numbers that came out: docs/performance.md.
+Run time: about 11 minutes on 2 cores with little other load. On a busy machine PyTorch's two threads wait for each other, and every
+ratio is too good for us: check the load average in `WORK.json`. Results: docs/performance.md.
 """
 
 import json
@@ -34,15 +34,15 @@ class Settings:
     """Compare the speed of attack costs with PyTorch's."""
 
     images: int = 512
-    """Images whose costs are counted."""
+    """Number of images."""
     repeats: int = 3
-    """Timed runs of each contestant's best variant."""
+    """Number of timed runs of each contestant's best variant."""
     quick: bool = False
-    """Fewer variants, 64 images, one run: does it work?"""
+    """Fewer variants, 64 images, one run, only to see that the benchmark works."""
     brief: bool = False
-    """Of the checks only the distance to the limit and the traces: growth, start, processes and memory are left out."""
+    """Run only two checks: the distance to the limit, and the traces. Growth, start, processes and memory are left out."""
     work: str = "lenet5-mnist-bim"
-    """Which work, by name (`works.py`)."""
+    """Name of the work (`works.py`)."""
     checkpoint: Path | None = None
     """Weights of ResNet-20, for its work."""
     photographs: Path | None = None

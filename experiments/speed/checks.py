@@ -1,4 +1,4 @@
-"""What a stopwatch beside peers does not show: the limit, traces, start, growth, processes and memory of `stream`.
+"""Checks of `stream` beyond a comparison of times: the limit, traces, start, growth, processes and memory.
 
 python -m experiments.speed.checks NAME WORK.npz IMAGES        prints one line of JSON, in a process of its own
 """

@@ -1,6 +1,6 @@
-"""Who does the work. A contestant prepares variants of itself (lanes, layouts, threads); the fastest one of them is counted.
+"""The contestants of the benchmark. Each prepares variants of itself (lanes, layouts, threads); its fastest variant counts.
 
-Each runs in a process of its own and imports its framework there: importing this file imports neither PyTorch nor Flax.
+Each runs in its own process and imports its framework there: importing this file imports neither PyTorch nor Flax.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""The networks of the works, in PyTorch and in Flax, and the numbers of lanes that are worth a try with each."""
+"""The networks of the works, in PyTorch and in Flax, and the numbers of lanes to try with each."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple

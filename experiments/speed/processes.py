@@ -1,4 +1,4 @@
-"""Contestants in processes of their own, asked by lines of JSON to run, one at a time, in turn."""
+"""Contestants in their own processes. They receive requests as lines of JSON and run in turn, one at a time."""
 
 import json
 import os

@@ -1,11 +1,11 @@
-"""Attack costs of BIM, BIM2 and JSMA in PyTorch: the peers that our speed is measured against, written to be fast.
+"""Attack costs of BIM, BIM2 and JSMA in PyTorch: the baseline for our speed, written to be fast.
 
-Two loops over the same step: one image at a time, as the released A2D code goes, and a batch of lanes in which every image
-stops by itself, hands in its cost and makes room for the next one of a queue. Weights are frozen, gradients are those of the
-input only, the box around an image is computed once, JSMA writes one scalar per image, and when the queue is empty finished
-lanes are dropped.
+There are two loops over the same step. The first takes one image at a time, as the released A2D code does. The second has a batch of lanes:
+every image stops by itself, returns its cost and makes room for the next image of a queue. Weights are frozen, gradients are those of the
+input only, the box around an image is computed once, JSMA writes one scalar per image, and finished lanes are dropped when the queue is
+empty.
 
-Counting is that of `a2d_jax`: updates at success, `max_steps + 1` for a failure, the start judged too.
+Costs are counted as in `a2d_jax`: updates at success, `max_steps + 1` for a failure, and the start is judged too.
 """
 
 from collections.abc import Callable

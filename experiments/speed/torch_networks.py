@@ -1,6 +1,6 @@
-"""The networks of the zoo in PyTorch, written from their papers: references of ours in tests and in the benchmark.
+"""The networks of `models/` in PyTorch, written from their papers: references for tests and for the benchmark.
 
-All take images `n h w c` in [0, 1] and normalise inside. Names of arrays are those of the public checkpoints.
+All take images `n h w c` in [0, 1] and normalise inside. Arrays have the names of the public checkpoints.
 """
 
 import itertools

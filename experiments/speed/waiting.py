@@ -1,12 +1,12 @@
-"""How long the device waits for images.
+"""Measure how long the device waits for images.
 
     python -m experiments.speed.waiting --classifier models.efficientnet:efficientnet_lite0 --checkpoint lite0 --images photographs/
 
-Predicts the classes of all images, as every command does first, and times each wait for the next piece. A first pass compiles and is
-not counted. Predicting is the worst case: an attack spends hundreds of times as long on an image that is read once.
+It predicts the classes of all images, as every command does first, and times each wait for the next piece. A first pass compiles and is
+not counted. Prediction is the worst case: an attack spends hundreds of times as long on an image that is read once.
 
-Waits of the first piece, which nothing can hide, and of the others are told apart. "Read alone" is the time the same reading takes
-with nobody computing: what would be waited for without reading ahead.
+The wait for the first piece, which cannot be hidden, and the waits for the others are reported separately. "Read alone" is the time of the
+same reading without any computation: the wait without reading ahead.
 
 Expected (2026-11-22, EfficientNet-Lite0, 250 sample photographs, one busy CPU core): 1.7 to 3.0 % waited, 0.1 % after the first piece.
 """
@@ -33,7 +33,7 @@ class Args:
     classifier: str
     """Import string `module:factory`."""
     images: Path
-    """What to read, anything that `a2d predict` takes."""
+    """Images to read, as for `a2d predict`."""
     checkpoint: Path | None = None
     """Orbax folder with the weights; they do not change the time."""
 

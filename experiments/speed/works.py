@@ -1,4 +1,4 @@
-"""What is to be done: a network with its weights, images and an attack. Every contestant gets the same, from one file."""
+"""The works of the benchmark: a network with its weights, images and an attack. One file gives all contestants the same work."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -3,15 +3,15 @@
     python -m models.train --classifier models.lenet:lenet_env1 --data mnist --out lenet
     a2d predict --classifier models.lenet:lenet_env1 --checkpoint lenet --images digits/ --out predictions.parquet
 
-OUT holds
+OUT contains
 
-    training.json     the settings, complete
+    training.json     all settings
     metrics.jsonl     a line per epoch: loss, accuracies, learning rate, seconds so far
-    state/            Orbax: where training stands, until it ends
-    weights/, classifier.json   at the end, as `a2d ... --checkpoint OUT` takes them
+    state/            Orbax: the state of the training, until it ends
+    weights/, classifier.json   at the end, for `a2d ... --checkpoint OUT`
 
-Settings that are not given are those of the network's recipe (`models.training.RECIPES`). After a kill at any time the same command
-goes on from the last state, which is a minute old at most, and reaches the weights that it would have reached, bit for bit.
+Settings that are not given come from the network's recipe (`models.training.RECIPES`). If the process is killed, the same command continues
+from the last state, which is at most a minute old. It reaches the same weights as without the kill, bit for bit.
 Expected results and times are in models/README.md.
 """
 

@@ -1,4 +1,4 @@
-"""The folder of a training: its settings, its metrics, where it stands, and in the end its weights."""
+"""The folder of a training: its settings, its metrics, its state, and in the end its weights."""
 
 import json
 import shutil

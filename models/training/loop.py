@@ -1,7 +1,7 @@
-"""Training as pure functions: a recipe makes an optimizer, a state goes in, the state one step later comes out.
+"""Training as pure functions: a recipe makes an optimizer, and a step turns a state into the next one.
 
-Everything random follows from the seed and the step (the order of an epoch from the seed and the epoch, dropout from the keys that
-the state carries), so that a state is all there is to save: who goes on from it reaches the same weights, bit for bit.
+Everything random derives from the seed and the step: the order of an epoch from the seed and the epoch, dropout from the keys in the state.
+So only the state needs to be saved: a training that continues from it reaches the same weights, bit for bit.
 
 Batches go through one jitted call each. A compiled loop over batches (`lax.scan`) would be seven times slower on CPU, where XLA
 brings convolutions into its fast layout only outside of loops.

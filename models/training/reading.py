@@ -1,4 +1,4 @@
-"""Batches for training from a set of images: good ones alone, in an order of its own for every epoch."""
+"""Batches for training from a set of images: good images only, in a new order for every epoch."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""How each network is trained, from its paper, and the attack of adversarial training, by data set."""
+"""The recipe of each network, from its paper, and the attack of adversarial training for each data set."""
 
 from dataclasses import dataclass
 from typing import Literal

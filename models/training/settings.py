@@ -1,4 +1,4 @@
-"""What is asked of a training: the command's options, and what is usual for the network and the data set where they are silent."""
+"""The settings of a training: the command's options, and the defaults for the network and the data set."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +11,7 @@ from models.training.recipes import PGD_SETTINGS, RECIPES, Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Train a network; the same command goes on where an interrupted one stopped."""
+    """Train a network. After an interruption the same command continues where it stopped."""
 
     classifier: str
     """Import string `module:factory` of a Flax NNX module."""
@@ -20,27 +20,27 @@ class Args:
     out: Path
     """Folder for settings, metrics and weights."""
     initial: Path | None = None
-    """Checkpoint whose weights are the first ones: of an earlier training, or from a2d convert; default drawn by the seed."""
+    """Checkpoint with the initial weights, from an earlier training or from `a2d convert`. By default the seed draws them."""
     seed: int = 0
-    """Of weights, order, dropout, augmentation and random starts."""
+    """Seed of weights, order, dropout, augmentation and random starts."""
     epochs: int | None = None
-    """Passes over the training images; this and what follows is left to the network's recipe unless given."""
+    """Passes over the training images. By default the network's recipe sets this and the following options."""
     batch_size: int | None = None
     """Images per step."""
     optimizer: Literal["adadelta", "adam", "sgd"] | None = None
-    """Adadelta has rho 0.95."""
+    """Optimizer. Adadelta has rho 0.95."""
     learning_rate: float | None = None
-    """At the start."""
+    """Learning rate at the start."""
     schedule: Literal["constant", "cosine", "steps"] | None = None
-    """The learning rate stays, falls to zero as a cosine, or is divided by ten after half and after three quarters."""
+    """Learning rate over time: constant, falling to zero as a cosine, or divided by ten after half and after three quarters."""
     momentum: float | None = None
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float | None = None
-    """This times the weight is added to its gradient."""
+    """Weight decay: this number times the weight is added to its gradient."""
     augment: bool | None = None
     """Crop at random from the image with a border of 4 black pixels, and mirror every other image."""
     adversarial: Literal["pgd"] | None = None
-    """Train on adversarial images alone, and report the accuracy under the same attack."""
+    """Train on adversarial images only, and report the accuracy under the same attack."""
     epsilon: float | None = None
     """Radius of PGD in the maximum norm, in pixel units; default mnist 0.3, cifar10 8/255."""
     step_size: float | None = None
@@ -48,7 +48,7 @@ class Args:
     updates: int | None = None
     """Updates of PGD; default mnist 40, cifar10 10."""
     force: bool = False
-    """Start anew where another training lies."""
+    """Replace an existing training in the folder and start again."""
 
 
 def settings(args: Args) -> tuple[Recipe, dict[str, Any] | None]:

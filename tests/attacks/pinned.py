@@ -1,4 +1,4 @@
-"""LeNet-5 and the first MNIST test digits with what other implementations make of them (tests/golden/make_gradient_attacks.py)."""
+"""LeNet-5, the first MNIST test digits, and the results of other implementations on them (tests/golden/make_gradient_attacks.py)."""
 
 import functools
 import pathlib

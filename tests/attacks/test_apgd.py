@@ -1,4 +1,4 @@
-"""APGD: closed form, the checkpoints, the DLR loss, and successes beside torchattacks'."""
+"""APGD: closed form, the checkpoints, the DLR loss, and successes compared with torchattacks."""
 
 import itertools
 

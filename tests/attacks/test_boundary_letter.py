@@ -1,7 +1,7 @@
-"""The boundary attack beside a literal rewriting: one image, one trial at a time, lists for windows, float64 NumPy.
+"""The boundary attack compared with a literal rewriting: one image, one trial at a time, lists for windows, float64 NumPy.
 
-The rewriting follows the rules of Foolbox 1.8 with batch size 1 (specification B11) and shares nothing with the state machine
-but the random numbers.
+The rewriting follows the rules of Foolbox 1.8 with batch size 1 (specification B11). It shares only the random numbers with the state
+machine.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""C&W of the second environment: closed form on linear logits, its end, and points beside a literal loop in PyTorch."""
+"""C&W of the second environment: closed form on linear logits, its end, and points compared with a literal loop in PyTorch."""
 
 import jax
 import jax.numpy as jnp

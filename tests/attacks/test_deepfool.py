@@ -1,4 +1,4 @@
-"""DeepFool: closed forms on linear classifiers, the choice among classes, clipping, ties, and how much it asks for."""
+"""DeepFool: closed forms on linear classifiers, the choice among classes, clipping, ties, and the number of queries."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""FMN: closed forms, edges, the schedule, and distances beside Foolbox's and a literal loop's."""
+"""FMN: closed forms, edges, the schedule, and distances compared with Foolbox and with a literal loop."""
 
 import numpy as np
 import pytest

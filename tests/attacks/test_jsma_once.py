@@ -1,4 +1,4 @@
-"""JSMA that raises scalars once: the pair rule beside a search over all pairs, the single rule, dead ends, targets, memory."""
+"""JSMA that raises scalars once: the pair rule compared with a search over all pairs, the single rule, dead ends, targets, memory."""
 
 import jax
 import jax.numpy as jnp

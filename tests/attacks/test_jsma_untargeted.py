@@ -1,4 +1,4 @@
-"""JSMA without a target of its own: a literal NumPy loop on linear logits, its edges, and counts beside Foolbox 1.8's."""
+"""JSMA without a given target: a literal NumPy loop on linear logits, edges, and counts compared with Foolbox 1.8."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""L-BFGS: its minimiser beside SciPy's, closed form, search over constants, queries."""
+"""L-BFGS: its minimiser compared with SciPy's, closed form, search over constants, queries."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Local search: the rules replayed in NumPy on the same draws, geometry, queries, and rounds beside a literal loop's."""
+"""Local search: the rules replayed in NumPy on the same draws, geometry, queries, and rounds compared with a literal loop."""
 
 import jax
 import jax.numpy as jnp

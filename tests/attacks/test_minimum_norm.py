@@ -1,4 +1,4 @@
-"""C&W and DeepFool beside other implementations, on LeNet-5 and 16 MNIST digits (golden/make_minimum_norm.py)."""
+"""C&W and DeepFool compared with other implementations, on LeNet-5 and 16 MNIST digits (golden/make_minimum_norm.py)."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""PGD from random starts, its restarts, and BIM that does not stop."""
+"""PGD from random starts, its restarts, and BIM without an early stop."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Counts that the released attack code gave in float64 on a network defined by formulas (28 inputs, 112 counts)."""
+"""Counts of the released attack code in float64 on a network defined by formulas (28 inputs, 112 counts)."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""What every detector must keep, whatever it reads: one table, one line per detector, two of a user's own module among them."""
+"""The contract of all detectors: one table, one line per detector, including two detectors of a user's module."""
 
 import dataclasses
 import inspect

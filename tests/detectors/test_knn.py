@@ -1,4 +1,4 @@
-"""K-NN: scikit-learn's votes where nothing ties, a rule independent of order where something does."""
+"""K-NN: the votes of scikit-learn without ties, and with ties a rule that does not depend on the order."""
 
 from fractions import Fraction
 

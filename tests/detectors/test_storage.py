@@ -1,4 +1,4 @@
-"""Storage: files of earlier versions are read, what could not be read again is not written, and what does not fit is refused."""
+"""Storage: files of earlier versions are read, detectors that could not be read again are not written, bad parameters are refused."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""k of n: the verdict is the count of the single verdicts, the score ranks the same way."""
+"""k of n: the verdict is the count of the members' verdicts, and the score ranks in the same way."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Trying lanes: which numbers are tried, which is taken, and that it works for real."""
+"""The search for the number of lanes: the numbers that are tried, the number that is chosen, and one real search."""
 
 import jax
 import numpy as np

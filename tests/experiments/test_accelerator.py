@@ -1,4 +1,4 @@
-"""The command for an accelerator, on a CPU with tiny sizes: that every part tells what it found, and that it ends in time."""
+"""The command for an accelerator, on a CPU with tiny sizes: every part reports its results, and the command ends in time."""
 
 import json
 import subprocess

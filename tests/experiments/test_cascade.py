@@ -1,4 +1,4 @@
-"""The cascade before Newton, on scores that are drawn: what can be foretold of it is found."""
+"""The cascade before Newton, on random scores with known results."""
 
 import numpy as np
 import pytest

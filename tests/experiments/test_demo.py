@@ -1,4 +1,4 @@
-"""The demo: the main job end to end, small in seconds and in full before a release."""
+"""The demo end to end: a small version in seconds, and the full version before a release."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The main job on photographs, with a small network in the place of the large one."""
+"""The experiment on photographs, with a small network in place of the large one."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Newton beside BIM: the whole experiment in small, and its statistics."""
+"""Newton compared with BIM: the whole experiment in a small size, and its statistics."""
 
 import json
 

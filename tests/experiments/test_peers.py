@@ -1,4 +1,4 @@
-"""Attacks beside their peers: what counts as success and distance, what is run, and what the page says."""
+"""Attacks compared with other libraries: the definition of success and distance, the rows that are run, and the page."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The experiment on shifts: the whole of it in small, with a linear classifier in the place of LeNet-5."""
+"""The whole experiment on shifts in a small size, with a linear classifier in place of LeNet-5."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The benchmark: that peers compute the same thing, that contestants are compared fairly, and that it says and writes so.
+"""The benchmark: all contestants compute the same, the comparison is fair, and the output is right.
 
 Times are never tested.
 """

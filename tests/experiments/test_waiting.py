@@ -1,4 +1,4 @@
-"""The stopwatch of the reader: it counts what is waited for, and nothing else."""
+"""The stopwatch of the reader: it counts waiting times and nothing else."""
 
 import time
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""LeNet-5 in PyTorch for the makers of golden files beside it, which need nothing of a2d_jax."""
+"""LeNet-5 in PyTorch for the scripts in this folder that make golden files. They need nothing of a2d_jax."""
 
 import torch
 from torch.nn import functional

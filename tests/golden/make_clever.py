@@ -2,10 +2,10 @@
 
     python make_clever.py
 
-Needs torch and adversarial-robustness-toolbox 1.20.1, and the LeNet-5 with its digits of lenet5_mnist.npz beside it; none of a2d_jax.
+It needs torch, adversarial-robustness-toolbox 1.20.1, and LeNet-5 with its digits in lenet5_mnist.npz in this folder; nothing of a2d_jax.
 
-ART draws its maxima from a pool and fits them from shape 1, from where the optimiser often ends beside the largest maximum. So beside its
-scores, single slopes at points of its own sampler are kept, and the maxima that went into each score.
+ART draws its maxima from a pool and starts the fit at shape 1; from there the optimiser often ends close to the largest maximum. Therefore
+the file also contains single slopes at points of ART's own sampler, and the maxima behind each score.
 """
 
 import pathlib

@@ -2,9 +2,9 @@
 
     python make_cw_margin.py MNIST_TEST_IMAGES
 
-Needs torch and numpy; none of a2d_jax. The loss has the terms of the original, with what is a plain number there detached here. Stored
-per digit: which of 400 candidates is the first that is misclassified (-1 for none), and the twentieth candidate, as pixels. All in float64:
-in float32 the ranking of rivals decides between near ties, and Adam makes much of small gradients' rounding.
+It needs torch and numpy; nothing of a2d_jax. The loss has the terms of the original; terms that are plain numbers there are detached here.
+Stored per digit: the first of 400 candidates that is misclassified (-1 for none), and the twentieth candidate as pixels. All is in float64:
+in float32 the ranking of rivals decides between near ties, and Adam amplifies the rounding of small gradients.
 """
 
 import pathlib

@@ -1,11 +1,11 @@
-"""Maker of gradient_attacks.npz: what other implementations of the gradient attacks do to the first MNIST test digits.
+"""Maker of gradient_attacks.npz: results of other implementations of the gradient attacks on the first MNIST test digits.
 
     python make_gradient_attacks.py MNIST_TEST_IMAGES
 
-Needs torch, foolbox 3.3.4, adversarial-robustness-toolbox 1.20.1 and the LeNet-5 of lenet5_mnist.npz beside it; none of a2d_jax.
+It needs torch, foolbox 3.3.4, adversarial-robustness-toolbox 1.20.1 and LeNet-5 in lenet5_mnist.npz in this folder; nothing of a2d_jax.
 
 - BIM-b: Foolbox's LinfPGD without random start, which makes all its steps.
-- GradientSign: Foolbox's FGSM says which lengths succeed; the two passes over them are those of Foolbox 1.8.
+- GradientSign: Foolbox's FGSM tests which lengths succeed; the two passes over them are those of Foolbox 1.8.
 - JSMA by pairs: ART's SaliencyMapMethod on softmax probabilities, and a literal search over all pairs in float64.
 - JSMA by single scalars and BIM with binary search: literal one-image loops in float64.
 """

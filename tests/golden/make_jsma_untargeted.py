@@ -2,8 +2,8 @@
 
     python make_jsma_untargeted.py
 
-Needs torch and foolbox 1.8.0; nothing of a2d_jax. Stored per digit: whether it ended in a misclassification, the class and the number of
-scalars that differ if so, and how often the network was asked for predictions and for gradients.
+It needs torch and foolbox 1.8.0; nothing of a2d_jax. Stored per digit: whether the attack succeeded, if so the class and the number of
+scalars that differ, and the number of predictions and of gradients that the attack asked for.
 """
 
 import collections

@@ -2,11 +2,11 @@
 
     python make_lbfgs.py MNIST_TEST_IMAGES
 
-Needs torch, scipy and what make_gradient_attacks.py beside it needs; none of a2d_jax. The network is evaluated in float64, one
-image at a time; settings are those of Foolbox 1.8 (memory 15, 150 iterations, objective times 1e10, c doubled from 2e-5 until
-the end point is the target, then bisected to a width of 1e-5). Stored per digit: L2 distance of the closest image of the target
-class that any evaluation met and of the last end point that was one, evaluations in all, and, for fixed constants, the value of
-the unscaled objective at SciPy's minimiser.
+It needs torch, scipy and the packages of make_gradient_attacks.py; nothing of a2d_jax. The network is evaluated in float64, one
+image at a time. Settings are those of Foolbox 1.8 (memory 15, 150 iterations, objective times 1e10, c doubled from 2e-5 until
+the end point is the target, then bisected to a width of 1e-5). Stored per digit: the L2 distance of the closest image of the target
+class among all evaluations, the L2 distance of the last end point of the target class, the number of evaluations, and, for fixed constants,
+the value of the unscaled objective at SciPy's minimiser.
 """
 
 import pathlib

@@ -1,11 +1,11 @@
-"""Maker of local_search.npz: rounds that a literal loop of the local search needs on MNIST digits near the boundary of LeNet-5.
+"""Maker of local_search.npz: the rounds of a literal loop of the local search on MNIST digits near the boundary of LeNet-5.
 
     python make_local_search.py MNIST_TEST_IMAGES
 
-Needs torch, numpy and what make_gradient_attacks.py beside it needs; none of a2d_jax. No current library has this attack: the
-loop is that of Foolbox 1.8 as specified (r 1.5, p 10, d 5, t 5), one image at a time. Of the first 1000 test digits the 24 whose
-best two logits are closest are attacked, over 40 rounds, with five seeds; stored are the digits, the rounds to success (41: none)
-and the forward queries.
+It needs torch, numpy and the packages of make_gradient_attacks.py; nothing of a2d_jax. No current library has this attack: the
+loop is that of Foolbox 1.8 as specified (r 1.5, p 10, d 5, t 5), one image at a time. It attacks those 24 of the first 1000 test digits
+that have the closest two best logits, over 40 rounds, with five seeds. Stored are the digits, the rounds to success (41: none) and the
+forward queries.
 """
 
 import pathlib

@@ -1,12 +1,12 @@
-"""Maker of minimum_norm.npz: what others' C&W and DeepFool do to the 16 MNIST digits of lenet5_mnist.npz.
+"""Maker of minimum_norm.npz: results of other implementations of C&W and DeepFool on the 16 MNIST digits of lenet5_mnist.npz.
 
     python make_minimum_norm.py     # once with foolbox 1.8.0, then once with foolbox 3.3.4; each run adds its own values
 
-Needs torch and one of the two releases of foolbox; nothing of a2d_jax.
+It needs torch and one of the two releases of foolbox; nothing of a2d_jax.
 
 - Foolbox 1.8: the forms called `foolbox`, with the number of points they judged, and C&W stopped at its first success. DeepFool also
-  on softened digits, 0.25 + x / 2, whose pixels stay off the bounds.
-- Foolbox 3.3: the form of DeepFool called `original`, in L2 and Linf; C&W that honours confidence, one image at a time (it
+  on softened digits, 0.25 + x / 2, so that no pixel lies on the bounds.
+- Foolbox 3.3: the form of DeepFool called `original`, in L2 and Linf; C&W that respects confidence, one image at a time (because it
   leaves a constant by the loss of the whole batch).
 - Literal loop in float64: C&W by the rules of Carlini's code, targeted, with confidence and TensorFlow's Adam.
 - `vectors_inner`: the count of the released A2D code's copy of C&W, a column of the published test vectors, typed in here.

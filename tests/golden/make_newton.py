@@ -1,8 +1,8 @@
-"""Maker of newton.npz: Newton by the rules of its definition, in NumPy and float64, on the 36-8-5 network that formulas define.
+"""Maker of newton.npz: Newton written from its definition, in NumPy and float64, on a 36-8-5 network that is defined by formulas.
 
     python make_newton.py
 
-Nothing of a2d_jax and no automatic gradient: the network's gradient is written out. Inputs are those of vectors.npy, with their labels.
+It uses nothing of a2d_jax and no automatic gradient: the network's gradient is written out. Inputs and labels are those of vectors.npy.
 Columns of `linf`, `l2` and `rms`: updates, whether the class changed, the crossing, and the distance of the last point.
 """
 

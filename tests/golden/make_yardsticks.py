@@ -1,9 +1,9 @@
-"""Maker of yardsticks.npz: what Foolbox's FMN and torchattacks' APGD make of the first MNIST test digits on LeNet-5.
+"""Maker of yardsticks.npz: results of Foolbox's FMN and torchattacks' APGD on the first MNIST test digits with LeNet-5.
 
     python make_yardsticks.py MNIST_TEST_IMAGES
 
-Needs torch, foolbox 3.3.4, torchattacks 3.5.1 and what make_gradient_attacks.py beside it needs; none of a2d_jax. Stored per
-digit: distances of Foolbox's FMN in both norms (Linf from two step sizes), of a literal one-image loop of the paper's L2 form in
+It needs torch, foolbox 3.3.4, torchattacks 3.5.1 and the packages of make_gradient_attacks.py; nothing of a2d_jax. Stored per
+digit: distances of Foolbox's FMN in both norms (Linf from two step sizes), distances of a literal one-image loop of the paper's L2 form in
 float64 (Foolbox's L2 projection is the identity), and whether APGD with 50 steps succeeded, for several radii and three seeds.
 """
 

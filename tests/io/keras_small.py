@@ -1,8 +1,8 @@
-"""Maker of the golden Keras files: one small network in all forms in which Keras itself writes it, and what it computes.
+"""Maker of the golden Keras files: one small network in all file formats of Keras, and its outputs.
 
     KERAS_BACKEND=jax python -m tests.io.keras_small
 
-needs Keras 3, which nothing else here does, and writes tests/golden/keras_{small,nested,subclassed}.*.
+This needs Keras 3, which no test needs, and writes tests/golden/keras_{small,nested,subclassed}.*.
 """
 
 import pathlib

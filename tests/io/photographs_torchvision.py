@@ -1,9 +1,9 @@
-"""What torchvision makes of photographs, for `test_photographs.py`; needs torchvision, the tests do not.
+"""The results of torchvision on photographs, for `test_photographs.py`. This script needs torchvision, the tests do not.
 
     python -m tests.io.photographs_torchvision        writes tests/golden/photographs.npz
 
-The photographs are drawn by a formula. Each is resized and cropped by torchvision's `Resize` and `CenterCrop`; the golden file holds the
-pixels, or for large crops their SHA-256. Made with torchvision 0.28.0 and Pillow 13.0.0.
+The photographs are drawn by a formula. torchvision's `Resize` and `CenterCrop` resize and crop each of them. The golden file contains the
+pixels, or for large crops their SHA-256. It was made with torchvision 0.28.0 and Pillow 13.0.0.
 """
 
 import hashlib

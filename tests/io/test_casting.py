@@ -1,4 +1,4 @@
-"""Tables that passed through other tools: what fits is cast, what does not is an error of its row or one line, and nothing is guessed."""
+"""Tables that passed through other tools: values that fit are cast, others are a row error or a one-line error, nothing is guessed."""
 
 import contextlib
 import datetime

@@ -1,4 +1,4 @@
-"""Checkpoints of classifiers: round trips, import strings, and what is refused."""
+"""Checkpoints of classifiers: round trips, import strings, and refusals."""
 
 import hashlib
 import json

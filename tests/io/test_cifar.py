@@ -1,4 +1,4 @@
-"""CIFAR-10 as published: both versions give the same pixels, and a batch that is no plain data runs nothing."""
+"""CIFAR-10 as published: both versions give the same pixels, and a batch with anything but plain data runs no code."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Weights read from files of PyTorch, safetensors and Keras and put into Flax modules."""
+"""Weights from files of PyTorch, safetensors and Keras in Flax modules."""
 
 import collections
 import io

@@ -1,4 +1,4 @@
-"""Weights that fit and would be wrong: the order of a flattened map, and settings that a file of Keras states."""
+"""Weights that fit but would be wrong: the order of a flattened map, and the settings in a Keras file."""
 
 import json
 import pathlib

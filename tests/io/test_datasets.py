@@ -1,4 +1,4 @@
-"""Data sets by name: every standard form gives the same pixels, and what is not there is said in one line."""
+"""Data sets by name: every standard form gives the same pixels, and a missing set gives a one-line error."""
 
 import gzip
 import importlib.util

@@ -1,4 +1,4 @@
-"""Detector files: JSON that gives back the same scores; anything else is refused."""
+"""Detector files: JSON that restores the same scores; anything else is refused."""
 
 import importlib
 import json

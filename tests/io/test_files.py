@@ -1,4 +1,4 @@
-"""Outputs are refused before the work and appear whole after it."""
+"""Outputs are refused before the work and appear complete after it."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Labels of a folder of images: from a table, from class numbers, from class names, or from sorted names and then told."""
+"""Labels of a folder of images: from a table, from class numbers, from class names, or from sorted names with a note."""
 
 import pathlib
 import re

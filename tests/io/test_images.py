@@ -1,4 +1,4 @@
-"""Images in: every file kind gives the same pixels, bad rows carry an error, bad files are refused in one line."""
+"""Image sets: every kind of file gives the same pixels, bad rows have an error, bad files are refused in one line."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""labels.csv as people, shells and spreadsheets write it: what is meant is read, what cannot be meant is one line."""
+"""labels.csv as people, shells and spreadsheets write it: plausible files are read, others give a one-line error."""
 
 import os
 import pathlib

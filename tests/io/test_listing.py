@@ -1,4 +1,4 @@
-"""One list of what lies in a folder: leavings do not count, every real file counts once, names may be any bytes."""
+"""The files of a folder: stray files do not count, every real file counts once, names may be any bytes."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Photographs of any size: the pixels of torchvision, and nothing resized that nobody asked to resize."""
+"""Photographs of any size: the pixels equal torchvision's, and nothing is resized unless the classifier says so."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Pixels of encoded images: what a conversion would lose is an error of the row or is told, once for each kind with a count."""
+"""Pixels of encoded images: a conversion with a loss is a row error or a note, one note for each kind with a count."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Data sets that TensorFlow Datasets prepared: read back without TensorFlow and without a download."""
+"""Data sets that TensorFlow Datasets prepared: they are read without TensorFlow and without a download."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""Origins: everything on which costs depend is compared, what differs is named with both values, what is not recorded is told."""
+"""Origins: all facts on which costs depend are compared, differences are named with both values, missing facts are noted."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A folder of tables is one table: other images, other attacks, or both; what cannot be put together is refused with the way to do it."""
+"""A folder of tables is one table: other images, other attacks, or both. Tables that do not fit are refused with a remedy."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One contract for all sources: any rows are those of the pieces, a description opens the same set again, a place costs what it holds."""
+"""The contract of all sources: rows equal those of the pieces, a description reopens the same set, reading rows costs only these rows."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Tables: what is written is what pandas-free readers (PyArrow, NumPy) and our own find again; other files are refused."""
+"""Tables: PyArrow, NumPy and our own readers find the same values that were written; other files are refused."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files of PyTorch as training scripts write them: what is found in them, and that nothing in them runs."""
+"""PyTorch files as training scripts write them: their tensors are found, and no code in them runs."""
 
 import argparse
 import collections

@@ -1,4 +1,4 @@
-"""Weights and images for networks without a checkpoint: drawn from seeds that hang on names, so that they need no file."""
+"""Weights and images for networks without a checkpoint: drawn from seeds that derive from names, so that they need no file."""
 
 import pathlib
 import zlib

@@ -1,10 +1,10 @@
-"""LeNet-5 in PyTorch, as the reference of ours, and the maker of its golden values.
+"""LeNet-5 in PyTorch, the reference for ours, and the maker of its golden values.
 
     python -m tests.models.lenet_torch CHECKPOINT MNIST_TEST_IMAGES MNIST_TEST_LABELS
 
-writes tests/golden/lenet5_mnist.npz: the arrays of the original checkpoint (PyTorch's names and layouts; sha256 of the source
-beside them), inputs made by a formula and the first 16 MNIST test digits with their labels, and what PyTorch says of them:
-logits, and the gradient of the cross-entropy of the runner-up class to the input.
+This writes tests/golden/lenet5_mnist.npz. It contains the arrays of the original checkpoint (PyTorch's names and layouts, and the sha256 of
+the source), inputs made by a formula, and the first 16 MNIST test digits with their labels. It also contains PyTorch's results: logits, and
+the gradient of the cross-entropy of the runner-up class to the input.
 """
 
 import hashlib

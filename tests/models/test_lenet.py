@@ -1,4 +1,4 @@
-"""The LeNets: size, the real checkpoint against PyTorch and MNIST, and that the small one learns."""
+"""The LeNets: size, the real checkpoint against PyTorch and MNIST, and training of the small one."""
 
 import jax
 import numpy as np

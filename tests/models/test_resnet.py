@@ -1,4 +1,4 @@
-"""The real checkpoints of the CIFAR ResNets: accuracy, official costs; and other names of the same arrays."""
+"""The real checkpoints of the CIFAR ResNets: accuracy, official costs, and other names of the same arrays."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training: steps like PyTorch's, states that go on bit for bit, adversarial training that makes robust, refusals in one line."""
+"""Training: steps equal PyTorch's, states continue bit for bit, adversarial training gives robustness, refusals are one line."""
 
 import json
 import os

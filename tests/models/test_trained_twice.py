@@ -1,4 +1,4 @@
-"""Networks published trained normally and adversarially: their accuracy, and that one stands PGD and the other does not."""
+"""Networks published with normal and with adversarial training: their accuracy, and that only the second withstands PGD."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
-"""Every network of the zoo: its import string, its size, and its logits and input gradients against PyTorch.
+"""Every network of `models/`: its import string, its size, and its logits and input gradients against PyTorch.
 
-Gradients are compared in float64, on the same float32 weights: of a million rectifiers and pools some are so near to a tie that
-the rounding of float32 decides them, and a gradient jumps there, in PyTorch as here. Logits do not jump; they are compared in both.
+Gradients are compared in float64, on the same float32 weights. Among a million rectifiers and pools, some are so close to a tie that the
+rounding of float32 decides them, and there a gradient jumps, in PyTorch too. Logits do not jump; they are compared in both precisions.
 """
 
 import importlib

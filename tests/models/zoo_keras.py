@@ -1,9 +1,9 @@
-"""The networks of the paper's first environment in Keras, their framework, and the maker of the golden file that pins their values.
+"""The networks of the paper's first environment in Keras, their original framework, and the maker of the golden file with their values.
 
     KERAS_BACKEND=torch python -m tests.models.zoo_keras
 
-needs Keras 3, which nothing else here does but `tests.io.keras_small`, and writes tests/golden/zoo_keras.npz: logits of `zoo_NAME.npz`'s
-images with its drawn weights, and the gradient of the cross-entropy of its class, in float64 (see `test_zoo`).
+This needs Keras 3, which only `tests.io.keras_small` needs too. It writes tests/golden/zoo_keras.npz: logits for the images of
+`zoo_NAME.npz` with its drawn weights, and the gradient of the cross-entropy of its class, in float64 (see `test_zoo`).
 """
 
 import json

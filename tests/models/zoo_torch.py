@@ -1,8 +1,8 @@
-"""Values of the networks of the zoo in PyTorch (`experiments/speed/torch_networks.py`), and the maker of the golden files that pin them.
+"""Values of the networks of `models/` in PyTorch (`experiments/speed/torch_networks.py`), and the maker of the golden files with them.
 
     python -m tests.models.zoo_torch
 
-writes tests/golden/zoo_NAME.npz: the names and shapes of the arrays, logits, and the gradient of the cross-entropy of the
+This writes tests/golden/zoo_NAME.npz: the names and shapes of the arrays, logits, and the gradient of the cross-entropy of the
 runner-up class to the input, with drawn weights on drawn images.
 """
 

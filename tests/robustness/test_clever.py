@@ -1,4 +1,4 @@
-"""CLEVER scores: exact for linear classifiers, those of the Adversarial Robustness Toolbox for LeNet-5."""
+"""CLEVER scores: exact for linear classifiers, and equal to those of the Adversarial Robustness Toolbox for LeNet-5."""
 
 import pathlib
 

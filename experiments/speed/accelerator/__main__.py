@@ -24,18 +24,18 @@ ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"
 
 @dataclass(frozen=True)
 class Settings:
-    """Show what an accelerator can."""
+    """Measure this project on an accelerator."""
 
     minutes: float = 8.0
-    """All parts together end before."""
+    """Time limit of all parts together, in minutes."""
     out: Path = Path("accelerator-output")
     """Folder for results.jsonl, results.md, a profile and the logs."""
     checkpoint: Path | None = None
     """Weights of ResNet-20, resnet20-12fca82f.th."""
     golden: Path | None = None
-    """Images by kind to compare its costs on, `.npz`."""
+    """Images by kind for the comparison of ResNet-20's costs, `.npz`."""
     parts: tuple[str, ...] = tuple(ENDS)
-    """Which parts."""
+    """Parts to run."""
 
 
 def main(settings: Settings) -> int:

@@ -1,4 +1,4 @@
-"""Side by side with PyTorch on the same card: the contestants of `python -m experiments.speed`, in turn."""
+"""Comparison with PyTorch on the same card: the contestants of `python -m experiments.speed`, in turn."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What a part is asked to do, and how it tells what it found: a JSON line for each result, and a table made from all lines so far."""
+"""The job of a part and its results: a JSON line for each result, and a table made from all lines so far."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The fastest number of lanes by trying, as `a2d cost --lanes auto` does it; and adversarial training while minutes are left."""
+"""The fastest number of lanes, tried as by `a2d cost --lanes auto`; and adversarial training if time is left."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What the parts work on, from what is in the repository: pinned digits and LeNet-5's weights, and networks and images that are drawn."""
+"""Networks and images for the parts: pinned digits and LeNet-5's weights from the repository, and networks and images drawn at random."""
 
 import zlib
 from dataclasses import replace

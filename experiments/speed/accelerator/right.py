@@ -1,4 +1,4 @@
-"""Costs of the card beside those of the CPU, on the same pinned images, in three precisions and with many numbers of lanes."""
+"""Costs on the card compared with those on the CPU, for the same pinned images, in three precisions and with many numbers of lanes."""
 
 from dataclasses import replace
 from typing import Any

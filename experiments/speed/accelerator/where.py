@@ -1,4 +1,4 @@
-"""Where the time goes: a trip of the loop without a network, refills, the host, transfers, the card's peak; and a profile."""
+"""The parts of the run time: an iteration of the loop without a network, refills, the host, transfers, the card's peak; and a profile."""
 
 import json
 import os
