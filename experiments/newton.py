@@ -88,7 +88,7 @@ SLOW = ("photographs",)  # data on which the attacks of many gradients craft not
 
 
 class Sizes(NamedTuple):
-    """Numbers of images, and how many are in work at a time."""
+    """Numbers of images, and of images that a device works on at the same time."""
 
     benign: int
     crafted: int  # of each set, as far as attacks succeed

@@ -22,7 +22,7 @@ from a2d_jax.io.source import text
 from a2d_jax.types import Attack, Classifier, Example
 
 Lanes = int | Literal["auto"] | None
-"""Images in work at a time on each device: a number, the fastest one, or the default of `stream`."""
+"""Number of images that each device works on at the same time: a number, the fastest one, or the default of `stream`."""
 
 
 def fastest_lanes(attack: Attack, classifier: Classifier, examples: Example, keep_x_adv: bool) -> int:

@@ -82,7 +82,7 @@ class ImagesSpec(OutputSpec):
     """Colour to put behind transparent pixels: a grey value from 0 (black) to 255 (white), a colour name, or #rrggbb. Without it an image
     with transparent pixels gets an error in its row."""
     limit: int | None = None
-    """Use only this many images, from the first on."""
+    """Number of images to use, counted from the first one; default all."""
     precision: str = "float32"
     """float32 or bfloat16. bfloat16 is faster on accelerators and gives other costs. A detector takes costs of one precision only."""
 
@@ -150,8 +150,7 @@ class AttackSpec(AttacksSpec):
 
     The output is an npz file with x (in [0, 1]), y, success, index and error. An untargeted attack succeeds when the prediction is no
     longer y. y is the label of the image, or the predicted class if the set has no labels. Images that are misclassified before the attack
-    need
-    none: they count as successes, and the summary gives their number.
+    need no attack. They count as successes, and the summary gives their number.
     """
 
     attack: str
@@ -251,7 +250,7 @@ class DetectSpec(OutputSpec, TablesSpec):
     """Colour to put behind transparent pixels, as for `a2d cost`. The default is the colour chosen for the images that the detector was
     fitted to."""
     limit: int | None = None
-    """Use only this many images, from the first on."""
+    """Number of images to use, counted from the first one; default all."""
     plugin: tuple[str, ...] = ()
     """Modules whose detector class and attacks the detector file may use. A detector file alone never imports a module."""
     no_bound: bool = False
