@@ -22,7 +22,8 @@ from a2d_jax.io import tables
 from tests.test_cli import FACTORY, near_boundary
 
 ROOT = Path(__file__).resolve().parents[1]
-LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a suite in the background hands on a deaf ear
+# A suite that runs in the background or under nohup makes its children ignore these signals.
+LISTENING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)"
 A2D = [sys.executable, "-c", f"{LISTENING}\nimport sys\nfrom a2d_jax.cli import main\nsys.exit(main())"]
 PREDICT = ["predict", "--classifier", "tiny_net:net", "--images", "x.npz", "--out"]
 FULL = Path("/dev/full")

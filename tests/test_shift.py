@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -71,25 +70,6 @@ def test_images_in_both_sets(here, capsys):
     out, err = capsys.readouterr()
     assert "among the old ones" not in err
     assert not json.loads(out)["shifted"]
-
-
-def test_the_documentation_runs(here, capsys):
-    """Protects readers: the commands and the example of docs/shift.md run in their order as printed."""
-    text = (pathlib.Path(__file__).parents[1] / "docs" / "shift.md").read_text()
-    (here / "my_net.py").write_text(FACTORY)
-    (here / "old.parquet").unlink()
-    pathlib.Path("old.npz").rename("calibration.npz")
-    pathlib.Path("near.npz").rename("today.npz")
-    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    assert [language for language, _ in blocks] == ["", "python", ""]
-    for language, block in blocks:
-        if language == "python":
-            exec(block, {})
-        else:
-            for line in block.strip().splitlines():
-                program, *arguments = line.split()
-                assert (program, a2d(*arguments)) == ("a2d", 0), line
-    assert "True True 27% flagged" in capsys.readouterr().out
 
 
 def test_refused(here, capsys):
