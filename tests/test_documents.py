@@ -45,8 +45,18 @@ def name(page: Path) -> str:
 
 
 def run(page: Path) -> None:
-    """Run the blocks of a page, one after the other, in the current folder."""
+    """Run the blocks of a page, one after the other, in the current folder, from which Python imports as in a program that lies there."""
     names: dict[str, object] = {"__name__": "__main__"}
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        _run(page, names)
+    finally:
+        sys.path.remove(str(Path.cwd()))
+        for module in [name for name, found in sys.modules.items() if Path(getattr(found, "__file__", None) or "/").parent == Path.cwd()]:
+            del sys.modules[module]
+
+
+def _run(page: Path, names: dict[str, object]) -> None:
     for language, text, line in blocks(page):
         if language == "python":
             if file := re.match(r"# (\w+\.py)\n", text):

@@ -84,5 +84,5 @@ def test_refused(here, capsys):
     refused(capsys, "at least 20 rows", "old benign", code=a2d("shift", "--benign", "few.parquet", "--new", "same.parquet"))
     refused(capsys, "level in (0, 1)", code=a2d(*old, "same.parquet", "--level", 1))
     refused(capsys, "significance in (0, 1)", code=a2d(*old, "same.parquet", "--significance", 0))
-    refused(capsys, "no file", code=a2d(*old, "missing.parquet"))
+    refused(capsys, "not a file", code=a2d(*old, "missing.parquet"))
     assert not pathlib.Path("shift.png").exists()

@@ -155,7 +155,7 @@ def test_saturated_pixels_shrink_the_margin_by_a_share():
     ("settings", "message"),
     [
         ({"overshoot": -0.1}, r"expected overshoot >= 0, got -0\.1; give"),
-        ({"candidates": 1}, "expected candidates >= 2, got 1; count"),
+        ({"candidates": 1}, "expected candidates >= 2, got 1; give the number of classes"),
         ({"norm": "l1"}, "expected a norm among l2, linf, got 'l1'; pass"),
         ({"form": "art"}, "expected a form among original, foolbox, got 'art'; pass"),
     ],

@@ -114,7 +114,7 @@ def refused(path, *words: str) -> None:
 def test_refused_tables(tmp_path):
     """What is no table of costs is refused with what is missing; holes and duplicates are named."""
     path = tmp_path / "a.parquet"
-    refused(path, "no file")
+    refused(path, "not a file")
     path.write_bytes(b"text")
     refused(path, "damaged")
     pq.write_table(pa.table({"index": [1], "cost": [2]}), path)
