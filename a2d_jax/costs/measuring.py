@@ -228,9 +228,8 @@ def measure(
             report(name, stream.stats.finished, len(places))
         stats[name] = stream.stats
         results[name] = AttackResult(x_adv=None, **columns)  # pyright: ignore[reportArgumentType] (NumPy here; the images lie elsewhere)
-    for row in np.flatnonzero(good):
-        if broken := [name for name, result in results.items() if result.broken[row]]:
-            known.error[row] = NOT_FINITE.format(" and ".join(broken))
+    for row in np.flatnonzero(good & np.any([result.broken for result in results.values()], axis=0)):
+        known.error[row] = NOT_FINITE.format(" and ".join(name for name, result in results.items() if result.broken[row]))
     good = _some_good(known, source)
     return Measured(
         known.index,

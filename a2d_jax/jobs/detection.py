@@ -20,7 +20,7 @@ from a2d_jax.io.provenance import Meeting, Origin, record, versions
 from a2d_jax.io.tables import table_writer, verdict_columns, verdicts_schema
 from a2d_jax.jobs.images import flag, open_both
 from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
-from a2d_jax.jobs.tables import left_out, meet, read_table
+from a2d_jax.jobs.tables import left_out, meet, read_table, shared_columns
 from a2d_jax.measurements import CLEVER, Column, coarse
 from a2d_jax.metrics import detection_report
 
@@ -84,13 +84,7 @@ def evaluate(spec: EvaluateSpec, report: Report = silent) -> Done:
     for path in spec.adversarial:
         other = read_table(path, spec)
         notes += left_out(other)
-        texts = specs.names_of(spec.attacks) if spec.attacks else [name for name in table.names if name in other.names]
-        if not texts:
-            raise BadInput(
-                f"expected costs of the same attacks, got {', '.join(table.names)} in {spec.benign} "
-                f"and {', '.join(other.names)} in {path}; run `a2d cost` on both sets with the same --attacks"
-            )
-        columns = table.columns(texts)
+        columns = shared_columns(spec.attacks, table, spec.benign, other, path)
         meeting = meeting + other.meeting + meet(columns, [table.origin, other.origin], spec)
         for column in columns:
             found = detection_report(-table.select([column])[:, 0], -other.select([column])[:, 0])

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from a2d_jax import specs
 from a2d_jax.console import Done, Report, silent
 from a2d_jax.detectors import Shift
 from a2d_jax.detectors import shift as test_of_shift
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic, refuse_existing
 from a2d_jax.jobs.spec import ShiftSpec
-from a2d_jax.jobs.tables import left_out, meet, read_table
+from a2d_jax.jobs.tables import left_out, meet, read_table, shared_columns
 
 
 def shift(spec: ShiftSpec, report: Report = silent) -> Done:
@@ -23,13 +22,7 @@ def shift(spec: ShiftSpec, report: Report = silent) -> Done:
         refuse_existing(spec.figure, spec.force, "--force", inputs=spec.inputs())
         _report_or_refuse()
     table, new = read_table(spec.benign, spec), read_table(spec.new, spec)
-    texts = specs.names_of(spec.attacks) if spec.attacks else [name for name in table.names if name in new.names]
-    if not texts:
-        raise BadInput(
-            f"expected costs of the same attacks, got {', '.join(table.names)} in {spec.benign} "
-            f"and {', '.join(new.names)} in {spec.new}; run `a2d cost` on both sets with the same --attacks"
-        )
-    columns = table.columns(texts)
+    columns = shared_columns(spec.attacks, table, spec.benign, new, spec.new)
     meeting = table.meeting + new.meeting + meet(columns, [table.origin, new.origin], spec)
     pixels = table.fingerprint is not None and new.fingerprint is not None
     keys = {"old_index": table.key, "new_index": new.key} if pixels else {}  # places in two sets say nothing of each other
