@@ -108,10 +108,13 @@ def run(name: str, work: Callable[[], object], interrupted: str = "no output was
         process.sweep()
         how = "interrupted" if number == signal.SIGINT else f"interrupted by {signal.Signals(number).name}"
         what = f"{', '.join(map(str, process.outputs))} is complete" if process.outputs else interrupted
+        if process.unfinished and not process.outputs:
+            what = f"finished parts are in {', '.join(map(str, process.unfinished))}; the same command goes on"
         print(f"{_normal()}{name}: {how}; {what}", file=sys.stderr)
         return 128 + number
 
     process.outputs.clear()
+    process.unfinished.clear()
     with process.streams() as stdout:
         signals = process.Signals(at_once=stopped)
         try:

@@ -25,6 +25,8 @@ temporaries: set[Path] = set()
 """Files and folders that are being written under a temporary name, removed if the process ends at once."""
 outputs: list[Path] = []
 """What the command has written under its final name so far."""
+unfinished: set[Path] = set()
+"""Folders in which finished parts of the work are kept; the same command goes on there."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -16,6 +16,7 @@ FLOORS = [
     {"specs"},
     {"presets", "io", "report"},
     {"costs"},
+    {"scale"},
     {"jobs"},
     {"command"},
     {"cli"},

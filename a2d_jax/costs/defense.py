@@ -14,7 +14,7 @@ from a2d_jax.costs.folder import Parts, read_folder, write_folder
 from a2d_jax.costs.inputs import key_data, logits_of, not_finite
 from a2d_jax.costs.judging import Judged, bounded, judge_images, read_columns, stops_of
 from a2d_jax.costs.lanes import Lanes
-from a2d_jax.costs.measuring import Measured, measure
+from a2d_jax.costs.measured import Measured, measure
 from a2d_jax.costs.notes import warn
 from a2d_jax.costs.targets import Target
 from a2d_jax.detectors import Detector, FittedDetector
@@ -59,17 +59,11 @@ def costs(
     if label is not None:
         label = inputs.labels(label, len(x), inputs.class_count(classifier, x.shape[1:], "the images", x.dtype))
     images = Arrays(x, label)
-    x_adv = {name: np.zeros_like(images.x) for name in attacks}
-
-    def keep(name: str, rows: np.ndarray, attacked: np.ndarray) -> None:
-        x_adv[name][rows] = attacked
-
     how: dict[str, Any] = {"seed": seed, "lanes": lanes, "devices": devices, "target": target}
     how["labels"] = "prediction" if label is None else "set"
-    measured = whole(measure(classifier, images, attacks, keep_x_adv=keep, **how))
-    warn(measured.notes, 2)
-    results = {name: result._replace(x_adv=x_adv[name]) for name, result in measured.results.items()}  # pyright: ignore[reportArgumentType]
-    return np.stack([np.asarray(result.cost) for result in results.values()], axis=1), results
+    measured = whole(measure(classifier, images, attacks, keep_x_adv=True, **how))
+    warn(measured.told.notes, 2)
+    return np.stack([np.asarray(result.cost) for result in measured.results.values()], axis=1), measured.results
 
 
 @dataclass(frozen=True)
@@ -92,10 +86,11 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.x)
 
-    def pieces(self) -> Iterator[Piece]:
-        if len(self.x):
-            index = np.arange(len(self.x))
-            yield Piece(index, list(map(str, index)), self.x, self.label, [None] * len(index))
+    def spans(self, spans: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+        for begin, end in spans:
+            index = np.arange(begin, end)
+            label = None if self.label is None else self.label[begin:end]
+            yield Piece(index, list(map(str, index)), self.x[begin:end], label, [None] * len(index))
 
 
 def whole(measured: Measured) -> Measured:
@@ -147,7 +142,7 @@ class Defense:
         def read(x: Float[np.ndarray, "n h w c"]) -> tuple[np.ndarray, np.ndarray]:
             images = Arrays(x)
             measured = whole(measure(self.classifier, images, self.attacks, seed=seed, target=self.target))
-            warn(measured.notes, 3)
+            warn(measured.told.notes, 3)
             return read_columns(measured, self.attacks, columns, images.shape), measured.label
 
         x = inputs.images(benign)
@@ -285,7 +280,7 @@ class FittedDefense:
         how: dict[str, Any] = {"bound": bound, "stops": self._stops(images.shape), "seed": seed, "target": self.target}
         judged = judge_images(self.classifier, images, self.attacks, self.columns, self.detector, **how)
         whole(judged.measured)
-        warn(judged.measured.notes, 3)
+        warn(judged.measured.told.notes, 3)
         return judged
 
     def _stopped(self, shape: Shape, bound: bool) -> Mapping[str, Attack]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from a2d_jax.costs.measuring import ImageSet, Measured, measure
+from a2d_jax.costs.measured import Measured, measure
+from a2d_jax.costs.measuring import ImageSet
 from a2d_jax.detectors import FittedDetector
 from a2d_jax.measurements import Column, farthest, honest
 from a2d_jax.types import Attack, Classifier, can_be_shortened
@@ -60,18 +61,35 @@ def judge_images(
     """
     columns = tuple(columns)
     attacks = {name: attacks[name] for name in dict.fromkeys(column.measurement for column in columns)}
-    if not bound:
-        stops = (None,) * len(columns)
-    stops = tuple(stops_of(attacks, columns, detector, source.shape) if stops is None else stops)
-    at = {column.measurement: stop for column, stop in zip(columns, stops, strict=True)}
-    measured = measure(classifier, source, bounded(attacks, [at[name] for name in attacks]), **how)
-    table = read_columns(measured, attacks, columns, source.shape)
+    stops = stops_of(attacks, columns, detector, source.shape) if bound and stops is None else stops
+    at = tuple(stops) if bound and stops is not None else (None,) * len(columns)
+    measured = measure(classifier, source, stopped(attacks, columns, at), **how)
+    return judged(measured, attacks, columns, detector, at, source.shape)
+
+
+def judged(
+    measured: Measured,
+    attacks: Mapping[str, Attack],
+    columns: Sequence[Column],
+    detector: FittedDetector,
+    stops: Sequence[float | None],
+    shape: tuple[int, ...],
+) -> Judged:
+    """The verdicts on images that are measured."""
+    table = read_columns(measured, attacks, columns, shape)
     good = measured.good
     score, adversarial = np.zeros(len(good)), np.zeros(len(good), bool)
-    known = {"labels": measured.label[good], "index": measured.fingerprint[good]}
-    score[good] = detector.score(table[good], **known)
-    adversarial[good] = score[good] > detector.threshold
-    return Judged(measured, columns, stops, table, score, adversarial)
+    if good.any():
+        known = {"labels": measured.label[good], "index": measured.fingerprint[good]}
+        score[good] = detector.score(table[good], **known)
+        adversarial[good] = score[good] > detector.threshold
+    return Judged(measured, tuple(columns), tuple(stops), table, score, adversarial)
+
+
+def stopped(attacks: Mapping[str, Attack], columns: Sequence[Column], stops: Sequence[float | None]) -> dict[str, Attack]:
+    """The attacks that columns read, each stopped where its column says."""
+    at = {column.measurement: stop for column, stop in zip(columns, stops, strict=True)}
+    return bounded({name: attacks[name] for name in at}, at.values())
 
 
 def stops_of(

@@ -1,6 +1,12 @@
-"""From images to costs, for a set that may be larger than memory: predict, then run one attack after the other."""
+"""From images to costs: what the classifier predicts, then one attack after the other, unit by unit.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+A `Plan` says what is measured. `work` does what a ledger is missing: it feeds all missing images of a measurement to one stream, so that
+lanes never wait at the border of a part, and commits each part when its last image is done. A set that is larger than memory needs the
+images in flight and nothing else.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +18,9 @@ from a2d_jax import drivers
 from a2d_jax.console import Report, silent
 from a2d_jax.costs.inputs import decided, fingerprints, keyed, logits_of
 from a2d_jax.costs.lanes import Lanes, fastest_lanes
-from a2d_jax.costs.notes import Seen, unmoved
+from a2d_jax.costs.notes import Seen, still
 from a2d_jax.costs.targets import Target, read_target, targets
+from a2d_jax.costs.units import PREDICT, Filling, Ledger, Unit, joined
 from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.errors import BadInput
 from a2d_jax.inputs import class_count
@@ -21,11 +28,13 @@ from a2d_jax.io.source import Piece, Shape
 from a2d_jax.specs import whole_attack
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
-Keep = Callable[[str, NDArray[np.int64], NDArray[np.float32]], None]
-"""Takes the name of an attack, the places in the set of some images, and their attacked versions, as they finish."""
-
 NOT_FINITE = "expected finite gradients and logits, got NaN or infinity during {}; check what the network computes for this image"
 """The error of an image on which an attack met numbers that are none."""
+CHANGED = "expected the same image at every reading, got another one; do not change the set while it is measured"
+
+
+class NothingUsable(BadInput):
+    """No image of a set can be used: nothing that was done for it is worth keeping."""
 
 
 class ImageSet(Protocol):
@@ -38,110 +47,58 @@ class ImageSet(Protocol):
     @property
     def labels(self) -> bool: ...
     def __len__(self) -> int: ...
-    def pieces(self) -> Iterator[Piece]:
-        """The set in order, as often as it is asked for."""
+    def spans(self, spans: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+        """The images of some ranges, in order, in pieces that lie within one range; as often as they are asked for."""
         ...
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """A piece of a set with its predictions."""
-
-    index: NDArray[np.int64]
-    id: list[str]
-    truth: NDArray[np.int64] | None  # label of the set
-    label: NDArray[np.int64]  # class that is predicted
-    probability: NDArray[np.float32]
-    fingerprint: NDArray[np.int64]
-    target: NDArray[np.int64] | None  # class to reach, if one was asked for
-    error: list[str | None]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The results of attacks on every image of a set; rows with an error have no result.
+class Plan:
+    """What is measured on which images; `planned` makes it.
 
     Attributes:
-      index: position in the set.
-      id: name of each image.
-      fingerprint: fingerprint of its pixels.
-      label: class that untargeted attacks started from.
-      target: class that targeted attacks tried to reach; None without targets.
-      error: why an image has no result.
-      good: images with a result.
-      results: results by attack; every field has the leading axis `n`, `x_adv` is None.
-      stats: statistics of the lanes by attack.
-      labels: source of `label`, `prediction` or `set`.
-      wrong: number of images that the classifier gets wrong, by the labels of the set; None for a set without labels.
-      notes: notes for the caller on the network, the labels and the attacks.
-    """
-
-    index: NDArray[np.int64]
-    id: list[str]
-    fingerprint: NDArray[np.int64]
-    label: NDArray[np.int64]
-    target: NDArray[np.int64] | None
-    error: list[str | None]
-    good: NDArray[np.bool_]
-    results: dict[str, AttackResult]
-    stats: dict[str, drivers.Stats]
-    labels: str
-    wrong: int | None
-    notes: list[str]
-
-    @property
-    def failed(self) -> int:
-        """Number of images without a result."""
-        return int((~self.good).sum())
-
-
-def predicted(
-    classifier: Classifier,
-    source: ImageSet,
-    report: Report = silent,
-    *,
-    target: Target | None = None,
-    seed: int = 0,
-    seen: Seen | None = None,
-) -> Iterator[Predicted]:
-    """The predicted class of every image, piece by piece.
-
-    Args:
       classifier: one image to logits.
       source: the images.
+      attacks: the attacks by name.
+      seed: seed of random attacks and random targets. Each image's key derives from this seed and its pixels, not from its position in the
+        set.
+      lanes: number of images that each device works on at the same time; `auto` tries some numbers first.
+      devices: default all local devices.
       report: is told the progress.
+      labels: class that untargeted attacks start from: the `prediction`, or the label of the `set`. If it is the predicted class, no attack
+        succeeds before its first update.
       target: class that targeted attacks try to reach.
-      seed: seed of random targets.
-      seen: collects facts about outputs and labels.
-
-    Raises:
-      BadInput: at the end, if no image could be used.
+      keep_x_adv: keep the attacked images, in a column `x_adv` of the units.
+      classes: number of classes of the classifier.
     """
-    failed, first = 0, None
-    for piece in source.pieces():
-        n, error = len(piece.error), list(piece.error)
-        good = np.asarray([one is None for one in error])
-        label, probability, fingerprint = np.full(n, -1, np.int64), np.zeros(n, np.float32), fingerprints(piece.x)
-        aim = None if target is None else np.full(n, -1, np.int64)
-        if good.any():
-            logits = logits_of(classifier, piece.x[good])
-            label[good], probability[good] = decided(logits)
-            if seen is not None:
-                seen.add(logits, label[good], None if piece.label is None else piece.label[good], fingerprint[good])
-            if aim is not None and target is not None:
-                truth = None if piece.label is None else piece.label[good]
-                aim[good] = targets(target, logits, label[good], truth, fingerprint[good], seed)
-        for row in np.flatnonzero(good & (label < 0)):
-            error[row] = "expected finite logits, got NaN or infinity from the classifier; check its weights"
-        yield Predicted(piece.index, piece.id, piece.label, label, probability, fingerprint, aim, error)
-        failed += sum(one is not None for one in error)
-        first = first or next((f"{name}: {one}" for name, one in zip(piece.id, error, strict=True) if one), None)
-        report("predict", int(piece.index[-1]) + 1, len(source))
-    if failed == len(source):
-        raise BadInput(f"expected at least one image that can be used in {source.path}, got errors in all {failed}; the first is {first}")
+
+    classifier: Classifier
+    source: ImageSet
+    attacks: Mapping[str, Attack]
+    seed: int
+    lanes: Lanes
+    devices: Sequence[Any] | None
+    report: Report
+    labels: str
+    target: Target | None
+    keep_x_adv: bool
+    classes: int
+
+    @property
+    def measurements(self) -> list[str]:
+        """All measurements, in the order in which they are done."""
+        return [PREDICT, *self.attacks]
+
+    def start(self, known: Mapping[str, Any]) -> NDArray[np.int64]:
+        """The class that untargeted attacks leave, from the columns of a unit of predictions."""
+        return known["truth"] if self.labels == "set" and self.source.labels else known["label"]
+
+    def aims(self, name: str) -> bool:
+        """Whether the attack must reach a class."""
+        return self.target is not None and _targeted(self.attacks[name])
 
 
-def measure(
+def planned(
     classifier: Classifier,
     source: ImageSet,
     attacks: Mapping[str, Attack],
@@ -152,154 +109,218 @@ def measure(
     report: Report = silent,
     labels: str = "prediction",
     target: Target | str | None = None,
-    keep_x_adv: Keep | None = None,
-) -> Measured:
-    """Run every attack on every image.
-
-    The set is read once for the predicted classes and once for each attack. The images are never all in memory; only the resulting numbers
-    are.
-
-    Args:
-      classifier: one image to logits.
-      source: the images.
-      attacks: the attacks by name.
-      seed: seed of random attacks. Each image's key derives from this seed and its pixels, not from its position in the set.
-      lanes: number of images that each device works on at the same time; `auto` tries some numbers first.
-      devices: default all local devices.
-      report: is told the progress.
-      labels: class that untargeted attacks start from: the `prediction`, or the label of the `set`. If it is the predicted class, no attack
-        succeeds before its first update.
-      target: class that targeted attacks try to reach.
-      keep_x_adv: receives the attacked images.
+    keep_x_adv: bool = False,
+) -> Plan:
+    """Check what shall be measured. See `Plan` for the arguments.
 
     Raises:
-      BadInput: no image that can be attacked, a targeted attack without a target, or too few lanes.
+      BadInput: no image, a targeted attack without a target, too few lanes, a seed that is too large, or images that the classifier does
+        not take.
     """
     if not (lanes in (None, "auto") or (type(lanes) is int and lanes >= MIN_WIDTH)):
         raise BadInput(f"expected at least {MIN_WIDTH} lanes, got {lanes}; leave it out to take the default")
-    if not attacks or not len(source):
-        raise BadInput(f"expected at least one attack and one image, got {len(attacks)} attack(s) and {len(source)} image(s); give both")
+    if not len(source):
+        raise BadInput(f"expected at least one image, got none in {source.path}; give some")
+    if PREDICT in attacks:
+        raise BadInput(f"expected another name for an attack than {PREDICT}, under which predictions are kept; choose one")
     for name, attack in attacks.items():
         whole_attack(attack, f"{name} to be an attack")
     if not -(2**31) <= seed < 2**31:
         raise BadInput(f"expected a seed of at most 31 bits, got {seed}; choose a smaller one")
-    target = None if target is None else read_target(target)
-    classes = class_count(classifier, source.shape, source.path)
-    _target_where_needed(attacks, target)
-    seen = Seen()
-    known = _known(list(predicted(classifier, source, report, target=target, seed=seed, seen=seen)), labels, target is not None)
-    for column in (known.label, *([] if known.target is None else [known.target])):
-        for row in np.flatnonzero((column < 0) | (column >= classes)):
-            known.error[row] = known.error[row] or f"expected a label from 0 to {classes - 1}, got {column[row]}; correct it"
-    good = _some_good(known, source)
-    places = np.zeros(int(good.sum()), np.int64)  # in the set, of the examples in the order in which they are fed
-
-    def feed(goal: NDArray[np.int64], own: NDArray[np.bool_]) -> Iterator[Example]:
-        """The surest images of each piece first: they resist longest, and would keep lanes waiting at the end (docs/performance.md)."""
-        begin = 0
-        for piece in source.pieces():
-            rows = np.flatnonzero(good[piece.index])
-            rows = rows[np.argsort(-known.probability[piece.index[rows]], kind="stable")]
-            if len(rows):
-                numbers = piece.index[rows]
-                places[begin : begin + len(rows)] = numbers
-                begin += len(rows)
-                who = known.fingerprint[numbers]
-                yield keyed(piece.x[rows], goal[numbers], own[numbers], who, seed)
-
-    results: dict[str, AttackResult] = {}
-    stats: dict[str, drivers.Stats] = {}
-    for name, attack in attacks.items():
-        columns = _columns(len(source))
-        goal = known.target if known.target is not None and _targeted(attack) else known.label
-        own = (goal == known.predicted) & (goal is known.label)
-        width, keep = lanes, keep_x_adv is not None
-        if width == "auto":
-            report(f"{name}, trying lanes", 0, 1)
-            width = fastest_lanes(attack, classifier, next(feed(goal, own)), keep)
-            report(f"{name}, trying lanes", 1, 1)
-        stream = drivers.stream(attack, classifier, feed(goal, own), lanes=width, devices=devices, keep_x_adv=keep)
-        for finished in stream:
-            rows = places[finished.index]
-            for field, column in columns.items():
-                column[rows] = getattr(finished.result, field)
-            if keep_x_adv:
-                keep_x_adv(name, rows, np.asarray(finished.result.x_adv))
-            report(name, stream.stats.finished, len(places))
-        stats[name] = stream.stats
-        results[name] = AttackResult(x_adv=None, **columns)  # pyright: ignore[reportArgumentType] (NumPy here; the images lie elsewhere)
-    for row in np.flatnonzero(good & np.any([result.broken for result in results.values()], axis=0)):
-        known.error[row] = NOT_FINITE.format(" and ".join(name for name, result in results.items() if result.broken[row]))
-    good = _some_good(known, source)
-    return Measured(
-        known.index,
-        known.id,
-        known.fingerprint,
-        known.label,
-        known.target,
-        known.error,
-        good,
-        results,
-        stats,
-        labels,
-        None if known.truth is None else int((known.predicted != known.truth)[good].sum()),
-        seen.notes() + [note for name, result in results.items() for note in unmoved(name, result, good)],
-    )
-
-
-def _some_good(known: "_Known", source: ImageSet) -> NDArray[np.bool_]:
-    """Which images have no error.
-
-    Raises:
-      BadInput: all have one.
-    """
-    good = np.asarray([one is None for one in known.error])
-    if not good.any():
-        raise BadInput(
-            f"expected at least one image that can be attacked in {source.path}, got errors in all; the first is {known.error[0]}"
-        )
-    return good
-
-
-@dataclass(frozen=True)
-class _Known:
-    """All pieces of `Predicted` as one, with the label that attacks leave."""
-
-    index: NDArray[np.int64]
-    id: list[str]
-    fingerprint: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    label: NDArray[np.int64]
-    target: NDArray[np.int64] | None
-    truth: NDArray[np.int64] | None
-    probability: NDArray[np.float32]
-    error: list[str | None]
-
-
-def _known(pieces: Sequence[Predicted], labels: str, aimed: bool) -> _Known:
     if labels not in ("prediction", "set"):
         raise BadInput(f"expected labels among prediction, set, got {labels!r}; pass one of them")
+    target = None if target is None else read_target(target)
+    classes = class_count(classifier, source.shape, source.path)
+    if attacks:
+        _target_where_needed(attacks, target)
+    return Plan(classifier, source, attacks, seed, lanes, devices, report, labels, target, keep_x_adv, classes)
 
-    def label(piece: Predicted) -> NDArray[np.int64]:
-        return piece.truth if labels == "set" and piece.truth is not None else piece.label
 
-    return _Known(
-        index=np.concatenate([piece.index for piece in pieces]),
-        id=[name for piece in pieces for name in piece.id],
-        fingerprint=np.concatenate([piece.fingerprint for piece in pieces]),
-        predicted=np.concatenate([piece.label for piece in pieces]),
-        label=np.concatenate([label(piece) for piece in pieces]),
-        target=np.concatenate([piece.target for piece in pieces if piece.target is not None]) if aimed else None,
-        truth=np.concatenate([piece.truth for piece in pieces if piece.truth is not None]) if pieces[0].truth is not None else None,
-        probability=np.concatenate([piece.probability for piece in pieces]),
-        error=[one for piece in pieces for one in piece.error],
+def work(plan: Plan, ledger: Ledger) -> None:
+    """Do all that the ledger is missing.
+
+    Raises:
+      NothingUsable: no image of the set can be used.
+    """
+    predict(plan, ledger)
+    for name in plan.attacks:
+        attack(plan, name, ledger)
+
+
+def predict(plan: Plan, ledger: Ledger) -> None:
+    """Do the missing units of predictions.
+
+    Their columns: index, id, label (the class that is predicted), probability, fingerprint, truth (the label of the set), target (the class
+    to reach; both only where there is one) and error.
+
+    Raises:
+      NothingUsable: no image of the set can be used.
+    """
+    left = ledger.missing(PREDICT)
+    waiting: list[Unit] = []
+    seen, begin, done = Seen(), time.perf_counter(), 0
+    for piece in plan.source.spans([ledger.cut.span(part) for part in left]):
+        waiting.append(Unit(_predicted(plan, piece, seen)))
+        done += len(piece.error)
+        part = int(piece.index[0]) // ledger.cut.size
+        if int(piece.index[-1]) + 1 == ledger.cut.span(part)[1]:
+            now = time.perf_counter()
+            columns = joined(waiting)
+            good = sum(error is None for error in columns["error"])
+            ledger.commit(PREDICT, part, Unit(columns, {"seconds": now - begin, "good": good, "seen": seen.as_json()}))
+            waiting, seen, begin = [], Seen(), now
+        plan.report(PREDICT, done, ledger.cut.length(left))
+    if len(left) == len(ledger.cut.parts):
+        _some_good(plan, ledger)
+
+
+def _predicted(plan: Plan, piece: Piece, seen: Seen) -> dict[str, Any]:
+    """What the classifier predicts of a piece."""
+    n, error = len(piece.error), list(piece.error)
+    good = np.asarray([one is None for one in error])
+    label, probability, fingerprint = np.full(n, -1, np.int64), np.zeros(n, np.float32), fingerprints(piece.x)
+    aim = None if plan.target is None else np.full(n, -1, np.int64)
+    if good.any():
+        logits = logits_of(plan.classifier, piece.x[good])
+        label[good], probability[good] = decided(logits)
+        seen.add(logits, label[good], None if piece.label is None else piece.label[good], fingerprint[good])
+        if aim is not None and plan.target is not None:
+            truth = None if piece.label is None else piece.label[good]
+            aim[good] = targets(plan.target, logits, label[good], truth, fingerprint[good], plan.seed)
+    for row in np.flatnonzero(good & (label < 0)):
+        error[row] = "expected finite logits, got NaN or infinity from the classifier; check its weights"
+    columns = {"index": piece.index, "id": piece.id, "label": label, "probability": probability, "fingerprint": fingerprint}
+    columns |= ({} if piece.label is None else {"truth": piece.label}) | ({} if aim is None else {"target": aim})
+    for classes in (plan.start(columns), *([] if aim is None else [aim])):
+        for row in np.flatnonzero((classes < 0) | (classes >= plan.classes)):
+            error[row] = error[row] or f"expected a label from 0 to {plan.classes - 1}, got {classes[row]}; correct it"
+    return columns | {"error": error}
+
+
+def _some_good(plan: Plan, ledger: Ledger) -> None:
+    units = (ledger.read(PREDICT, part).columns for part in ledger.cut.parts)
+    first = None
+    for unit in units:
+        if None in unit["error"]:
+            return
+        first = first or f"{unit['id'][0]}: {unit['error'][0]}"
+    raise NothingUsable(
+        f"expected at least one image that can be used in {plan.source.path}, got errors in all {len(plan.source)}; the first is {first}"
     )
 
 
-def _columns(count: int) -> dict[str, NDArray[Any]]:
-    """Empty columns for the numbers of a result."""
+def attack(plan: Plan, name: str, ledger: Ledger) -> None:
+    """Do the missing units of an attack.
+
+    Their columns: index, id, fingerprint, label (the class to leave), target (only of a targeted attack), the numbers of an `AttackResult`,
+    `x_adv` if it is kept, and error. Rows with an error have no meaning but for what identifies the image.
+    """
+    left = ledger.missing(name)
+    if not left:
+        return
+    one, lanes = plan.attacks[name], plan.lanes
+    if lanes == "auto":
+        plan.report(f"{name}, trying lanes", 0, 1)
+        first = next(iter(_Feed(plan, name, ledger, left)), None)
+        lanes = None if first is None else fastest_lanes(one, plan.classifier, first, plan.keep_x_adv)
+        plan.report(f"{name}, trying lanes", 1, 1)
+    feed = _Feed(plan, name, ledger, left)
+    stream = drivers.stream(one, plan.classifier, feed, lanes=lanes, devices=plan.devices, keep_x_adv=plan.keep_x_adv)
+    told, total = _Told(name, stream.stats), ledger.cut.length(left)
+    for finished in stream:
+        numbers = finished.result._asdict()
+        feed.filling.add(feed.places[finished.index], numbers if plan.keep_x_adv else {k: v for k, v in numbers.items() if k != "x_adv"})
+        for part, columns in feed.filling.whole():
+            ledger.commit(name, part, told.unit(columns))
+        plan.report(name, stream.stats.finished + feed.unusable, total)
+    for part, columns in feed.filling.whole():  # in which no image can be attacked
+        ledger.commit(name, part, told.unit(columns))
+    plan.report(name, total, total)
+
+
+class _Feed:
+    """The examples of an attack, piece by piece, and where their results belong.
+
+    Attributes:
+      filling: the parts of which some examples are on their way.
+      places: in the set, of the examples in the order in which they were fed.
+      unusable: images so far that cannot be attacked.
+    """
+
+    def __init__(self, plan: Plan, name: str, ledger: Ledger, parts: Sequence[int]) -> None:
+        self.filling = Filling(ledger.cut)
+        self.places = np.zeros(ledger.cut.length(parts), np.int64)
+        self.unusable = 0
+        self._plan, self._name, self._ledger, self._parts = plan, name, ledger, parts
+        self._fed = 0
+
+    def __iter__(self) -> Iterator[Example]:
+        part = -1
+        known: Mapping[str, Any] = {}
+        for piece in self._plan.source.spans([self._ledger.cut.span(part) for part in self._parts]):
+            if int(piece.index[0]) // self._ledger.cut.size != part:
+                part = int(piece.index[0]) // self._ledger.cut.size
+                known = self._ledger.read(PREDICT, part).columns
+                self._begin(part, known)
+            example = self._examples(piece, known, int(piece.index[0]) - self._ledger.cut.span(part)[0])
+            if example is not None:
+                yield example
+
+    def _begin(self, part: int, known: Mapping[str, Any]) -> None:
+        good = sum(error is None for error in known["error"])
+        self.unusable += len(known["error"]) - good
+        columns: dict[str, Any] = {name: known[name] for name in ("index", "id", "fingerprint")} | {"label": self._plan.start(known)}
+        if self._plan.aims(self._name):
+            columns["target"] = known["target"]
+        columns["error"] = np.asarray(known["error"], object)
+        shape = self._plan.source.shape if self._plan.keep_x_adv else None
+        self.filling.expect(part, columns | _columns(len(known["error"]), shape), good)
+
+    def _examples(self, piece: Piece, known: Mapping[str, Any], begin: int) -> Example | None:
+        """The surest images of a piece first: they resist longest, and would keep lanes waiting at the end (docs/performance.md)."""
+        here = slice(begin, begin + len(piece.error))
+        usable = np.asarray([error is None for error in known["error"][here]], bool)
+        fingerprint = known["fingerprint"][here]
+        changed = usable & (fingerprints(piece.x) != fingerprint)
+        for row in np.flatnonzero(changed):
+            self.filling.add(piece.index[[row]], {"error": np.asarray([piece.error[row] or CHANGED], object)})
+        rows = np.flatnonzero(usable & ~changed)
+        self.unusable += int(changed.sum())
+        if not len(rows):
+            return None
+        rows = rows[np.argsort(-known["probability"][here][rows], kind="stable")]
+        self.places[self._fed : self._fed + len(rows)] = piece.index[rows]
+        self._fed += len(rows)
+        goal = (known["target"] if self._plan.aims(self._name) else self._plan.start(known))[here][rows]
+        own = (goal == known["label"][here][rows]) & (not self._plan.aims(self._name))
+        return keyed(piece.x[rows], goal, own, fingerprint[rows], self._plan.seed)
+
+
+class _Told:
+    """What is said of each unit of an attack: what the lanes did since the unit before it."""
+
+    def __init__(self, name: str, stats: drivers.Stats) -> None:
+        self._name, self._stats = name, stats
+        self._last = (time.perf_counter(), 0, 0)
+
+    def unit(self, columns: dict[str, Any]) -> Unit:
+        now = (time.perf_counter(), self._stats.useful_steps, self._stats.lane_steps)
+        seconds, useful, steps = (here - before for here, before in zip(now, self._last, strict=True))
+        self._last = now
+        error, broken = columns["error"].tolist(), columns["broken"]
+        for row in np.flatnonzero(broken):
+            error[row] = error[row] or NOT_FINITE.format(self._name)
+        good = np.asarray([one is None for one in error])
+        facts = {"seconds": seconds, "lanes": self._stats.lanes, "useful_steps": useful, "lane_steps": steps}
+        facts |= {"good": int(good.sum()), "still": still(columns, good)}
+        return Unit({**columns, "error": error}, facts)
+
+
+def _columns(count: int, shape: Shape | None) -> dict[str, NDArray[Any]]:
+    """Empty columns for the numbers of a result, and for images of a shape."""
     types = {"distance": np.float32, "crossing": np.float32} | dict.fromkeys(("success", "censored", "broken", "flat"), np.bool_)
-    return {field: np.zeros(count, types.get(field, np.int64)) for field in AttackResult._fields if field != "x_adv"}
+    numbers = {field: np.zeros(count, types.get(field, np.int64)) for field in AttackResult._fields if field != "x_adv"}
+    return numbers if shape is None else numbers | {"x_adv": np.zeros((count, *shape), np.float32)}
 
 
 def _targeted(attack: Attack) -> bool:

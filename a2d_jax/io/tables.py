@@ -47,6 +47,45 @@ COSTS = pa.schema(
     ]
 )
 
+PREDICTED = pa.schema(
+    [
+        *_IMAGE,
+        ("label", pa.int64()),
+        ("probability", pa.float32()),
+        ("truth", pa.int64()),  # label of the set
+        ("target", pa.int64()),
+        *_PIXELS,
+        *_ERROR,
+    ]
+)
+"""What a job keeps of the predictions of a part; `truth` and `target` only where the set has labels and an attack a target."""
+RESULTS = pa.schema(
+    [
+        *_IMAGE,
+        ("label", pa.int64()),
+        ("target", pa.int64()),
+        *[(name, pa.int64()) for name in ("cost", "iterations", "forward_queries", "backward_queries")],
+        *[(name, pa.bool_()) for name in ("success", "censored", "broken", "flat")],
+        *[(name, pa.float32()) for name in ("distance", "crossing")],
+        *_PIXELS,
+        *_ERROR,
+    ]
+)
+"""What a job keeps of an attack on a part: all that an attack returns, but for the images."""
+
+
+def without(schema: Any, *names: str) -> Any:
+    """A schema without some of its columns."""
+    return pa.schema([field for field in schema if field.name not in names])
+
+
+def crafted_schema(shape: tuple[int, int, int]) -> Any:
+    """Columns of a part of crafted images, which `open_images` reads too."""
+    x = pa.fixed_shape_tensor(pa.float32(), shape)
+    numbers = [("success", pa.bool_()), ("iterations", pa.int64()), ("distance", pa.float32())]
+    return pa.schema([*_IMAGE, ("x", x), ("y", pa.int64()), *numbers, ("target", pa.int64()), *_PIXELS, *_ERROR])
+
+
 CLEVER = pa.schema(
     [
         *_IMAGE,
@@ -94,23 +133,53 @@ def table_writer(path: str | Path, schema: Any, meta: Meta, force: bool = True) 
       keep `index`, `id` and what identifies them, their results become null.
     """
     schema = schema.with_metadata({"a2d": json.dumps(meta)})
-    kept = {"index", "fingerprint", "seed", *(field.name for field in schema if pa.types.is_string(field.type))}
 
     with atomic(path, force) as temporary, temporary.open("wb") as file, pq.ParquetWriter(file, schema) as writer:
 
         def write(columns: Mapping[str, Any]) -> None:
-            failed = np.asarray([error is not None for error in columns["error"]], bool)
-            arrays = [
-                pa.nulls(len(failed), field.type)
-                if field.name in OPTIONAL and field.name not in columns
-                else pa.array(columns[field.name], field.type)
-                if field.name in kept
-                else pa.array(np.asarray(columns[field.name]), field.type, mask=failed | np.ma.getmaskarray(columns[field.name]))
-                for field in schema
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            writer.write_table(table_of(columns, schema))
 
         yield write
+
+
+def table_of(columns: Mapping[str, Any], schema: Any) -> Any:
+    """Rows as a pyarrow table.
+
+    Args:
+      columns: one sequence per column, a masked array where some have no value. Rows with an `error` keep what identifies them, their
+        results become null; images become NaN.
+      schema: columns and types; other columns are left out.
+    """
+    kept = {"index", "fingerprint", "seed", *(field.name for field in schema if pa.types.is_string(field.type))}
+    failed = np.asarray([error is not None for error in columns["error"]], bool)
+
+    def array(field: Any) -> Any:
+        if field.name in OPTIONAL and field.name not in columns:
+            return pa.nulls(len(failed), field.type)
+        values = columns[field.name]
+        if isinstance(field.type, pa.FixedShapeTensorType):
+            images = np.where(failed[:, None, None, None], np.nan, values).astype(np.float32)
+            return pa.FixedShapeTensorArray.from_numpy_ndarray(images)
+        if field.name in kept:
+            return pa.array(values, field.type)
+        return pa.array(np.asarray(values), field.type, mask=failed | np.ma.getmaskarray(values))
+
+    return pa.Table.from_arrays([array(field) for field in schema], schema=schema)
+
+
+def columns_of(table: Any) -> dict[str, Any]:
+    """The columns of a table that `table_of` made: numbers as NumPy arrays (0 or NaN for rows without a value), text as lists."""
+    return {name: _values(table[name].combine_chunks()) for name in table.column_names}
+
+
+def _values(column: Any) -> Any:
+    if isinstance(column.type, pa.FixedShapeTensorType):
+        return column.to_numpy_ndarray()
+    if pa.types.is_string(column.type):
+        return column.to_pylist()
+    if pa.types.is_floating(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    return column.fill_null(False if pa.types.is_boolean(column.type) else 0).to_numpy(zero_copy_only=False)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from a2d_jax import specs
 from a2d_jax.console import Done, Report, silent
-from a2d_jax.costs import judge_images
+from a2d_jax.costs import Judged, Unit, judged, measured, planned, stopped, stops_of, told, work
 from a2d_jax.costs.stored import reading
 from a2d_jax.detectors import Detector, whole_detector
 from a2d_jax.errors import BadInput
@@ -17,15 +17,22 @@ from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.measurements import Measurements
 from a2d_jax.io.provenance import Meeting, Origin, record, versions
-from a2d_jax.io.tables import table_writer, verdict_columns, verdicts_schema
+from a2d_jax.io.source import content_digest
+from a2d_jax.io.tables import RESULTS, table_writer, verdict_columns, verdicts_schema, without
 from a2d_jax.jobs.images import flag, open_both
+from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
 from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
 from a2d_jax.jobs.tables import left_out, meet, read_table, shared_columns
 from a2d_jax.measurements import CLEVER, Column, coarse
 from a2d_jax.metrics import detection_report
+from a2d_jax.scale.runs import Kind
+from a2d_jax.specs import settings_of
+from a2d_jax.types import Attack, AttackResult
 
 FLAGS = ("h", "k", "level", "two_sided", "per_class", "as_released")
 """Settings of detectors that have a flag of their own."""
+VERDICTS = "verdicts"
+"""The measurement of a job that judges images."""
 
 
 def fit(spec: FitSpec, report: Report = silent) -> Done:
@@ -66,7 +73,10 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
 
 def detect(spec: DetectSpec, report: Report = silent) -> Done:
     """Write verdicts on images, from their costs or from the images themselves."""
-    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
+    if spec.costs is None:
+        refuse_output(spec)
+    else:
+        refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     if (spec.costs is None) == (spec.images is None) or (spec.images is None) != (spec.classifier is None):
         raise BadInput("expected either --costs, or --classifier with --images, got another combination; give one or the other")
     stored = read_detector(spec.detector, spec.plugin)
@@ -145,33 +155,72 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     here = record(model, source, classifier=spec.classifier, precision=precision, seed=spec.seed, labels="prediction")
     network = Origin("the network given", {**here, "attacks": fitted_on.meta["attacks"], "norms": fitted_on.meta.get("norms", {})})
     meeting = _fitted_to(stored, spec) + meet(columns, [fitted_on, network], spec)
-    how: dict[str, Any] = {
-        "bound": not spec.no_bound,
-        "seed": spec.seed,
-        "lanes": spec.lanes,
-        "report": report,
-        "target": fitted_on.meta.get("target"),
-    }
-    judged = judge_images(model, source, attacks, columns, stored.fitted, **how)
-    measured = judged.measured
-    stops_at = {str(column): stop for column, stop in zip(columns, judged.stops, strict=True)}
-    meta |= {**here, "bounds": stops_at, **meeting.as_meta}
-    rows = {name: getattr(measured, name) for name in ("index", "id", "label", "error")}
-    rows |= {"score": judged.score, "adversarial": judged.adversarial}
-    _write_verdicts(spec, columns, meta, rows, judged.table)
-    steps: list[dict[str, Any]] = []
-    for name, result in measured.results.items():
-        cost, radius = stops_at.get(name), stops_at.get(f"{name}.crossing")
-        ended = measured.good & ~result.success & (cost is not None or radius is not None)
-        if radius is not None:
-            ended &= result.crossing >= radius
-        saved = (int(attacks[name].max_steps) - result.iterations)[ended]
-        stop = {"stops at cost": cost, **({} if radius is None else {"stops at radius": radius})}
-        done = {"images stopped": int(ended.sum()), "steps": int(np.sum(result.iterations)), "steps saved, at most": int(saved.sum())}
-        steps.append({"attack": name, **stop, **done})
-    failed, flagged = measured.failed, int(judged.adversarial.sum())
+    how: dict[str, Any] = {"seed": spec.seed, "lanes": spec.lanes, "report": report, "target": fitted_on.meta.get("target")}
+    stops = (None,) * len(columns) if spec.no_bound else stops_of(attacks, columns, stored.fitted, source.shape)
+    shortened = stopped(attacks, columns, stops)
+    plan = planned(model, source, shortened, **how)
+    stops_at = {str(column): stop for column, stop in zip(columns, stops, strict=True)}
+    meta |= {**here, "attacks": settings_of(attacks), "bounds": stops_at, **meeting.as_meta}
+    meta |= {"columns": list(map(str, columns)), "target": plan.target, "detector_sha256": content_digest(spec.detector)}
+    absent = () if plan.target is not None else ("target",)
+    kinds = predictions(plan) | dict.fromkeys(shortened, Kind(without(RESULTS, *absent)))
+    kinds |= {VERDICTS: Kind(verdicts_schema(columns), kept=True, meta=meta)}
+    failed = flagged = 0
+    ends = {name: _Ends(one, stops_at.get(name), stops_at.get(f"{name}.crossing")) for name, one in attacks.items() if name in shortened}
+    with opened(spec, source, meta, kinds) as run:
+        work(plan, run)
+        for part in run.missing(VERDICTS):
+            found = judged(measured(plan, run, [part]), attacks, columns, stored.fitted, stops, source.shape)
+            run.commit(VERDICTS, part, Unit(_verdict_rows(found)))
+        with finishing(spec, run) as complete:
+            if not complete:
+                return unfinished(spec, run, source, meeting.notes)
+            with result(spec, verdicts_schema(columns), meta) as write:
+                for part in run.cut.parts:
+                    rows = run.read(VERDICTS, part).columns
+                    write(rows)
+                    failed += sum(error is not None for error in rows["error"])
+                    flagged += int(rows["adversarial"].sum())
+                    found = measured(plan, run, [part])
+                    for name, one in ends.items():
+                        one.add(found.results[name], found.good)
+                refuse_nothing(plan, run, VERDICTS, failed)
+            said = told(plan, run, run.cut.parts)
+    steps = [{"attack": name, **one.told} for name, one in ends.items()]
     summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}
-    return Done(summary, failed, [*meeting.notes, *source.notes, *measured.notes])
+    return Done(summary, failed, [*meeting.notes, *source.notes, *said.notes])
+
+
+def _verdict_rows(found: Judged) -> dict[str, Any]:
+    """Rows of some images, with the numbers that decided."""
+    identity = {name: getattr(found.measured, name) for name in ("index", "id", "label", "error")}
+    return {
+        **identity,
+        "score": found.score,
+        "adversarial": found.adversarial,
+        **dict(zip(verdict_columns(found.columns), found.table.T, strict=True)),
+    }
+
+
+class _Ends:
+    """How far an attack went that may have been stopped."""
+
+    def __init__(self, attack: Attack, cost: float | None, radius: float | None) -> None:
+        self._attack, self._cost, self._radius = attack, cost, radius
+        self._stopped = self._steps = self._saved = 0
+
+    def add(self, result: AttackResult, good: NDArray[np.bool_]) -> None:
+        ended = good & ~np.asarray(result.success) & (self._cost is not None or self._radius is not None)
+        if self._radius is not None:
+            ended &= np.asarray(result.crossing) >= self._radius
+        self._stopped += int(ended.sum())
+        self._steps += int(np.sum(result.iterations))
+        self._saved += int((int(self._attack.max_steps) - np.asarray(result.iterations))[ended].sum())
+
+    @property
+    def told(self) -> dict[str, Any]:
+        stop = {"stops at cost": self._cost} if self._radius is None else {"stops at cost": self._cost, "stops at radius": self._radius}
+        return {**stop, "images stopped": self._stopped, "steps": self._steps, "steps saved, at most": self._saved}
 
 
 def _fitted_to(stored: StoredDetector, spec: DetectSpec) -> Meeting:

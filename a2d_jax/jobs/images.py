@@ -1,8 +1,8 @@
 """Jobs that run a classifier on images: predict, attack, cost."""
 
 import math
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,57 +13,82 @@ from numpy.typing import NDArray
 from a2d_jax import presets, specs
 from a2d_jax.classifiers import in_bfloat16
 from a2d_jax.console import Done, Report, silent
-from a2d_jax.costs import Measured, Seen, class_count, measure, predicted, predictions
+from a2d_jax.costs import PREDICT, Measured, Plan, Told, Unit, class_count, measured, planned, told, work
+from a2d_jax.costs import predictions as predictions_of
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import load
-from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.images import ImageSource, open_images
 from a2d_jax.io.provenance import record
-from a2d_jax.io.tables import COSTS, PREDICTIONS, npz_writer, stretched, table_writer
+from a2d_jax.io.tables import COSTS, PREDICTIONS, crafted_schema, npz_writer, stretched
+from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
 from a2d_jax.jobs.spec import AttackSpec, AttacksSpec, CostSpec, PredictSpec
+from a2d_jax.scale.runs import Kind, is_folder, part_size
 from a2d_jax.types import Attack, Classifier
-
-ROWS = 4096  # images written at a time
 
 
 def predict(spec: PredictSpec, report: Report = silent) -> Done:
     """Write the predicted class of each image and its probability."""
-    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
+    refuse_output(spec)
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
-    failed, seen = 0, Seen()
-    with table_writer(spec.out, PREDICTIONS, record(model, source, **told(spec)), spec.force) as write:
-        for piece in predicted(model, source, report, seen=seen):
-            columns = ("index", "id", "label", "probability", "error")
-            write({name: getattr(piece, name) for name in columns})
-            failed += sum(error is not None for error in piece.error)
-    accuracy = {} if seen.wrong is None else {"accuracy": seen.fits[0] / seen.labelled}
-    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, [*source.notes, *seen.notes()])
+    plan, meta = planned(model, source, {}, report=report), record(model, source, **told_by(spec))
+    with opened(spec, source, meta, predictions(plan, kept=True, meta=meta)) as run:
+        work(plan, run)
+        with finishing(spec, run) as complete:
+            if not complete:
+                return unfinished(spec, run, source)
+            failed = 0
+            with result(spec, PREDICTIONS, meta) as write:
+                for part in run.cut.parts:
+                    columns = run.read(PREDICT, part).columns
+                    failed += sum(error is not None for error in columns["error"])
+                    write(columns)
+            said = told(plan, run, run.cut.parts)
+            refuse_nothing(plan, run, PREDICT, failed)
+    accuracy = {} if said.wrong is None else {"accuracy": 1 - said.wrong / said.images}
+    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, [*source.notes, *said.notes])
 
 
 def cost(spec: CostSpec, report: Report = silent) -> Done:
     """Write the cost of each attack against each image."""
-    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
+    refuse_output(spec)
     attacks = chosen(spec, "defence", spec.attacks)
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
-    measured = measure(model, source, attacks, seed=spec.seed, lanes=spec.lanes, report=report, target=spec.target)
-    meta = record(model, source, **told(spec), **of_attacks(attacks, measured))
-    with table_writer(spec.out, COSTS, meta, spec.force) as write:
-        for begin in range(0, len(source), ROWS):
-            write(_cost_rows(measured, slice(begin, begin + ROWS), attacks, spec))
-    costs = [
-        {
-            "attack": name,
-            "median cost": float(np.median(result.cost[measured.good])),
-            "censored": float(np.mean(result.censored[measured.good])),
-            "forward queries": int(np.sum(result.forward_queries)),
-            "backward queries": int(np.sum(result.backward_queries)),
-            "lanes": measured.stats[name].lanes,
-            "useful lane fraction": measured.stats[name].useful_fraction,
-        }
-        for name, result in measured.results.items()
-    ]
-    summary = {"out": str(spec.out), "images": len(source), "failed": measured.failed, **begin_with(measured)}
-    return Done({**summary, "costs": costs}, measured.failed, [*source.notes, *measured.notes])
+    plan = planned(model, source, attacks, seed=spec.seed, lanes=spec.lanes, report=report, target=spec.target)
+    meta = record(model, source, **told_by(spec), **of_attacks(plan))
+    rows = {"preset": spec.preset, "seed": spec.seed}
+    kinds = predictions(plan) | {
+        name: Kind(COSTS, constants={"attack": name, **rows}, kept=True, meta=of_one(meta, name), change=_without_nothing)
+        for name in attacks
+    }
+    numbers: dict[str, list[tuple[NDArray[Any], ...]]] = {name: [] for name in attacks}
+    failed = 0
+    with opened(spec, source, meta, kinds) as run:
+        work(plan, run)
+        with finishing(spec, run) as complete:
+            if not complete:
+                return unfinished(spec, run, source)
+            said = told(plan, run, run.cut.parts)
+            with result(spec, COSTS, meta | begin_with(said)) as write:
+                for part in run.cut.parts:
+                    found = measured(plan, run, [part])
+                    write(_cost_rows(found, plan, spec))
+                    failed += found.failed
+                    for name, one in found.results.items():
+                        numbers[name].append(
+                            tuple(
+                                np.asarray(column)[found.good]
+                                for column in (one.cost, one.censored, one.forward_queries, one.backward_queries)
+                            )
+                        )
+                refuse_nothing(plan, run, next(reversed(attacks)), failed)
+    costs: list[dict[str, Any]] = []
+    for name, parts in numbers.items():
+        cost, censored, forward, backward = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        queries = {"forward queries": int(forward.sum()), "backward queries": int(backward.sum())}
+        of_lanes = {"lanes": said.stats[name].lanes, "useful lane fraction": said.stats[name].useful_fraction}
+        costs.append({"attack": name, "median cost": float(np.median(cost)), "censored": float(censored.mean()), **queries, **of_lanes})
+    summary = {"out": str(spec.out), "images": len(source), "failed": failed, **begin_with(said)}
+    return Done({**summary, "costs": costs}, failed, [*source.notes, *said.notes])
 
 
 def attack(spec: AttackSpec, report: Report = silent) -> Done:
@@ -71,45 +96,56 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
 
     With `stretch` each image is stretched to its own range and rounded to 8 bits, and success is that of the image as written.
     """
-    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
+    refuse_output(spec)
     attacks = chosen(spec, "crafting", spec.attack)
     if len(attacks) > 1:
         raise BadInput(f"expected one attack, got {', '.join(attacks)}; run the command once for each")
+    (name,) = attacks
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
-    image_bytes = 4 * math.prod(source.shape)
-    with tempfile.TemporaryFile(dir=spec.out.resolve().parent) as scratch:  # images come as they finish; the disk puts them in order
-        scratch.truncate(len(source) * image_bytes)
+    how: dict[str, Any] = {"seed": spec.seed, "lanes": spec.lanes, "report": report, "target": spec.target, "keep_x_adv": True}
+    plan = planned(model, source, attacks, labels="set" if source.labels else "prediction", **how)
+    meta = record(model, source, **told_by(spec), **of_attacks(plan))
 
-        def keep(_: str, rows: NDArray[np.int64], x_adv: NDArray[np.float32]) -> None:
-            for row, image in zip(rows, x_adv, strict=True):
-                scratch.seek(int(row) * image_bytes)
-                scratch.write(image.astype(np.float32).tobytes())
+    def stretch(unit: Unit) -> Unit:
+        x_adv = stretched(unit.columns["x_adv"])
+        seen, goal = predictions_of(model, x_adv)[0], unit.columns.get("target")
+        reached = seen != unit.columns["label"] if goal is None else seen == goal
+        good = np.asarray([error is None for error in unit.columns["error"]])
+        return Unit({**unit.columns, "x_adv": x_adv, "success": good & reached}, unit.facts)
 
-        how: dict[str, Any] = {"seed": spec.seed, "lanes": spec.lanes, "report": report, "target": spec.target}
-        measured = measure(model, source, attacks, labels="set" if source.labels else "prediction", keep_x_adv=keep, **how)
-        aimed = measured.target is not None
-        (success,) = (np.array(result.success) for result in measured.results.values())
-        scratch.seek(0)
-        meta = record(model, source, **told(spec), **of_attacks(attacks, measured))
+    names = {"x_adv": "x", "label": "y"}
+    crafted = Kind(crafted_schema(source.shape), names, kept=True, meta=meta, change=stretch if spec.stretch else None)
+    size = part_size(len(source), source.piece_size, 4 * math.prod(source.shape))
+    failed = succeeded = there = 0
+    with opened(spec, source, meta, predictions(plan) | {name: crafted}, size=size) as run:
+        work(plan, run)
+        with finishing(spec, run) as complete:
+            if not complete:
+                return unfinished(spec, run, source)
+            said = told(plan, run, run.cut.parts)
+            with _archive(spec, source, meta | begin_with(said)) as write:
+                for part in run.cut.parts:
+                    columns = run.read(name, part).columns
+                    good = np.asarray([error is None for error in columns["error"]])
+                    goal = {"target": columns["target"]} if plan.aims(name) else {}
+                    write(x=columns["x_adv"], y=columns["label"], **{key: columns[key] for key in ("success", "index", "error")}, **goal)
+                    failed += int((~good).sum())
+                    succeeded += int(columns["success"][good].sum())
+                    there += int((columns["success"] & (columns["iterations"] == 0))[good].sum())
+                refuse_nothing(plan, run, name, failed)
+    before = {"at the target to begin with": there} if plan.aims(name) else {"wrong to begin with": said.wrong or 0}
+    summary = {"out": str(spec.out), "images": len(source), "failed": failed, "success rate": succeeded / (len(source) - failed)}
+    return Done({**summary, **before}, failed, [*source.notes, *said.notes])
+
+
+@contextmanager
+def _archive(spec: AttackSpec, source: ImageSource, meta: Mapping[str, Any]) -> Generator[Callable[..., None]]:
+    """Write crafted images as one file; a result that is a folder is there already."""
+    if is_folder(spec.out):
+        yield lambda **_: None
+    else:
         with npz_writer(spec.out, len(source), source.shape, meta, spec.force) as write:
-            for begin in range(0, len(source), source.piece_size):
-                piece = slice(begin, begin + source.piece_size)
-                index = measured.index[piece]
-                x_adv = np.frombuffer(scratch.read(len(index) * image_bytes), np.float32).reshape(-1, *source.shape)
-                if spec.stretch:
-                    x_adv = stretched(x_adv)
-                    seen = predictions(model, x_adv)[0]
-                    reached = seen == measured.target[piece] if measured.target is not None else seen != measured.label[piece]
-                    success[piece] = measured.good[piece] & reached
-                goal = {"target": measured.target[piece]} if measured.target is not None else {}
-                write(x=x_adv, y=measured.label[piece], success=success[piece], index=index, error=measured.error[piece], **goal)
-    summary = {"out": str(spec.out), "images": len(source), "failed": measured.failed}
-    before = {"at the target to begin with": _there(measured)} if aimed else {"wrong to begin with": measured.wrong or 0}
-    return Done(
-        {**summary, "success rate": float(success[measured.good].mean()), **before},
-        measured.failed,
-        [*source.notes, *measured.notes],
-    )
+            yield write
 
 
 def chosen(spec: AttacksSpec, role: presets.Role, text: str) -> dict[str, Attack]:
@@ -124,7 +160,7 @@ def flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
-def told(spec: PredictSpec | AttacksSpec | Any) -> dict[str, Any]:
+def told_by(spec: PredictSpec | AttacksSpec | Any) -> dict[str, Any]:
     """What a table keeps of its spec: all of it, and apart from it what tables are compared by."""
     alone = {
         name: getattr(spec, name) for name in ("classifier", "precision", "preset", "seed", "stretch", "target") if hasattr(spec, name)
@@ -132,15 +168,20 @@ def told(spec: PredictSpec | AttacksSpec | Any) -> dict[str, Any]:
     return {**alone, "spec": {"job": type(spec).__name__.removesuffix("Spec").lower(), **spec.as_json()}}
 
 
-def of_attacks(attacks: Mapping[str, Attack], measured: Measured) -> dict[str, Any]:
+def of_attacks(plan: Plan) -> dict[str, Any]:
     """What a table keeps of the attacks: every setting, the norms of their distances, and whose labels they left."""
-    norms = {name: attack.norm for name, attack in attacks.items()}
-    return {"attacks": specs.settings_of(attacks), "norms": norms, "labels": measured.labels, **begin_with(measured)}
+    norms = {name: attack.norm for name, attack in plan.attacks.items()}
+    return {"attacks": specs.settings_of(plan.attacks), "norms": norms, "labels": plan.labels}
 
 
-def begin_with(measured: Measured) -> dict[str, int]:
+def of_one(meta: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a table of one attack keeps of a job with several ones."""
+    return {**meta, **{key: {name: meta[key][name]} for key in ("attacks", "norms")}}
+
+
+def begin_with(said: Told) -> dict[str, int]:
     """Images that were misclassified before any attack, of a set that has labels."""
-    return {} if measured.wrong is None else {"wrong to begin with": measured.wrong}
+    return {} if said.wrong is None else {"wrong to begin with": said.wrong}
 
 
 def open_both(
@@ -165,36 +206,34 @@ def open_both(
     return in_bfloat16(loaded.classifier) if precision == "bfloat16" else loaded.classifier, source
 
 
-def _there(measured: Measured) -> int:
-    """Images that were classified as their target already."""
-    return sum(int((result.success & (result.iterations == 0))[measured.good].sum()) for result in measured.results.values())
+def _without_nothing(unit: Unit) -> Unit:
+    """A radius that is infinite, or that an attack does not have, is no value in a table."""
+    return Unit({**unit.columns, "crossing": np.ma.masked_invalid(unit.columns["crossing"])}, unit.facts)
 
 
-def _cost_rows(measured: Measured, rows: slice, attacks: Mapping[str, Attack], spec: CostSpec) -> dict[str, object]:
+def _cost_rows(found: Measured, plan: Plan, spec: CostSpec) -> dict[str, object]:
     """Rows of some images, those of one image together."""
-    names = list(measured.results)
-    n = len(measured.index[rows])
+    names = list(found.results)
+    n = len(found.index)
 
     def each(values: np.ndarray) -> np.ndarray:
         return np.repeat(values, len(names))
 
     columns: dict[str, object] = {
-        field: np.stack([getattr(result, field)[rows] for result in measured.results.values()], axis=1).ravel()
+        field: np.stack([getattr(result, field) for result in found.results.values()], axis=1).ravel()
         for field in ("cost", "iterations", "success", "censored", "forward_queries", "backward_queries", "distance")
     }
-    columns["crossing"] = np.ma.masked_invalid(np.stack([result.crossing[rows] for result in measured.results.values()], axis=1).ravel())
+    columns["crossing"] = np.ma.masked_invalid(np.stack([result.crossing for result in found.results.values()], axis=1).ravel())
     nobody = np.ma.masked_array(np.zeros(n, np.int64), mask=True)
-    aims = [
-        measured.target[rows] if measured.target is not None and getattr(attacks[name], "targeted", False) else nobody for name in names
-    ]
+    aims = [found.target if found.target is not None and plan.aims(name) else nobody for name in names]
     return columns | {
-        "index": each(measured.index[rows]),
-        "id": [name for name in measured.id[rows] for _ in names],
-        "fingerprint": each(measured.fingerprint[rows]),
+        "index": each(found.index),
+        "id": [name for name in found.id for _ in names],
+        "fingerprint": each(found.fingerprint),
         "attack": names * n,
-        "label": each(measured.label[rows]),
+        "label": each(found.label),
         "target": np.ma.stack(aims, axis=1).ravel(),
         "preset": [spec.preset] * (n * len(names)),
         "seed": [spec.seed] * (n * len(names)),
-        "error": [error for error in measured.error[rows] for _ in names],
+        "error": [error for error in found.error for _ in names],
     }

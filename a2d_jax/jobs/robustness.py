@@ -1,33 +1,36 @@
 """The job that scores images without attacking them: clever."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from a2d_jax.console import Done, Report, silent
-from a2d_jax.costs import Predicted, Seen, class_count, examples, predicted
+from a2d_jax.costs import CHANGED, PREDICT, Plan, Unit, class_count, examples, fingerprints, joined, planned, told, work
 from a2d_jax.errors import BadInput
-from a2d_jax.io.files import refuse_existing
-from a2d_jax.io.images import ImageSource
 from a2d_jax.io.provenance import record
-from a2d_jax.io.tables import CLEVER, table_writer
-from a2d_jax.jobs.images import open_both, told
+from a2d_jax.io.source import Piece
+from a2d_jax.io.tables import CLEVER
+from a2d_jax.jobs.images import open_both, told_by
+from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
 from a2d_jax.jobs.spec import CleverSpec
+from a2d_jax.measurements import CLEVER as CLEVER_
 from a2d_jax.robustness import Clever, CleverScores, clever_scores, mean_interval
 from a2d_jax.robustness.clever import ranks_of
+from a2d_jax.scale.runs import Kind, Run
 from a2d_jax.specs import names_of
-from a2d_jax.types import Classifier
 
+PART = 16
+"""Images of a part: a score takes minutes."""
+_COLUMN = {"target": "target_class"}
 NOT_FINITE = "expected finite gradients, got NaN or infinity from the classifier; check its weights"
 
 
 def clever(spec: CleverSpec, report: Report = silent) -> Done:
     """Write the CLEVER scores of each image, against the class that the classifier predicts."""
-    refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
+    refuse_output(spec)
     names = names_of(spec.targets)
     if not names:
         raise BadInput("expected at least one target, got none; name one or more, such as untargeted, target-2, least-likely")
@@ -38,41 +41,91 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
     classes = class_count(model, source.shape, source.path)
     for name in names:
         ranks_of(name, classes)  # refuses what this classifier does not have
-    meta = record(model, source, **told(spec), targets=names, clever=asdict(settings), labels="prediction")
-    kept: list[CleverScores] = []
-    failed, seen = 0, Seen()
-    with table_writer(spec.out, CLEVER, meta, spec.force) as write:
-        for piece, x in _pieces(model, source, report, seen):
-            good = np.asarray([error is None for error in piece.error])
-            scores = _blank(len(good), len(names))
-            if good.any():
-                batch = examples(model, x[good], piece.label[good], predicted=True, index=piece.fingerprint[good], seed=spec.seed)
-                begin = int(piece.index[0])
-
-                def heard(done: int, begin: int = begin) -> None:
-                    report("clever", begin * spec.batches + done, len(source) * spec.batches)
-
-                found = clever_scores(model, batch, names, settings, lanes=spec.lanes, report=heard)
-                for column, values in zip(scores, found, strict=True):
-                    column[good] = values
-            error = list(piece.error)
-            for row in np.flatnonzero(good & np.isnan(scores.score).any(axis=1)):
-                error[row], good[row] = NOT_FINITE, False
-            write(_rows(piece, names, scores, error))
-            kept.append(CleverScores(*(column[good] for column in scores)))
-            failed += int((~good).sum())
-        if failed == len(source):
-            raise BadInput(f"{NOT_FINITE} (in every image that can be read)")
-    total = CleverScores(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
+    plan = planned(model, source, {}, seed=spec.seed, report=report)
+    meta = record(model, source, **told_by(spec), targets=names, clever=asdict(settings), labels="prediction")
+    kinds = predictions(plan) | {
+        CLEVER_ + name: Kind(CLEVER, constants={"target": name}, kept=True, meta={**meta, "targets": [name]}) for name in names
+    }
+    kept: dict[str, list[CleverScores]] = {name: [] for name in names}
+    failed = 0
+    with opened(spec, source, meta, kinds, size=PART) as run:
+        work(plan, run)
+        _score(plan, run, names, settings, spec.lanes)
+        with finishing(spec, run) as complete:
+            if not complete:
+                return unfinished(spec, run, source)
+            with result(spec, CLEVER, meta) as write:
+                for part in run.cut.parts:
+                    units = {name: run.read(CLEVER_ + name, part).columns for name in names}
+                    write(_together(units))
+                    good = np.asarray([error is None for error in next(iter(units.values()))["error"]])
+                    failed += int((~good).sum())
+                    for name, columns in units.items():
+                        kept[name].append(
+                            CleverScores(*(np.asarray(columns[_COLUMN.get(field, field)])[good] for field in CleverScores._fields))
+                        )
+                refuse_nothing(plan, run, CLEVER_ + names[0], failed)
+            said = told(plan, run, run.cut.parts)
+    scores = {name: CleverScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) for name, parts in kept.items()}
     summary = {"out": str(spec.out), "images": len(source), "failed": failed}
-    return Done({**summary, "scores": _summary(names, total, spec.radius)}, failed, [*source.notes, *seen.notes()])
+    return Done({**summary, "scores": _summary(scores, spec.radius)}, failed, [*source.notes, *said.notes])
 
 
-def _pieces(model: Classifier, source: ImageSource, report: Report, seen: Seen) -> Iterator[tuple[Predicted, NDArray[np.float32]]]:
-    """Images with their predicted classes. The set is read twice, so that one in which nothing can be used is refused at once."""
-    classified = list(predicted(model, source, report, seen=seen))
-    for piece, images in zip(classified, source.pieces(), strict=True):
-        yield piece, images.x
+def _score(plan: Plan, run: Run, names: Sequence[str], settings: Clever, lanes: int | None) -> None:
+    """Do the missing units. Targets share points, so all that a part is missing are done at once."""
+    missing = {name: set(run.missing(CLEVER_ + name)) for name in names}
+    parts = sorted(set().union(*missing.values()))
+    total, before = run.cut.length(parts) * settings.batches, 0
+    waiting: list[dict[str, dict[str, Any]]] = []
+    for piece in plan.source.spans([run.cut.span(part) for part in parts]):
+        part = int(piece.index[0]) // run.cut.size
+        wanted = [name for name in names if part in missing[name]]
+        begin = int(piece.index[0]) - run.cut.span(part)[0]
+        known = {name: values[begin : begin + len(piece.error)] for name, values in run.read(PREDICT, part).columns.items()}
+        waiting.append(
+            _piece(plan, piece, known, wanted, settings, lanes, lambda done, before=before: plan.report("clever", before + done, total))
+        )
+        before += len(piece.error) * settings.batches
+        if int(piece.index[-1]) + 1 == run.cut.span(part)[1]:
+            for name in wanted:
+                run.commit(CLEVER_ + name, part, Unit(joined([Unit(columns[name]) for columns in waiting])))
+            waiting = []
+
+
+def _piece(
+    plan: Plan,
+    piece: Piece,
+    known: Mapping[str, Any],
+    names: Sequence[str],
+    settings: Clever,
+    lanes: int | None,
+    heard: Callable[[int], None],
+) -> dict[str, dict[str, Any]]:
+    """The columns of some images, by target."""
+    error = list(known["error"])
+    good = np.asarray([one is None for one in error])
+    scores = _blank(len(good), len(names))
+    changed = good & (fingerprints(piece.x) != known["fingerprint"])
+    for row in np.flatnonzero(changed):
+        error[row], good[row] = piece.error[row] or CHANGED, False
+    if good.any():
+        batch = examples(
+            plan.classifier, piece.x[good], known["label"][good], predicted=True, index=known["fingerprint"][good], seed=plan.seed
+        )
+        found = clever_scores(plan.classifier, batch, names, settings, lanes=lanes, report=heard)
+        for column, values in zip(scores, found, strict=True):
+            column[good] = values
+    for row in np.flatnonzero(good & np.isnan(scores.score).any(axis=1)):
+        error[row] = NOT_FINITE
+    identity = {name: known[name] for name in ("index", "id", "fingerprint", "label")}
+    return {
+        name: {
+            **identity,
+            **{_COLUMN.get(field, field): values[:, column] for field, values in scores._asdict().items()},
+            "error": error,
+        }
+        for column, name in enumerate(names)
+    }
 
 
 def _blank(images: int, targets: int) -> CleverScores:
@@ -81,34 +134,30 @@ def _blank(images: int, targets: int) -> CleverScores:
     return CleverScores(**columns)
 
 
-def _rows(piece: Predicted, names: list[str], scores: CleverScores, error: list[str | None]) -> Mapping[str, object]:
-    """Rows of some images, those of one image together."""
-    numbers = scores._asdict()
-    return {name: values.ravel() for name, values in numbers.items() if name != "target"} | {
-        "index": np.repeat(piece.index, len(names)),
-        "id": [name for name in piece.id for _ in names],
-        "fingerprint": np.repeat(piece.fingerprint, len(names)),
-        "target": names * len(piece.id),
-        "label": np.repeat(piece.label, len(names)),
-        "target_class": scores.target.ravel(),
-        "error": [one for one in error for _ in names],
+def _together(units: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows of a part, those of one image together."""
+    columns = list(units.values())
+    found: dict[str, Any] = {
+        name: np.stack([np.asarray(one[name], object if name in ("id", "error") else None) for one in columns], axis=1).ravel()
+        for name in columns[0]
+        if name != "target"
     }
+    return found | {"target": list(units) * len(columns[0]["error"]), "id": found["id"].tolist(), "error": found["error"].tolist()}
 
 
-def _summary(names: list[str], scores: CleverScores, radius: float) -> list[dict[str, Any]]:
+def _summary(scores: Mapping[str, CleverScores], radius: float) -> list[dict[str, Any]]:
     """Mean and 90 % confidence interval over images, for each target."""
     table: list[dict[str, Any]] = []
-    for column, name in enumerate(names):
-        score = scores.score[:, column]
-        mean, half = mean_interval(score)
+    for name, one in scores.items():
+        mean, half = mean_interval(one.score)
         table.append(
             {
                 "target": name,
                 "mean": mean,
                 "90% interval +-": None if math.isnan(half) else half,
-                "median": float(np.median(score)),
-                "at radius": int((score >= radius).sum()),
-                "not fitted": int((~scores.fitted[:, column]).sum()),
+                "median": float(np.median(one.score)),
+                "at radius": int((one.score >= radius).sum()),
+                "not fitted": int((~one.fitted).sum()),
             }
         )
     return table

@@ -30,7 +30,7 @@ class Spec:
 
     def inputs(self) -> list[str | Path]:
         """All values that may name a file that the job reads."""
-        values = [getattr(self, one.name) for one in fields(self) if one.name not in ("out", "figure")]
+        values = [getattr(self, one.name) for one in fields(self) if one.name not in ("out", "figure", "share")]
         return [one for value in values for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path)]
 
 
@@ -66,7 +66,26 @@ class TablesSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagesSpec(OutputSpec):
+class PartsSpec(OutputSpec):
+    """Jobs that may be large: they work in parts, and the same command goes on after an interruption."""
+
+    out: Path
+    """File to write, or a folder if the name has no ending. A folder keeps the result in parts, as parquet files. A file appears complete
+    at the end; until then the finished parts are in a folder beside it, OUT.run. The same command goes on where an earlier one ended."""
+    restart: bool = False
+    """Begin anew, and remove the parts that an earlier command has finished."""
+    part: int | None = None
+    """Images of a part. An interruption costs the work on the parts that are not finished. The default is 32 to 4096, by the size of the
+    set and of its images."""
+    share: str | None = None
+    """Do one share of the parts, such as 3/16: the third of sixteen. The shares may run at the same time on any machines that see the
+    folder. The one that finds all parts done writes the result, and so does the same command without this option."""
+    retry_failed: bool = False
+    """Do those parts again in which an image has an error. This works while the parts are there: for a folder, or before the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesSpec(PartsSpec):
     """Jobs that run a classifier on images."""
 
     classifier: str
@@ -228,7 +247,7 @@ class FitSpec(OutputSpec, TablesSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectSpec(OutputSpec, TablesSpec):
+class DetectSpec(PartsSpec, TablesSpec):
     """Judge images with a fitted detector.
 
     The output is a table of index, id, label, score (higher is more adversarial), adversarial and error. Give either the costs of the

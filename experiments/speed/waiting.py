@@ -14,14 +14,14 @@ Expected (2026-11-22, EfficientNet-Lite0, 250 sample photographs, one busy CPU c
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import tyro
 
 from a2d_jax.console import run
-from a2d_jax.costs import predicted
+from a2d_jax.costs import Cut, Memory, planned, predict
 from a2d_jax.io.source import ImageSource, Piece
 from a2d_jax.jobs.images import open_both
 
@@ -44,8 +44,8 @@ class Watched(ImageSource):
 
     waits: list[float] = field(default_factory=list)
 
-    def pieces(self, size: int | None = None) -> Iterator[Piece]:
-        pieces = super().pieces(size)
+    def spans(self, spans: Sequence[tuple[int, int]], size: int | None = None) -> Iterator[Piece]:
+        pieces = super().spans(spans, size)
         while True:
             begin = time.perf_counter()
             piece = next(pieces, None)
@@ -66,8 +66,7 @@ def main(args: Args) -> dict[str, float]:
 
     def seconds(source: ImageSource) -> float:
         begin = time.perf_counter()
-        for _ in predicted(classifier, source):
-            pass
+        predict(planned(classifier, source, {}), Memory(Cut(len(source), len(source))))
         return time.perf_counter() - begin
 
     seconds(source)

@@ -1,0 +1,314 @@
+"""A run folder: the units of a large job, one file for each measurement of each part of a set.
+
+    RUN/.a2d/job.json                     what the job is: its identity, the number of images, the size of a part
+    RUN/MEASUREMENT/part-000123.parquet   a unit of the result
+    RUN/.a2d/MEASUREMENT/part-...         a unit that only the job itself needs
+
+A unit is done if and only if its file is there; no second record says what is done, so none can disagree. Files appear by rename, so that
+several processes may work in one folder: a unit that two of them measure is written twice with the same content. What is in flight at a
+kill is done again by the next process that opens the folder with the same identity.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from a2d_jax.costs.units import Cut, Unit
+from a2d_jax.errors import BadInput
+from a2d_jax.io.files import atomic, hidden_name
+from a2d_jax.io.tables import columns_of, table_of
+
+LARGEST = 4096
+"""Images of a part, at most."""
+PARTS = 256
+"""Parts of a set of middle size: a kill costs about one part."""
+PART_BYTES = 64 << 20
+"""Size of a part of images that are written, at most."""
+RECORDS = ".a2d"
+"""The folder of what only the job itself needs: tools that read parquet data sets leave out hidden names."""
+JOB = "job.json"
+LONGEST = 255
+"""Bytes of a name, on most file systems."""
+UNIT = re.compile(r"part-(\d{6,})\.parquet")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the units of a measurement are written.
+
+    Attributes:
+      schema: columns of the file.
+      names: columns that have other names in the file, by the name that they have in memory.
+      constants: columns with one value in all rows.
+      kept: the units belong to the result.
+      meta: what each file says of its origin.
+      change: is applied to each unit before it is written.
+    """
+
+    schema: Any
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    constants: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    kept: bool = False
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    change: Callable[[Unit], Unit] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that is open; see `a2d_jax.costs.units.Ledger`.
+
+    Attributes:
+      folder: where it is.
+      cut: the parts of the set.
+      kinds: all measurements, and how their units are written.
+      share: which parts this process does: `(k, n)` means those with number k, k + n, k + 2n, ... counted from 1.
+    """
+
+    folder: Path
+    cut: Cut
+    kinds: Mapping[str, Kind]
+    share: tuple[int, int] = (1, 1)
+
+    @property
+    def own(self) -> list[int]:
+        """Parts that this process does."""
+        k, n = self.share
+        return list(self.cut.parts[k - 1 :: n])
+
+    def done(self, measurement: str) -> set[int]:
+        """Parts of which the measurement is there."""
+        return units(self._folder(measurement))
+
+    def missing(self, measurement: str) -> list[int]:
+        done = self.done(measurement)
+        return [part for part in self.own if part not in done]
+
+    @property
+    def left(self) -> int:
+        """Units of all processes that are not there."""
+        return sum(len(self.cut.parts) - len(self.done(name)) for name in self.kinds)
+
+    def commit(self, measurement: str, part: int, unit: Unit) -> None:
+        kind, path = self.kinds[measurement], self._unit(measurement, part)
+        unit = unit if kind.change is None else kind.change(unit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        names = {kind.names.get(name, name): values for name, values in unit.columns.items()}
+        rows = len(unit.columns["error"])
+        facts = {**unit.facts, "machine": socket.gethostname(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        table = table_of({**names, **{name: [value] * rows for name, value in kind.constants.items()}}, kind.schema)
+        with atomic(path) as temporary:
+            pq.write_table(table.replace_schema_metadata({"a2d": json.dumps(kind.meta), "unit": json.dumps(facts)}), temporary)
+
+    def read(self, measurement: str, part: int) -> Unit:
+        """A unit that is there.
+
+        Raises:
+          BadInput: it is damaged.
+        """
+        kind, path = self.kinds[measurement], self._unit(measurement, part)
+        with _readable(path):
+            table = pq.read_table(path)
+            facts = json.loads(table.schema.metadata[b"unit"])
+        old = {there: name for name, there in kind.names.items()}
+        return Unit({old.get(name, name): values for name, values in columns_of(table).items()}, facts)
+
+    def facts(self, measurement: str, part: int) -> Mapping[str, Any]:
+        return unit_facts(self._unit(measurement, part))
+
+    def discard(self, part: int) -> None:
+        """Forget what was measured of a part."""
+        for name in self.kinds:
+            self._unit(name, part).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        shutil.rmtree(self.folder)
+
+    def remove_empty(self) -> None:
+        """Remove the folder if nothing was done yet, so that another job may have its name."""
+        if not any(self.done(name) for name in self.kinds):
+            with suppress(OSError):
+                self.remove()
+
+    def _folder(self, measurement: str) -> Path:
+        return measurement_folder(self.folder, measurement, self.kinds[measurement].kept)
+
+    def _unit(self, measurement: str, part: int) -> Path:
+        return self._folder(measurement) / f"part-{part:06}.parquet"
+
+
+def measurement_folder(folder: Path, measurement: str, kept: bool) -> Path:
+    """Where the units of a measurement are."""
+    return (folder if kept else folder / RECORDS) / quote(measurement, safe=" ,=+-")
+
+
+def units(folder: Path) -> set[int]:
+    """Numbers of the units in a folder."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return set()
+    return {int(found[1]) for name in names if (found := UNIT.fullmatch(name))}
+
+
+def unit_facts(path: Path) -> Mapping[str, Any]:
+    """The facts of a unit.
+
+    Raises:
+      BadInput: it is damaged.
+    """
+    with _readable(path):
+        return json.loads(pq.read_schema(path).metadata[b"unit"])
+
+
+def run_folder(out: Path) -> Path:
+    """Where a job works that writes `out`: beside a file, or in the folder that is the result."""
+    if is_folder(out):
+        return out
+    beside = f"{out.name}.run"
+    return out.with_name(beside if len(os.fsencode(beside)) <= LONGEST else f"{hidden_name(out)}.run")
+
+
+def is_folder(out: Path) -> bool:
+    """Whether an output is a folder of parts: its name has no ending."""
+    return not out.suffix
+
+
+def part_size(count: int, piece: int, image_bytes: int = 0) -> int:
+    """Images of a part: a power of two times a piece, so that small sets have some parts too.
+
+    Args:
+      count: images of the set.
+      piece: images that a reader takes at a time.
+      image_bytes: size of an image, if images are written.
+    """
+    size = piece
+    while size < LARGEST and size * PARTS < count:
+        size *= 2
+    while image_bytes and size > 1 and size * image_bytes > PART_BYTES:
+        size //= 2
+    return size
+
+
+def open_run(
+    folder: Path,
+    identity: Mapping[str, Any],
+    cut: Cut,
+    kinds: Mapping[str, Kind],
+    *,
+    share: tuple[int, int] = (1, 1),
+    restart: bool = False,
+    job: Mapping[str, Any] | None = None,
+) -> Run:
+    """Open a run folder; make it if it is not there.
+
+    Args:
+      folder: the folder.
+      identity: everything on which the numbers depend, as JSON can say it.
+      cut: the parts, for a new folder; one that is there keeps the size of its parts.
+      kinds: all measurements.
+      share: see `Run`.
+      restart: remove what is there and begin anew.
+      job: what the folder tells people of the job.
+
+    Raises:
+      BadInput: the folder is that of another job, naming what differs, or no run folder at all.
+    """
+    path = folder / RECORDS / JOB
+    try:
+        if restart and path.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(exist_ok=True)
+        if not path.exists():
+            if any(name != RECORDS for name in os.listdir(folder)):
+                raise BadInput(f"expected a new folder, or the folder of this job, got {folder}, which holds other files; choose another")
+            path.parent.mkdir(exist_ok=True)
+            kept = {name: kind.kept for name, kind in kinds.items()}
+            _create(path, {"identity": identity, "count": cut.count, "size": cut.size, "measurements": kept, **(job or {})})
+    except OSError as error:
+        raise BadInput(f"expected a folder for the parts of the job, got {folder} ({error.strerror}); choose another place") from error
+    there = read_job(folder)
+    differs = _difference(there["identity"] | {"images": there["count"]}, {**identity, "images": cut.count})
+    if differs:
+        raise BadInput(f"expected the job that {folder} was begun with, {differs}; pass --restart to begin anew, or another --out")
+    return Run(folder, Cut(cut.count, there["size"]), kinds, share)
+
+
+def read_job(folder: Path) -> dict[str, Any]:
+    """What a run folder says of its job.
+
+    Raises:
+      BadInput: no run folder, or a damaged one.
+    """
+    path = folder / RECORDS / JOB
+    try:
+        job = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(job["identity"], dict) and isinstance(job["measurements"], dict) and job["size"] > 0 and job["count"] >= 0):
+            raise TypeError
+    except FileNotFoundError as error:
+        raise BadInput(f"expected the folder of a job, got {folder}, which has no {RECORDS}/{JOB}; check the path") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"expected {path} as a job writes it, got something else; pass --restart to begin anew") from error
+    return job
+
+
+def _create(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a new file unless another process was first: then its file stays."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first fact that differs, in words; empty if none does."""
+    old, new = _flat(json.loads(json.dumps(there))), _flat(json.loads(json.dumps(here)))
+    for name in dict.fromkeys([*old, *new]):
+        if old.get(name) != new.get(name):
+            return f"whose {name} is {_short(old.get(name))}, got {_short(new.get(name))}"
+    return ""
+
+
+def _flat(facts: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in facts.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _readable:
+    """Turn what PyArrow raises on a damaged unit into an error that says what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | pa.ArrowException | ValueError | KeyError | TypeError):
+            raise BadInput(
+                f"expected a unit of the job, got {self._path}, which is damaged; remove it and run the command again"
+            ) from error
