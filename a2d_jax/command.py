@@ -29,6 +29,7 @@ Job = (
     | Annotated[spec.DetectSpec, tyro.conf.subcommand("detect")]
     | Annotated[spec.EvaluateSpec, tyro.conf.subcommand("eval")]
     | Annotated[spec.ShiftSpec, tyro.conf.subcommand("shift")]
+    | Annotated[spec.StatusSpec, tyro.conf.subcommand("status")]
     | Annotated[spec.InfoSpec, tyro.conf.subcommand("info")]
 )
 
@@ -40,7 +41,7 @@ class Command:
     job: Job
     """The command to run."""
     json: bool = False
-    """Print the result as JSON on stdout, and nothing else on stdout."""
+    """Print the result as JSON on stdout, and nothing else on stdout. Progress becomes lines of JSON on stderr."""
     no_progress: bool = False
     """Hide the progress bars on stderr. They are always hidden if stderr is not a terminal."""
 
@@ -63,7 +64,7 @@ def command(arguments: Sequence[str] | None = None) -> int:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries; ours are errors or notes of the result
-        with console.progress(not given.no_progress) as report:
+        with console.progress(not given.no_progress, as_json=given.json) as report:
             done = jobs.run(given.job, report)
     return console.tell(done, "a2d", given.json)
 

@@ -12,6 +12,7 @@ Importing this file loads only the standard library, so that a command can handl
 
 import errno
 import json
+import math
 import signal
 import sys
 import time
@@ -50,18 +51,31 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 @contextmanager
-def progress(wanted: bool = True, console: "Console | None" = None) -> Generator[Report]:
-    """A `Report` that shows one bar for each stage of the work, only on a terminal.
+def progress(wanted: bool = True, console: "Console | None" = None, *, as_json: bool = False) -> Generator[Report]:
+    """A `Report` that shows one bar for each stage of the work, only on a terminal; or lines of JSON for machines.
 
     Args:
       wanted: False shows nothing.
       console: where; default stderr.
+      as_json: print a line on stderr for each stage, at most one a second and at its end: what, done, total, and, since the stage began,
+        "per second" and "seconds left".
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
+    class Rate(ProgressColumn):
+        """How many are done in a second."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.3g}/s")
+
+    if as_json:
+        yield _Lines() if wanted else silent
+        return
     console = console or Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal)) as shown:
         bars: dict[str, Any] = {}
 
@@ -71,6 +85,24 @@ def progress(wanted: bool = True, console: "Console | None" = None) -> Generator
             shown.update(bars[what], completed=done, total=total)
 
         yield report
+
+
+class _Lines:
+    """Progress as lines of JSON."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, int]] = {}  # when a stage was first heard of, and how many were done then
+        self._told: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        begin, before = self._begun.setdefault(what, (now, done))
+        if done < total and now - self._told.get(what, -math.inf) < 1:
+            return
+        self._told[what] = now
+        rate = (done - before) / (now - begin) if now > begin else None
+        left = {"per second": rate, "seconds left": (total - done) / rate} if rate else {}
+        print(json.dumps({"what": what, "done": done, "total": total, **left}), file=sys.stderr)
 
 
 @contextmanager

@@ -126,8 +126,11 @@ def told(plan: Plan, ledger: Ledger, parts: Sequence[int]) -> Told:
     seen = Seen()
     stats = {name: Stats() for name in plan.attacks}
     seconds, still = dict.fromkeys(plan.measurements, 0.0), dict.fromkeys(plan.attacks, (0, 0))
+    images, wrong = 0, 0
     for part in parts:
         facts = ledger.facts(PREDICT, part)
+        images += facts["good"]
+        wrong = None if wrong is None or facts["wrong"] is None else wrong + facts["wrong"]
         seconds[PREDICT] += facts["seconds"]
         seen.merge(Seen.of_json(facts["seen"]))
         for name, one in stats.items():
@@ -139,7 +142,7 @@ def told(plan: Plan, ledger: Ledger, parts: Sequence[int]) -> Told:
             one.lane_steps += facts["lane_steps"]
             still[name] = still[name][0] + facts["still"], still[name][1] + facts["good"]
     notes = seen.notes() + [note for name, (count, good) in still.items() for note in unmoved(name, count, good)]
-    return Told(stats, seconds, notes, seen.images, seen.wrong)
+    return Told(stats, seconds, notes, images, wrong)
 
 
 def nothing(plan: Plan, first: str) -> NothingUsable:

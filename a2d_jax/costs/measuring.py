@@ -7,7 +7,7 @@ images in flight and nothing else.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,8 @@ from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
 NOT_FINITE = "expected finite gradients and logits, got NaN or infinity during {}; check what the network computes for this image"
 """The error of an image on which an attack met numbers that are none."""
+ALL, ERRORS = "all together", "images with an error"
+"""Stages of the progress, beside the measurements."""
 CHANGED = "expected the same image at every reading, got another one; do not change the set while it is measured"
 
 
@@ -142,9 +144,25 @@ def work(plan: Plan, ledger: Ledger) -> None:
     Raises:
       NothingUsable: no image of the set can be used.
     """
+    plan = replace(plan, report=_Overall(plan, ledger))
     predict(plan, ledger)
     for name in plan.attacks:
         attack(plan, name, ledger)
+
+
+class _Overall:
+    """Reports the progress of each measurement, and of all together."""
+
+    def __init__(self, plan: Plan, ledger: Ledger) -> None:
+        self._report = plan.report
+        self._done = dict.fromkeys(plan.measurements, 0)
+        self._total = sum(ledger.cut.length(ledger.missing(name)) for name in plan.measurements)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self._report(what, done, total)
+        if what in self._done and len(self._done) > 1:
+            self._done[what] = done
+            self._report(ALL, sum(self._done.values()), self._total)
 
 
 def predict(plan: Plan, ledger: Ledger) -> None:
@@ -157,19 +175,25 @@ def predict(plan: Plan, ledger: Ledger) -> None:
       NothingUsable: no image of the set can be used.
     """
     left = ledger.missing(PREDICT)
+    total = ledger.cut.length(left)
     waiting: list[Unit] = []
-    seen, begin, done = Seen(), time.perf_counter(), 0
+    seen, begin, done, failed = Seen(), time.perf_counter(), 0, 0
     for piece in plan.source.spans([ledger.cut.span(part) for part in left]):
         waiting.append(Unit(_predicted(plan, piece, seen)))
         done += len(piece.error)
         part = int(piece.index[0]) // ledger.cut.size
+        plan.report(PREDICT, done, total)
+        failed += sum(error is not None for error in waiting[-1].columns["error"])
+        if failed:
+            plan.report(ERRORS, failed, total)
         if int(piece.index[-1]) + 1 == ledger.cut.span(part)[1]:
             now = time.perf_counter()
             columns = joined(waiting)
-            good = sum(error is None for error in columns["error"])
-            ledger.commit(PREDICT, part, Unit(columns, {"seconds": now - begin, "good": good, "seen": seen.as_json()}))
+            good = np.asarray([error is None for error in columns["error"]])
+            wrong = int((columns["label"] != columns["truth"])[good].sum()) if "truth" in columns else None
+            facts = {"seconds": now - begin, "good": int(good.sum()), "wrong": wrong, "seen": seen.as_json()}
+            ledger.commit(PREDICT, part, Unit(columns, facts))
             waiting, seen, begin = [], Seen(), now
-        plan.report(PREDICT, done, ledger.cut.length(left))
     if len(left) == len(ledger.cut.parts):
         _some_good(plan, ledger)
 

@@ -23,6 +23,7 @@ from a2d_jax.jobs.spec import (
     PredictSpec,
     ShiftSpec,
     Spec,
+    StatusSpec,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from a2d_jax.jobs.images import attack, cost, predict
     from a2d_jax.jobs.robustness import clever
     from a2d_jax.jobs.shift import shift
+    from a2d_jax.jobs.status import status
 
 __all__ = [
     "AttackSpec",
@@ -47,6 +49,7 @@ __all__ = [
     "Report",
     "ShiftSpec",
     "Spec",
+    "StatusSpec",
     "attack",
     "clever",
     "convert",
@@ -58,6 +61,7 @@ __all__ = [
     "predict",
     "run",
     "shift",
+    "status",
 ]
 _HOME = {
     "info": "about",
@@ -66,6 +70,7 @@ _HOME = {
     **dict.fromkeys(("attack", "cost", "predict"), "images"),
     "clever": "robustness",
     "shift": "shift",
+    "status": "status",
 }
 
 

@@ -20,7 +20,7 @@ from a2d_jax.io.provenance import Meeting, Origin, record, versions
 from a2d_jax.io.source import content_digest
 from a2d_jax.io.tables import RESULTS, table_writer, verdict_columns, verdicts_schema, without
 from a2d_jax.jobs.images import flag, open_both
-from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
+from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished, work_of
 from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
 from a2d_jax.jobs.tables import left_out, meet, read_table, shared_columns
 from a2d_jax.measurements import CLEVER, Column, coarse
@@ -185,9 +185,9 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
                     for name, one in ends.items():
                         one.add(found.results[name], found.good)
                 refuse_nothing(plan, run, VERDICTS, failed)
-            said = told(plan, run, run.cut.parts)
+            said, spent = told(plan, run, run.cut.parts), work_of(run)
     steps = [{"attack": name, **one.told} for name, one in ends.items()]
-    summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}
+    summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps, **spent}
     return Done(summary, failed, [*meeting.notes, *source.notes, *said.notes])
 
 

@@ -20,9 +20,9 @@ from a2d_jax.io.checkpoints import load
 from a2d_jax.io.images import ImageSource, open_images
 from a2d_jax.io.provenance import record
 from a2d_jax.io.tables import COSTS, PREDICTIONS, crafted_schema, npz_writer, stretched
-from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
+from a2d_jax.jobs.large import finishing, is_folder, opened, predictions, refuse_nothing, refuse_output, result, unfinished, work_of
 from a2d_jax.jobs.spec import AttackSpec, AttacksSpec, CostSpec, PredictSpec
-from a2d_jax.scale.runs import Kind, is_folder, part_size
+from a2d_jax.scale.runs import Kind, part_size
 from a2d_jax.types import Attack, Classifier
 
 
@@ -42,10 +42,10 @@ def predict(spec: PredictSpec, report: Report = silent) -> Done:
                     columns = run.read(PREDICT, part).columns
                     failed += sum(error is not None for error in columns["error"])
                     write(columns)
-            said = told(plan, run, run.cut.parts)
+            said, spent = told(plan, run, run.cut.parts), work_of(run)
             refuse_nothing(plan, run, PREDICT, failed)
     accuracy = {} if said.wrong is None else {"accuracy": 1 - said.wrong / said.images}
-    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, [*source.notes, *said.notes])
+    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy, **spent}, failed, [*source.notes, *said.notes])
 
 
 def cost(spec: CostSpec, report: Report = silent) -> Done:
@@ -67,7 +67,7 @@ def cost(spec: CostSpec, report: Report = silent) -> Done:
         with finishing(spec, run) as complete:
             if not complete:
                 return unfinished(spec, run, source)
-            said = told(plan, run, run.cut.parts)
+            said, spent = told(plan, run, run.cut.parts), work_of(run)
             with result(spec, COSTS, meta | begin_with(said)) as write:
                 for part in run.cut.parts:
                     found = measured(plan, run, [part])
@@ -88,7 +88,7 @@ def cost(spec: CostSpec, report: Report = silent) -> Done:
         of_lanes = {"lanes": said.stats[name].lanes, "useful lane fraction": said.stats[name].useful_fraction}
         costs.append({"attack": name, "median cost": float(np.median(cost)), "censored": float(censored.mean()), **queries, **of_lanes})
     summary = {"out": str(spec.out), "images": len(source), "failed": failed, **begin_with(said)}
-    return Done({**summary, "costs": costs}, failed, [*source.notes, *said.notes])
+    return Done({**summary, "costs": costs, **spent}, failed, [*source.notes, *said.notes])
 
 
 def attack(spec: AttackSpec, report: Report = silent) -> Done:
@@ -122,7 +122,7 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
         with finishing(spec, run) as complete:
             if not complete:
                 return unfinished(spec, run, source)
-            said = told(plan, run, run.cut.parts)
+            said, spent = told(plan, run, run.cut.parts), work_of(run)
             with _archive(spec, source, meta | begin_with(said)) as write:
                 for part in run.cut.parts:
                     columns = run.read(name, part).columns
@@ -135,13 +135,13 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
                 refuse_nothing(plan, run, name, failed)
     before = {"at the target to begin with": there} if plan.aims(name) else {"wrong to begin with": said.wrong or 0}
     summary = {"out": str(spec.out), "images": len(source), "failed": failed, "success rate": succeeded / (len(source) - failed)}
-    return Done({**summary, **before}, failed, [*source.notes, *said.notes])
+    return Done({**summary, **before, **spent}, failed, [*source.notes, *said.notes])
 
 
 @contextmanager
 def _archive(spec: AttackSpec, source: ImageSource, meta: Mapping[str, Any]) -> Generator[Callable[..., None]]:
     """Write crafted images as one file; a result that is a folder is there already."""
-    if is_folder(spec.out):
+    if is_folder(spec):
         yield lambda **_: None
     else:
         with npz_writer(spec.out, len(source), source.shape, meta, spec.force) as write:

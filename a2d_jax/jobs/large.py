@@ -12,8 +12,9 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.source import ImageSource
 from a2d_jax.io.tables import PREDICTED, table_writer, without
-from a2d_jax.jobs.spec import PartsSpec
-from a2d_jax.scale.runs import RECORDS, Kind, Run, is_folder, open_run, part_size, run_folder
+from a2d_jax.jobs.spec import Folder, PartsSpec
+from a2d_jax.jobs.status import slowest
+from a2d_jax.scale.runs import RECORDS, Kind, Run, open_run, part_size, run_folder
 
 try:
     import fcntl
@@ -37,10 +38,15 @@ def refuse_output(spec: PartsSpec) -> None:
     share_of(spec)
     if spec.part is not None and spec.part < 1:
         raise BadInput(f"expected at least 1 image in a part, got {spec.part}; leave it out to take the default")
-    if not is_folder(spec.out):
+    if not is_folder(spec):
         refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     elif not spec.out.is_dir():
         refuse_existing(spec.out, False, "--force", inputs=spec.inputs(), card=RECORDS)
+
+
+def is_folder(spec: PartsSpec) -> bool:
+    """Whether the result is a folder of parts: its name ends with a slash, or such a folder is there."""
+    return isinstance(spec.out, Folder) or os.path.isdir(spec.out / RECORDS)
 
 
 def share_of(spec: PartsSpec) -> tuple[int, int]:
@@ -78,7 +84,8 @@ def opened(
     identity = {name: meta[name] for name in IDENTITY if name in meta}
     cut = Cut(len(source), spec.part or size or part_size(len(source), source.piece_size))
     job = {"job": spec.as_json(), "result": str(spec.out)}
-    run = open_run(run_folder(spec.out), identity, cut, kinds, share=share_of(spec), restart=spec.restart, job=job)
+    folder = spec.out if is_folder(spec) else run_folder(spec.out)
+    run = open_run(folder, identity, cut, kinds, share=share_of(spec), restart=spec.restart, job=job)
     process.unfinished.add(run.folder)
     if spec.retry_failed:
         _retry(run)
@@ -119,7 +126,7 @@ def finishing(spec: PartsSpec, run: Run) -> Generator[bool]:
     with _locked(run):
         there = not run.left
         yield there
-        if there and not is_folder(spec.out):
+        if there and not is_folder(spec):
             run.remove()
 
 
@@ -149,6 +156,11 @@ def refuse_nothing(plan: Plan, run: Run, measurement: str, failed: int) -> None:
         raise nothing(plan, next(error for error in run.read(measurement, 0).columns["error"] if error))
 
 
+def work_of(run: Run) -> dict[str, Any]:
+    """What a job tells at its end of where the time went, if it had several parts."""
+    return {"work": slowest(run)} if len(run.cut.parts) > 1 else {}
+
+
 def unfinished(spec: PartsSpec, run: Run, source: ImageSource, notes: Sequence[str] = ()) -> Done:
     """What a job tells whose share is done, and those of others are not."""
     if not run.folder.exists():
@@ -161,7 +173,7 @@ def unfinished(spec: PartsSpec, run: Run, source: ImageSource, notes: Sequence[s
 @contextmanager
 def result(spec: PartsSpec, schema: Any, meta: Mapping[str, Any]) -> Generator[Callable[[Mapping[str, Any]], None]]:
     """Write the result as one file; a result that is a folder is there already."""
-    if is_folder(spec.out):
+    if is_folder(spec):
         yield lambda _: None
     else:
         with table_writer(spec.out, schema, meta, spec.force) as write:

@@ -1,6 +1,7 @@
 """The job that scores images without attacking them: clever."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +15,7 @@ from a2d_jax.io.provenance import record
 from a2d_jax.io.source import Piece
 from a2d_jax.io.tables import CLEVER
 from a2d_jax.jobs.images import open_both, told_by
-from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
+from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished, work_of
 from a2d_jax.jobs.spec import CleverSpec
 from a2d_jax.measurements import CLEVER as CLEVER_
 from a2d_jax.robustness import Clever, CleverScores, clever_scores, mean_interval
@@ -65,10 +66,10 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
                             CleverScores(*(np.asarray(columns[_COLUMN.get(field, field)])[good] for field in CleverScores._fields))
                         )
                 refuse_nothing(plan, run, CLEVER_ + names[0], failed)
-            said = told(plan, run, run.cut.parts)
+            said, spent = told(plan, run, run.cut.parts), work_of(run)
     scores = {name: CleverScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) for name, parts in kept.items()}
     summary = {"out": str(spec.out), "images": len(source), "failed": failed}
-    return Done({**summary, "scores": _summary(scores, spec.radius)}, failed, [*source.notes, *said.notes])
+    return Done({**summary, "scores": _summary(scores, spec.radius), **spent}, failed, [*source.notes, *said.notes])
 
 
 def _score(plan: Plan, run: Run, names: Sequence[str], settings: Clever, lanes: int | None) -> None:
@@ -77,6 +78,7 @@ def _score(plan: Plan, run: Run, names: Sequence[str], settings: Clever, lanes: 
     parts = sorted(set().union(*missing.values()))
     total, before = run.cut.length(parts) * settings.batches, 0
     waiting: list[dict[str, dict[str, Any]]] = []
+    since = time.perf_counter()
     for piece in plan.source.spans([run.cut.span(part) for part in parts]):
         part = int(piece.index[0]) // run.cut.size
         wanted = [name for name in names if part in missing[name]]
@@ -88,8 +90,9 @@ def _score(plan: Plan, run: Run, names: Sequence[str], settings: Clever, lanes: 
         before += len(piece.error) * settings.batches
         if int(piece.index[-1]) + 1 == run.cut.span(part)[1]:
             for name in wanted:
-                run.commit(CLEVER_ + name, part, Unit(joined([Unit(columns[name]) for columns in waiting])))
-            waiting = []
+                seconds = {"seconds": (time.perf_counter() - since) / len(wanted)}
+                run.commit(CLEVER_ + name, part, Unit(joined([Unit(columns[name]) for columns in waiting]), seconds))
+            waiting, since = [], time.perf_counter()
 
 
 def _piece(

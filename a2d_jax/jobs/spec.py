@@ -3,13 +3,33 @@
 Importing this file does not load JAX, so that `a2d --help` answers at once.
 """
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 Lanes = int | Literal["auto"] | None
+
+
+class Folder(type(Path())):
+    """The path of an output that was given with a slash at its end: a folder of parts."""
+
+
+def output_path(text: str) -> Path:
+    """A path as typed; a slash at its end makes it a folder."""
+    return Folder(text) if text.endswith(("/", os.sep)) else Path(text)
+
+
+_OUTPUT = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="PATH",
+    instance_from_str=lambda texts: output_path(texts[0]),
+    is_instance=lambda value: isinstance(value, Path),
+    str_from_instance=lambda path: [_plain(path)],
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +57,14 @@ class Spec:
 def _paths(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(_paths(one) for one in value)
-    return Path(value) if isinstance(value, str) else value
+    return output_path(value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
+    if isinstance(value, Folder):
+        return f"{value}{os.sep}"
     return str(value) if isinstance(value, Path) else value
 
 
@@ -69,9 +91,9 @@ class TablesSpec(Spec):
 class PartsSpec(OutputSpec):
     """Jobs that may be large: they work in parts, and the same command goes on after an interruption."""
 
-    out: Path
-    """File to write, or a folder if the name has no ending. A folder keeps the result in parts, as parquet files. A file appears complete
-    at the end; until then the finished parts are in a folder beside it, OUT.run. The same command goes on where an earlier one ended."""
+    out: Annotated[Path, _OUTPUT]
+    """File to write, or a folder if it ends with a slash. A folder keeps the result in parts, as parquet files. A file appears complete at
+    the end; until then the finished parts are in a folder beside it, OUT.run. The same command goes on where an earlier one ended."""
     restart: bool = False
     """Begin anew, and remove the parts that an earlier command has finished."""
     part: int | None = None
@@ -319,6 +341,14 @@ class ShiftSpec(TablesSpec):
     """Draw the p-values of the new images into this PNG file. This needs the extra a2d-jax[report]."""
     force: bool = False
     """Replace the figure if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusSpec(Spec):
+    """Show how far a job is that works in parts, also while it runs, on this or on other machines."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The output of the job, or the folder of its parts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,10 +106,11 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         names = {kind.names.get(name, name): values for name, values in unit.columns.items()}
         rows = len(unit.columns["error"])
-        facts = {**unit.facts, "machine": socket.gethostname(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        good = sum(error is None for error in unit.columns["error"])
+        facts = {"good": good, **unit.facts, "machine": socket.gethostname(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
         table = table_of({**names, **{name: [value] * rows for name, value in kind.constants.items()}}, kind.schema)
-        with atomic(path) as temporary:
-            pq.write_table(table.replace_schema_metadata({"a2d": json.dumps(kind.meta), "unit": json.dumps(facts)}), temporary)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            pq.write_table(table.replace_schema_metadata({"a2d": json.dumps(kind.meta), "unit": json.dumps(facts)}), file)
 
     def read(self, measurement: str, part: int) -> Unit:
         """A unit that is there.
@@ -118,8 +119,8 @@ class Run:
           BadInput: it is damaged.
         """
         kind, path = self.kinds[measurement], self._unit(measurement, part)
-        with _readable(path):
-            table = pq.read_table(path)
+        with _opened(path) as file:
+            table = pq.read_table(file)
             facts = json.loads(table.schema.metadata[b"unit"])
         old = {there: name for name, there in kind.names.items()}
         return Unit({old.get(name, name): values for name, values in columns_of(table).items()}, facts)
@@ -137,8 +138,9 @@ class Run:
         shutil.rmtree(self.folder)
 
     def remove_empty(self) -> None:
-        """Remove the folder if nothing was done yet, so that another job may have its name."""
-        if not any(self.done(name) for name in self.kinds):
+        """Remove the folder if hardly anything was done, so that another job may have its name."""
+        first, *others = self.kinds
+        if len(self.done(first)) <= 1 and not any(self.done(name) for name in others):
             with suppress(OSError):
                 self.remove()
 
@@ -146,12 +148,17 @@ class Run:
         return measurement_folder(self.folder, measurement, self.kinds[measurement].kept)
 
     def _unit(self, measurement: str, part: int) -> Path:
-        return self._folder(measurement) / f"part-{part:06}.parquet"
+        return unit_path(self._folder(measurement), part)
 
 
 def measurement_folder(folder: Path, measurement: str, kept: bool) -> Path:
     """Where the units of a measurement are."""
     return (folder if kept else folder / RECORDS) / quote(measurement, safe=" ,=+-")
+
+
+def unit_path(folder: Path, part: int) -> Path:
+    """The file of a unit, in the folder of its measurement."""
+    return folder / f"part-{part:06}.parquet"
 
 
 def units(folder: Path) -> set[int]:
@@ -169,21 +176,14 @@ def unit_facts(path: Path) -> Mapping[str, Any]:
     Raises:
       BadInput: it is damaged.
     """
-    with _readable(path):
-        return json.loads(pq.read_schema(path).metadata[b"unit"])
+    with _opened(path) as file:
+        return json.loads(pq.read_schema(file).metadata[b"unit"])
 
 
 def run_folder(out: Path) -> Path:
-    """Where a job works that writes `out`: beside a file, or in the folder that is the result."""
-    if is_folder(out):
-        return out
+    """Where a job works that writes the file `out`: beside it."""
     beside = f"{out.name}.run"
     return out.with_name(beside if len(os.fsencode(beside)) <= LONGEST else f"{hidden_name(out)}.run")
-
-
-def is_folder(out: Path) -> bool:
-    """Whether an output is a folder of parts: its name has no ending."""
-    return not out.suffix
 
 
 def part_size(count: int, piece: int, image_bytes: int = 0) -> int:
@@ -299,16 +299,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class _readable:
-    """Turn what PyArrow raises on a damaged unit into an error that says what to do."""
+@contextmanager
+def _opened(path: Path) -> Generator[Any]:
+    """A unit to read; PyArrow takes names that are not UTF-8 as bytes only.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | pa.ArrowException | ValueError | KeyError | TypeError):
-            raise BadInput(
-                f"expected a unit of the job, got {self._path}, which is damaged; remove it and run the command again"
-            ) from error
+    Raises:
+      BadInput: it is damaged.
+    """
+    try:
+        with pa.OSFile(os.fsencode(path)) as file:
+            yield file
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"expected a unit of the job, got {path}, which is damaged; remove it and run the command again") from error
