@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen, nnx
 from jax import Array
 from jaxtyping import Float
@@ -182,3 +183,11 @@ def input_shape(obj: object) -> tuple[int, int, int] | None:
 def predict(classifier: Classifier, x: Float[Array, "n h w c"]) -> Float[Array, "n k"]:
     """Logits of a batch."""
     return jax.vmap(classifier)(x)
+
+
+def predict_by(classifier: Classifier, x: Float[np.ndarray, "n h w c"], size: int) -> Float[np.ndarray, "n k"]:
+    """Logits, computed in batches of `size` whatever the number of images: one program, in which no image depends on the others."""
+    short = -len(x) % size
+    padded = np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)]) if short else x
+    batches = [predict(classifier, padded[begin : begin + size]) for begin in range(0, len(padded), size)]
+    return np.concatenate([np.asarray(batch) for batch in batches])[: len(x)]

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, UInt
 
 from a2d_jax import inputs
-from a2d_jax.classifiers import predict
+from a2d_jax.classifiers import predict_by
 from a2d_jax.drivers.refill import default_lanes
 from a2d_jax.errors import BadInput
 from a2d_jax.types import Classifier, Example
@@ -88,11 +88,7 @@ def logits_of(classifier: Classifier, x: Float[Any, "n h w c"]) -> Float[np.ndar
     different classes. One batch size gives every image one class.
     """
     x = np.asarray(x)
-    size = default_lanes(x.shape[1:], jax.local_devices()[0].platform)
-    short = -len(x) % size
-    padded = np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)]) if short else x
-    batches = [predict(classifier, padded[begin : begin + size]) for begin in range(0, len(padded), size)]
-    return np.concatenate([np.asarray(batch) for batch in batches])[: len(x)]
+    return predict_by(classifier, x, default_lanes(x.shape[1:], jax.local_devices()[0].platform))
 
 
 def fingerprints(x: Float[Any, "n h w c"]) -> Int[np.ndarray, " n"]:

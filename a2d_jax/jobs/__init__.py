@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from a2d_jax.jobs.convert import convert
     from a2d_jax.jobs.detection import detect, evaluate, fit
     from a2d_jax.jobs.images import attack, cost, predict
+    from a2d_jax.jobs.progress import status
     from a2d_jax.jobs.robustness import clever
     from a2d_jax.jobs.shift import shift
-    from a2d_jax.jobs.status import status
 
 __all__ = [
     "AttackSpec",
@@ -70,24 +70,22 @@ _HOME = {
     **dict.fromkeys(("attack", "cost", "predict"), "images"),
     "clever": "robustness",
     "shift": "shift",
-    "status": "status",
+    "status": "progress",
 }
 
 
 def run(spec: Spec, report: Report) -> Done:
     """Do the job that a spec describes."""
-    return getattr(_module(_name(spec)), _name(spec))(spec, report)
+    return _job(type(spec).__name__.removesuffix("Spec").lower())(spec, report)
 
 
-def _name(spec: Spec) -> str:
-    return type(spec).__name__.removesuffix("Spec").lower()
-
-
-def _module(job: str) -> Any:
-    return importlib.import_module(f"a2d_jax.jobs.{_HOME[job]}")
+def _job(name: str) -> Any:
+    """The function of a job. It takes the place of a module of its name, which Python puts here when it is loaded."""
+    found = globals()[name] = getattr(importlib.import_module(f"a2d_jax.jobs.{_HOME[name]}"), name)
+    return found
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'a2d_jax.jobs' has no attribute {name!r}")
-    return getattr(_module(name), name)
+    return _job(name)

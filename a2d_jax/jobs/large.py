@@ -12,8 +12,8 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.source import ImageSource
 from a2d_jax.io.tables import PREDICTED, table_writer, without
+from a2d_jax.jobs.progress import slowest
 from a2d_jax.jobs.spec import Folder, PartsSpec
-from a2d_jax.jobs.status import slowest
 from a2d_jax.scale.runs import RECORDS, Kind, Run, open_run, part_size, run_folder
 
 try:
@@ -22,9 +22,9 @@ except ImportError:  # Windows
     fcntl = None
 
 IDENTITY = (
-    *("versions", "counts", "weights_sha256", "classifier", "images_sha256", "photographs", "background", "shape"),
-    *("precision", "preset", "seed", "stretch", "target", "labels", "attacks", "norms", "bounds", "columns", "detector_sha256"),
-    *("targets", "clever"),
+    *("classifier", "precision", "preset", "seed", "stretch", "target", "labels", "attacks", "norms", "bounds", "columns"),
+    *("targets", "clever", "shape", "photographs", "background", "weights_sha256", "images_sha256", "detector_sha256"),
+    *("counts", "versions"),
 )
 """What a table records and on which its numbers depend: jobs that differ in it cannot share a folder."""
 

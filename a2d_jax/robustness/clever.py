@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, Key
 
 from a2d_jax import inputs, norms
-from a2d_jax.classifiers import predict
+from a2d_jax.classifiers import predict_by
 from a2d_jax.errors import BadInput, require
 from a2d_jax.robustness import weibull
 from a2d_jax.types import Classifier, Example
@@ -37,6 +37,7 @@ BallNorm = Literal["l2", "linf"]
 TARGETS = ("untargeted", "target-2", "target-5", "least-likely")
 LANES, LANES_ELSEWHERE = {"cpu": 32}, 1024
 _AT_ONCE = 4  # maxima per device and call: so long must an interrupt wait
+_PREDICTED = 4  # images at a time: few, because their maxima take all the time
 _AXIS = "maxima"
 
 
@@ -109,7 +110,7 @@ def clever_scores(
     lanes = LANES.get(devices[0].platform, LANES_ELSEWHERE) if lanes is None else lanes
     require(lanes >= 1, "lanes >= 1", lanes, "give the number of points that each device works on at once")
     examples = inputs.examples(classifier, examples)
-    logits, label = np.asarray(predict(classifier, examples.x)), np.asarray(examples.label)
+    logits, label = predict_by(classifier, np.asarray(examples.x), _PREDICTED), np.asarray(examples.label)
     ranks = [ranks_of(target, logits.shape[1]) for target in targets]
     needed = sorted({rank for some in ranks for rank in some})
     rest = np.where(np.arange(logits.shape[1]) == label[:, None], np.inf, logits)

@@ -1,4 +1,4 @@
-"""The job behind `a2d status`: how far a large job is, from the files of its folder alone."""
+"""The job behind `a2d status`, and what a job tells of its time: from the files of its folder alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
