@@ -90,8 +90,8 @@ def table_writer(path: str | Path, schema: Any, meta: Meta, force: bool = True) 
       force: replace a file that is there when the block ends.
 
     Yields:
-      `write(columns)`: append rows, given as one sequence per column (a masked array where some have no value); rows with an `error`
-      keep `index`, `id` and what identifies them, their results become null.
+      `write(columns)`: append rows, given as one sequence or Arrow array per column (a masked array where some have no value); rows with
+      an `error` keep `index`, `id` and what identifies them, their results become null.
     """
     schema = schema.with_metadata({"a2d": json.dumps(meta)})
     kept = {"index", "fingerprint", "seed", *(field.name for field in schema if pa.types.is_string(field.type))}
@@ -103,7 +103,7 @@ def table_writer(path: str | Path, schema: Any, meta: Meta, force: bool = True) 
             arrays = [
                 pa.nulls(len(failed), field.type)
                 if field.name in OPTIONAL and field.name not in columns
-                else pa.array(columns[field.name], field.type)
+                else _kept(columns[field.name], field.type)
                 if field.name in kept
                 else pa.array(np.asarray(columns[field.name]), field.type, mask=failed | np.ma.getmaskarray(columns[field.name]))
                 for field in schema
@@ -111,6 +111,10 @@ def table_writer(path: str | Path, schema: Any, meta: Meta, force: bool = True) 
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
         yield write
+
+
+def _kept(values: Any, kind: Any) -> Any:
+    return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
 @contextmanager
