@@ -20,7 +20,7 @@ from a2d_jax.io.joining import Joining
 from a2d_jax.io.provenance import MIXED, Meeting, Origin, same_origins
 from a2d_jax.io.rows import LENGTHS, Records, Rows, files_of, read_rows, unfinished
 from a2d_jax.io.tables import Meta
-from a2d_jax.measurements import CLEVER, Column, farthest, honest
+from a2d_jax.measurements import CLEVER, Column, farthest, honest, same_rows
 from a2d_jax.norms import NORMS
 
 
@@ -179,25 +179,16 @@ def _images(rows: Rows) -> tuple[_Images, bool]:
     pixels = rows.index if rows.fingerprint is None else rows.fingerprint
     index, first, row = np.unique(rows.index, return_index=True, return_inverse=True)
     bad = np.fromiter(rows.reason, np.int64, len(rows.reason))
-    mention = _mentions(_together(row[bad], named[bad], pixels[bad], rows.name[bad]))
+    mention = _mentions(same_rows(row[bad], named[bad], pixels[bad], rows.name[bad]))
     if not mention.any() and all((column == column[first][row]).all() for column in (named, pixels)):
         return _Images(index, first, row), False
     mentions = np.zeros(len(row), np.int64)
     mentions[bad] = mention
-    _, first, row = np.unique(_together(row, named, pixels, mentions), return_index=True, return_inverse=True)
+    _, first, row = np.unique(same_rows(row, named, pixels, mentions), return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return _Images(np.arange(len(order)), first[order], rank[row]), True
-
-
-def _together(*columns: NDArray[Any]) -> NDArray[np.int64]:
-    """A number for each row; rows have the same one if they are the same in all columns."""
-    code = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        values, part = np.unique(column, return_inverse=True)
-        code = np.unique(code * len(values) + part, return_inverse=True)[1]
-    return code
 
 
 def _mentions(code: NDArray[np.int64]) -> NDArray[np.int64]:

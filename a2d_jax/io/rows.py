@@ -81,7 +81,11 @@ def files_of(path: Path) -> list[Path]:
 
 def unfinished(path: Path) -> str:
     """What to do about a folder with missing parts, if a job writes it; otherwise empty."""
-    return f"the job that writes {path} is not finished: give the same `a2d cost` command again, and it goes on" if (path / JOB).exists() else ""
+    return (
+        f"the job that writes {path} is not finished: give the same `a2d cost` command again, and it goes on"
+        if (path / JOB).exists()
+        else ""
+    )
 
 
 def _hidden(part: Path) -> bool:
@@ -144,7 +148,9 @@ def read_rows(path: Path, records: Records) -> tuple[Rows, Meta]:
         if not column.absent:
             reason = {int(row): f"expected {one} as true or false, got none" for row in np.flatnonzero(column.missing)} | reason
     numbers = {
-        one: _narrow(column.values) if one == usual or not column.unreadable.any() else _narrow(np.where(column.unreadable, np.nan, column.values))
+        one: _narrow(column.values)
+        if one == usual or not column.unreadable.any()
+        else _narrow(np.where(column.unreadable, np.nan, column.values))
         for one, column in read.items()
         if one == usual or not column.absent
     }
@@ -167,7 +173,9 @@ def read_rows(path: Path, records: Records) -> tuple[Rows, Meta]:
 def _refuse_gaps(gaps: NDArray[np.bool_], wrong: Mapping[int, str], what: str, path: Path) -> None:
     if gaps.any():
         row = int(np.flatnonzero(gaps)[0])
-        raise BadInput(f"expected {what} in every row, got {'another value' if row in wrong else 'none'} in row {row} of {path}; fill it in")
+        raise BadInput(
+            f"expected {what} in every row, got {'another value' if row in wrong else 'none'} in row {row} of {path}; fill it in"
+        )
 
 
 def _called(written: Texts, index: NDArray[np.int64]) -> Any:
@@ -203,9 +211,7 @@ def _too_high(cost: Cast, names: tuple[str, ...], name: NDArray[np.int32], meta:
     most = [meta.get("attacks", {}).get(one, {}).get("max_steps") for one in names]
     limit = np.asarray([steps + 1 if type(steps) is int else MOST for steps in most])
     above = np.flatnonzero(cost.values > limit[name])
-    return {
-        int(row): f"expected a cost of {names[name[row]]} of at most {limit[name[row]]}, got {cost.values[row]}" for row in above
-    }
+    return {int(row): f"expected a cost of {names[name[row]]} of at most {limit[name[row]]}, got {cost.values[row]}" for row in above}
 
 
 def _fingerprint(column: Any, path: Path) -> NDArray[np.int64] | None:
