@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from a2d_jax.detectors.base import Detector, Fitted, Scores, read_both, read_table
 from a2d_jax.detectors.storage import from_fields, rows_again, rows_once
@@ -98,7 +98,7 @@ class FittedKNN(Fitted):
         _, first, which = np.unique(same_rows(*costs.T), return_index=True, return_inverse=True)
         rows = costs[first]
         voters = [np.bincount(which[of], minlength=len(rows)) for of in (slice(None), np.asarray(self.adversarial, bool))]
-        return _Votes(cKDTree(rows), rows, *voters)
+        return _Votes(KDTree(rows), rows, *voters)
 
     def store(self) -> tuple[str, dict[str, Any]]:
         """Training rows that are the same are stored once, with their number."""

@@ -159,7 +159,7 @@ def texts(column: Any, name: str, path: Path, numbers: bool = False) -> Texts:
     else:
         found = array.cast(pa.large_string()) if pa.types.is_integer(kind) else _each(array, _shown)
     found = pc.fill_null(found, "")
-    return Texts(found, np.array(pc.equal(found, "").to_numpy(zero_copy_only=False), bool))
+    return Texts(found, np.array(pc.call_function("equal", [found, ""]).to_numpy(zero_copy_only=False), bool))
 
 
 def _each(array: Any, show: Callable[[Any], str]) -> Any:

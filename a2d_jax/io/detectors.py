@@ -47,10 +47,9 @@ def write_detector(path: str | Path, stored: StoredDetector, force: bool = True)
         "params": {name: _plain(value) for name, value in params.items()},
         "meta": dict(stored.meta),
     }
-    with atomic(path, force) as temporary:
-        with temporary.open("w", encoding="utf-8") as file:  # piece by piece: a detector may hold millions of rows
-            json.dump(content, file, indent=1, allow_nan=False)
-            file.write("\n")
+    with atomic(path, force) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, allow_nan=False)  # piece by piece: a detector may hold millions of rows
+        file.write("\n")
 
 
 def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetector:

@@ -182,7 +182,7 @@ def _called(written: Texts, index: NDArray[np.int64]) -> Any:
     """Names of images; an image without one is called by its index."""
     if not written.missing.any():
         return written.values
-    return pc.if_else(pa.array(written.missing), pa.array(index).cast(pa.large_string()), written.values)
+    return pc.call_function("if_else", [pa.array(written.missing), pa.array(index).cast(pa.large_string()), written.values])
 
 
 def _written(error: Texts) -> dict[int, str]:
