@@ -12,7 +12,7 @@ the attack's norm. No success can be farther, so a failure never ties with a suc
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,3 +141,12 @@ def coarse(columns: Mapping[Column, NDArray[np.generic]]) -> list[str]:
                 f"{column} takes {len(different)} values on {len(values)} benign images ({shown}), too few to tell images apart{more}"
             )
     return notes
+
+
+def same_rows(*columns: NDArray[Any]) -> NDArray[np.int64]:
+    """A number from 0 for each row; rows have the same one if they are the same in all columns, each `n`."""
+    code = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        values, part = np.unique(column, return_inverse=True)
+        code = np.unique(code * len(values) + part, return_inverse=True)[1]
+    return code

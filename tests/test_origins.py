@@ -11,7 +11,7 @@ import pytest
 from a2d_jax import costs
 from a2d_jax.classifiers import in_bfloat16
 from a2d_jax.errors import BadInput
-from a2d_jax.jobs import DetectSpec, EvaluateSpec, FitSpec
+from a2d_jax.jobs import DetectSpec, EvaluateSpec, FitSpec, detection
 from a2d_jax.jobs import detect as detect_job
 from a2d_jax.jobs import evaluate as evaluate_job
 from a2d_jax.jobs import fit as fit_job
@@ -173,3 +173,12 @@ def test_a_detector_read_in_python(here, recwarn):
     pathlib.Path("old.json").write_text(json.dumps(old))
     with pytest.warns(UserWarning, match="old.json does not record counts"):
         assert costs.read_defense(net, "old.json").predict(x).tolist() == found.tolist()
+
+
+def test_verdicts_in_pieces(here, monkeypatch):
+    """Protects large tables: verdicts that are written piece by piece are those written at once, in the order of the set."""
+    assert a2d("detect", "--detector", "d.json", "--costs", "near.parquet", "--out", "one") == 0
+    monkeypatch.setattr(detection, "PIECE", 7)
+    assert a2d("detect", "--detector", "d.json", "--costs", "near.parquet", "--out", "pieces") == 0
+    assert pq.read_table("pieces").equals(pq.read_table("one"))
+    assert pq.read_table("one")["index"].to_pylist() == list(range(30))

@@ -237,11 +237,15 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def rowwise(function: Callable[..., Any]) -> Callable[..., Any]:
+def rowwise(function: Callable[..., Any], many: int = _CHUNK) -> Callable[..., Any]:
     """Make `function(fitted, *row)` read whole columns, jitted in float64.
 
     Rows are processed in chunks of one size, and the last chunk is padded. So one compiled program serves any number of rows, and at most
     one chunk is compared with a training set at a time.
+
+    Args:
+      function: of one row.
+      many: rows of a chunk where there are at least so many; for functions that compare a row with nothing else.
     """
 
     @in_float64
@@ -251,9 +255,13 @@ def rowwise(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(fitted: Any, *columns: np.ndarray) -> Any:
         n = len(columns[0])
-        chunks = max(-(-n // _CHUNK), 1)
-        full = [np.concatenate([column, np.zeros((chunks * _CHUNK - n, *column.shape[1:]), column.dtype)]) for column in columns]
-        results = [chunk(fitted, *(column[i * _CHUNK : (i + 1) * _CHUNK] for column in full)) for i in range(chunks)]
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
+        size = many if n >= many else _CHUNK
+        chunks = [[_padded(column[i : i + size], size) for column in columns] for i in range(0, max(n, 1), size)]
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *[chunk(fitted, *rows) for rows in chunks])
 
     return call
+
+
+def _padded(column: np.ndarray, size: int) -> np.ndarray:
+    short = size - len(column)
+    return np.concatenate([column, np.zeros((short, *column.shape[1:]), column.dtype)]) if short else column

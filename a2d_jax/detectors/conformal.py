@@ -16,20 +16,24 @@ for Outliers with Conformal p-values", arXiv:2104.08279. Differs: the strangest-
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from a2d_jax import inputs
-from a2d_jax.detectors.base import Bounds, Detector, Fitted, Radii, Scores, Verdicts, bounds_of, radii_of, read_table, rowwise
+from a2d_jax.detectors.base import Bounds, Detector, Fitted, Radii, Scores, Table, Verdicts, bounds_of, radii_of, read_table, rowwise
+from a2d_jax.detectors.ranks import Strangeness
+from a2d_jax.detectors.storage import from_fields, rows_again, rows_once
 from a2d_jax.errors import BadInput, require
 from a2d_jax.types import STATIC
+
+_ROWS = ("costs", "labels")
 
 
 @jax.tree_util.register_dataclass
@@ -129,7 +133,10 @@ class FittedConformal(Fitted):
         table = read_table(x, self.columns)
         rows = np.arange(len(table)) if index is None else read_integers(index, len(table), "index")
         groups = _read_labels(labels, len(table)) if self.per_class else np.zeros(len(table), np.int64)
-        return _p_value(self._calibrated, table, groups, jitter(self.seed, rows))
+        u, p = jitter(self.seed, rows), np.empty(len(table))
+        for label, here in _by_label(groups):
+            p[here] = _p_value(self._own.get(label) or self._pooled, table[here], u[here])
+        return p
 
     def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """1 - p; see `p_values`."""
@@ -146,13 +153,32 @@ class FittedConformal(Fitted):
     def may_flag(self, x: ArrayLike) -> Verdicts:
         """Whether each row is flagged for some jitter and some predicted class: the most suspicious reading of its costs."""
         table = read_table(x, self.columns)
-        calibrated, no_jitter = self._calibrated, np.zeros(len(table))
-        lowest = [_p_value(calibrated, table, np.full(len(table), group), no_jitter) for group in (*np.unique(self.labels), -1)]
+        no_jitter = np.zeros(len(table))
+        lowest = [_p_value(own, table, no_jitter) for own in {id(one): one for one in (*self._own.values(), self._pooled)}.values()]
         return 1 - np.min(lowest, axis=0) > self.threshold
 
+    def store(self) -> tuple[str, dict[str, Any]]:
+        """Calibration rows that are the same are stored once, with their number."""
+        rest = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _ROWS}
+        return "", rows_once({name: getattr(self, name) for name in _ROWS}) | rest
+
+    @classmethod
+    def restore(cls, of: str, params: Mapping[str, Any], plugins: Sequence[str]) -> "FittedConformal":
+        """Inverse of `store`, but for the order of the rows, which no p-value depends on."""
+        return from_fields(cls, rows_again(params, _ROWS))
+
     @functools.cached_property
-    def _calibrated(self) -> tuple["FittedConformal", np.ndarray, np.ndarray]:
-        return self, *_calibration_ranks(self, self.costs, self.labels)
+    def _pooled(self) -> Strangeness:
+        return Strangeness.of(self.costs, self.two_sided)
+
+    @functools.cached_property
+    def _own(self) -> dict[int, Strangeness]:
+        """The classes that have enough calibration images for a map of their own."""
+        if not self.per_class:
+            return {}
+        return {
+            label: Strangeness.of(self.costs[rows], self.two_sided) for label, rows in _by_label(self.labels) if len(rows) >= self.least
+        }
 
 
 def _read_labels(labels: ArrayLike | None, n: int) -> Int[np.ndarray, " n"]:
@@ -171,40 +197,20 @@ def read_integers(values: ArrayLike, n: int, role: str) -> Int[np.ndarray, " n"]
     return array.astype(np.int64)
 
 
-@rowwise
+@functools.partial(rowwise, many=2**16)
 def jitter(seed: Array, index: Int[Array, ""]) -> Float[Array, ""]:
     """A number in [0, 1) of each image's own, from the low 32 bits of its index."""
     return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index & 0xFFFFFFFF))
 
 
-def _doubled_rank(fitted: FittedConformal, row: Float[Array, " columns"], among: Bool[Array, " n"]) -> Float[Array, " columns"]:
-    """Twice the number of calibration costs below, plus the number equal: a rank that ties leave whole."""
-    return jnp.sum(jnp.where(among[:, None], 1 + jnp.sign(row[None] - fitted.costs), 0), axis=0)
+def _by_label(labels: Int[np.ndarray, " n"]) -> list[tuple[int, Int[np.ndarray, " m"]]]:
+    """The rows of each label."""
+    order = np.argsort(labels, kind="stable")
+    different, start = np.unique(labels[order], return_index=True)
+    return list(zip(different.tolist(), np.split(order, start)[1:], strict=True))
 
 
-@rowwise
-def _calibration_ranks(fitted: FittedConformal, row: Float[Array, " columns"], label: Int[Array, ""]) -> tuple[Array, Array]:
-    """Of a calibration row: among all of them, and among those of its class."""
-    mine = fitted.labels == label
-    return _doubled_rank(fitted, row, jnp.ones_like(mine)), _doubled_rank(fitted, row, mine)
-
-
-@rowwise
-def _p_value(
-    calibrated: tuple[FittedConformal, Array, Array], row: Float[Array, " columns"], label: Int[Array, ""], u: Float[Array, ""]
-) -> Float[Array, ""]:
+def _p_value(calibrated: Strangeness, table: Table, u: Scores) -> Scores:
     """Smoothed full-conformal p-value: the judged row joins the calibration rows, all are ranked alike."""
-    fitted, pooled, within = calibrated
-    count = functools.partial(jnp.sum, dtype=float)
-    mine = fitted.labels == label
-    own_map = count(mine) >= fitted.least
-    among = mine | ~own_map
-    n = count(among)
-
-    def strangeness(doubled: Array) -> Array:
-        """Small is strange; every row counts itself once, so that ranks run from 1 to 2n + 1."""
-        return jnp.min(jnp.minimum(doubled, 2 * (n + 1) - doubled) if fitted.two_sided else doubled, axis=-1)
-
-    theirs = strangeness(jnp.where(own_map, within, pooled) + 1 + jnp.sign(fitted.costs - row[None]))
-    ours = strangeness(_doubled_rank(fitted, row, among) + 1)
-    return (count(among & (theirs < ours)) + u * (1 + count(among & (theirs == ours)))) / (n + 1)
+    below, equal = calibrated.counts(table)
+    return (below + u * (1 + equal)) / (calibrated.n + 1)

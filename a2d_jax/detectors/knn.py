@@ -7,18 +7,25 @@ the result does not depend on the order of the training set.
 Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.1. Differs: in the tie rule, which the paper leaves open.
 """
 
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
+from scipy.spatial import KDTree
 
-from a2d_jax.detectors.base import Detector, Fitted, Scores, read_both, read_table, rowwise
+from a2d_jax.detectors.base import Detector, Fitted, Scores, read_both, read_table
+from a2d_jax.detectors.storage import from_fields, rows_again, rows_once
 from a2d_jax.errors import BadInput, require
+from a2d_jax.measurements import same_rows
 from a2d_jax.types import STATIC
+
+_PIECE = 2**14  # rows judged at a time
+_ROUNDING = 1e-12  # of the tree's own distances, as a share of them
 
 
 @jax.tree_util.register_dataclass
@@ -79,14 +86,56 @@ class FittedKNN(Fitted):
 
     def score(self, x: ArrayLike, *, labels: ArrayLike | None = None, index: ArrayLike | None = None) -> Scores:
         """Share of the k votes that is adversarial."""
-        return _share(self, read_table(x, self.columns))
+        table = read_table(x, self.columns)
+        _, first, which = np.unique(same_rows(*table.T), return_index=True, return_inverse=True)
+        rows = table[first]
+        pieces = [self._votes.share(rows[i : i + _PIECE], self.k) for i in range(0, len(rows), _PIECE)]
+        return np.concatenate([np.empty(0), *pieces])[which]
+
+    @functools.cached_property
+    def _votes(self) -> "_Votes":
+        costs = np.asarray(self.costs)
+        _, first, which = np.unique(same_rows(*costs.T), return_index=True, return_inverse=True)
+        rows = costs[first]
+        voters = [np.bincount(which[of], minlength=len(rows)) for of in (slice(None), np.asarray(self.adversarial, bool))]
+        return _Votes(KDTree(rows), rows, *voters)
+
+    def store(self) -> tuple[str, dict[str, Any]]:
+        """Training rows that are the same are stored once, with their number."""
+        return "", rows_once({"costs": self.costs, "adversarial": self.adversarial}) | {"k": self.k}
+
+    @classmethod
+    def restore(cls, of: str, params: Mapping[str, Any], plugins: Sequence[str]) -> "FittedKNN":
+        """Inverse of `store`, but for the order of the rows, which no vote depends on."""
+        return from_fields(cls, rows_again(params, ("costs", "adversarial")))
 
 
-@rowwise
-def _share(fitted: FittedKNN, query: Float[Array, " columns"]) -> Float[Array, ""]:
-    """Differences are squared as they are, not through a matrix product: squares of integer costs are exact, and so are ties."""
-    distance = jnp.sum((fitted.costs - query[None]) ** 2, axis=1)
-    farthest = -jax.lax.top_k(-distance, fitted.k)[0][-1]
-    nearer, level = distance < farthest, distance == farthest
-    left = (fitted.k - jnp.sum(nearer)) * jnp.sum(level & fitted.adversarial)  # votes left times voters there: whole, divided last
-    return (jnp.sum(nearer & fitted.adversarial).astype(float) + left / jnp.sum(level)) / fitted.k
+class _Votes(NamedTuple):
+    """The different training rows, each once, with the number of rows that are the same and of the adversarial ones among them."""
+
+    tree: Any
+    rows: Float[np.ndarray, "n columns"]
+    same: Int[np.ndarray, " n"]
+    adversarial: Int[np.ndarray, " n"]
+
+    def share(self, query: Float[np.ndarray, "q columns"], k: int, near: int = 8) -> Scores:
+        """Share of the k votes of each row; `near` different rows are looked at first, and more where these do not decide.
+
+        Differences are squared as they are, not through a matrix product: squares of integer costs are exact, and so are ties.
+        """
+        near = min(near, len(self.rows))
+        found = self.tree.query(query, k=np.arange(1, near + 1), workers=-1)[1]
+        distance = ((self.rows[found] - query[:, None]) ** 2).sum(axis=2)
+        order = np.argsort(distance, axis=1, kind="stable")
+        found, distance = np.take_along_axis(found, order, 1), np.take_along_axis(distance, order, 1)
+        same, adversarial = self.same[found], self.adversarial[found]
+        enough = same.cumsum(axis=1) >= k
+        farthest = np.take_along_axis(distance, enough.argmax(axis=1)[:, None], 1)
+        nearer, level = distance < farthest, distance == farthest
+        left = (k - (same * nearer).sum(axis=1)) * (adversarial * level).sum(axis=1)  # votes left times voters there: whole, divided last
+        share = ((adversarial * nearer).sum(axis=1) + left / (same * level).sum(axis=1)) / k
+        if near < len(self.rows):
+            open_ = np.flatnonzero(~enough[:, -1] | (farthest[:, 0] >= distance[:, -1] * (1 - _ROUNDING)))  # others may lie as far
+            if len(open_):
+                share[open_] = self.share(query[open_], k, 4 * near)
+        return share

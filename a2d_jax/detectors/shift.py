@@ -81,7 +81,8 @@ def shift(
     found: list[Shift] = []
     for column, (test, p_adjusted) in enumerate(zip(tests, adjusted, strict=True)):
         fitted = conformal.fit(before[:, column])
-        flagged = int(fitted.predict(after[:, column], index=theirs).sum())
+        p_values = fitted.p_values(after[:, column], index=theirs)
+        flagged = int((1 - p_values > fitted.threshold).sum())
         ends = binomtest(flagged, m).proportion_ci(0.95, method="exact")
         found.append(
             Shift(
@@ -93,7 +94,7 @@ def shift(
                 flagged=flagged / m,
                 flagged_low=float(ends.low),
                 flagged_high=float(ends.high),
-                p_values=fitted.p_values(after[:, column], index=theirs),
+                p_values=p_values,
             )
         )
     return found

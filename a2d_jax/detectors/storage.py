@@ -16,6 +16,13 @@ from a2d_jax.detectors.base import FittedDetector
 from a2d_jax.detectors.registry import classes_with
 from a2d_jax.errors import BadInput, require
 from a2d_jax.imports import plugged
+from a2d_jax.measurements import same_rows
+
+COUNT = "count"
+MANY = 100_000
+"""From so many rows on, those that repeat are stored once."""
+MOST = 10**8
+"""No detector has more rows: a damaged file that asks for more would fill the memory."""
 
 
 def to_params(fitted: FittedDetector) -> tuple[str, dict[str, Any]]:
@@ -62,6 +69,43 @@ def from_fields(known: Any, params: Mapping[str, Any]) -> Any:
     values = _numbers(params)
     _check_shapes(known, values)
     return known(**{name: value if value.ndim else value.item() for name, value in values.items()})
+
+
+def rows_once(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with one entry for each row: where millions of rows repeat, each different one with its `count`.
+
+    Fewer than 100,000 rows, and rows that hardly repeat, stay as they are.
+    """
+    arrays = {name: np.asarray(values) for name, values in params.items()}
+    columns = [column for array in arrays.values() for column in array.reshape(len(array), -1).T]
+    if len(columns[0]) < MANY:
+        return arrays
+    _, first, count = np.unique(same_rows(*columns), return_index=True, return_counts=True)
+    return {name: array[first] for name, array in arrays.items()} | {COUNT: count} if len(first) < len(columns[0]) / 2 else arrays
+
+
+def rows_again(params: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Inverse of `rows_once`, but for the order of the rows.
+
+    Raises:
+      BadInput: counts that do not belong to the rows.
+    """
+    if COUNT not in params:
+        return dict(params)
+    count, rest = np.asarray(params[COUNT]), {name: value for name, value in params.items() if name != COUNT}
+    rows = {name: np.asarray(rest.get(name)) for name in names}
+    if (
+        count.ndim != 1
+        or count.dtype.kind not in "iu"
+        or (count < 1).any()
+        or any(array.shape[:1] != count.shape for array in rows.values())
+    ):
+        raise BadInput(f"expected a count of at least 1 for each row, got others as parameter {COUNT}; fit the detector again")
+    if count.sum(dtype=float) > MOST:
+        raise BadInput(
+            f"expected at most {MOST:g} rows in all, got {count.sum(dtype=float):g} by parameter {COUNT}; fit the detector again"
+        )
+    return rest | {name: np.repeat(array, count, axis=0) for name, array in rows.items()}
 
 
 def _class_of(kind: str, plugins: Sequence[str]) -> tuple[Any, str]:

@@ -9,6 +9,7 @@ Source: Zhao et al., "Attack as Defense", ISSTA 2021, section 4.2; Box and Cox, 
 57 (1970) and Anscombe and Glynn, Biometrika 70 (1983) for the test. The released code does something else: `as_released`.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -187,7 +188,7 @@ def _fit(costs: Float[Array, " n"], h: Array, normality: Array) -> tuple[Array, 
     return shift, scale, power, mean, std, inverse - shift
 
 
-@rowwise
+@functools.partial(rowwise, many=2**16)
 def _score(fitted: FittedZScore, cost: Float[Array, ""]) -> Float[Array, ""]:
     positive = jnp.maximum(cost + fitted.shift, 0) / fitted.scale
     z = (_transform(jnp.log(positive), fitted.power) - fitted.mean) / fitted.std

@@ -25,7 +25,7 @@ class Cast:
     """A column in our type.
 
     Attributes:
-      values: `n`; 0, NaN, False or "" where nothing can be read.
+      values: `n`; 0, NaN or False where nothing can be read.
       missing: `n`; true where the value is null or NaN.
       wrong: by row, the value that does not fit.
     """
@@ -45,6 +45,19 @@ class Cast:
         found = self.missing.copy()
         found[list(self.wrong)] = True
         return found
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column of texts.
+
+    Attributes:
+      values: `n`, an Arrow array without nulls; "" where nothing can be read.
+      missing: `n`; true where the value is null, NaN or empty.
+    """
+
+    values: Any
+    missing: NDArray[np.bool_]
 
 
 def whole_numbers(column: Any, name: str, path: Path, least: int = 0, most: int = 2**63 - 1) -> Cast:
@@ -115,8 +128,8 @@ def flags(column: Any, name: str, path: Path) -> Cast:
     )
 
 
-def texts(column: Any, name: str, path: Path, numbers: bool = False) -> Cast:
-    """Texts as Python strings; bytes that are no UTF-8 are shown as escapes.
+def texts(column: Any, name: str, path: Path, numbers: bool = False) -> Texts:
+    """Texts as Arrow has them; bytes that are no UTF-8 are shown as escapes.
 
     Args:
       column: of an Arrow table.
@@ -136,15 +149,22 @@ def texts(column: Any, name: str, path: Path, numbers: bool = False) -> Cast:
     if not (empty or written or (numbers and (binary or number))):
         raise _another("texts", kind, name, path)
     if empty:
-        return Cast(np.full(len(array), "", object), np.ones(len(array), bool), {})
-    show: Callable[[Any], str] = _shown
+        return Texts(pa.array([""] * len(array), pa.large_string()), np.ones(len(array), bool))
     if written or binary:
-        array, show = array.cast(pa.large_binary()), _decoded
-    values = array.to_pylist()
-    missing = np.asarray([value is None or value == b"" or value != value for value in values], bool)
-    shown = np.empty(len(values), object)
-    shown[:] = ["" if gone else show(value) for value, gone in zip(values, missing, strict=True)]
-    return Cast(shown, missing, {})
+        array = array.cast(pa.large_binary())
+        try:
+            found = array.cast(pa.large_string())
+        except pa.ArrowInvalid:
+            found = _each(array, lambda value: value.decode("utf-8", "backslashreplace"))
+    else:
+        found = array.cast(pa.large_string()) if pa.types.is_integer(kind) else _each(array, _shown)
+    found = pc.fill_null(found, "")
+    return Texts(found, np.array(pc.call_function("equal", [found, ""]).to_numpy(zero_copy_only=False), bool))
+
+
+def _each(array: Any, show: Callable[[Any], str]) -> Any:
+    """The text of each value; null for null and NaN."""
+    return pa.array([None if value is None or value != value else show(value) for value in array.to_pylist()], pa.large_string())
 
 
 def _plain(column: Any) -> Any:
@@ -165,10 +185,6 @@ def _nulls(array: Any) -> NDArray[np.bool_]:
 def _floats(array: Any) -> NDArray[np.float64]:
     """As float64; null becomes NaN."""
     return np.array(pc.fill_null(array.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False), np.float64)
-
-
-def _decoded(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
 
 
 def _shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,9 @@ def write_detector(path: str | Path, stored: StoredDetector, force: bool = True)
         "params": {name: _plain(value) for name, value in params.items()},
         "meta": dict(stored.meta),
     }
-    with atomic(path, force) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    with atomic(path, force) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, allow_nan=False)  # piece by piece: a detector may hold millions of rows
+        file.write("\n")
 
 
 def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetector:
@@ -101,7 +103,11 @@ def _tried(fitted: FittedDetector, path: Path) -> int:
 
 def _plain(value: Any) -> Any:
     """Numbers and nested lists as JSON has them."""
-    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, np.ndarray | np.generic):
+        whole = value.dtype.kind != "f" or np.isfinite(value).all()
+        value = value.tolist()
+        if whole:
+            return value
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -113,5 +119,8 @@ def _no_number(name: str) -> float:
 
 def _number(value: Any) -> Any:
     if isinstance(value, list):
+        with suppress(ValueError, OverflowError):
+            if (array := np.asarray(value)).dtype.kind in "biuf":
+                return array
         return [_number(one) for one in value]
     return float(value) if value in ("inf", "-inf") else value

@@ -40,16 +40,25 @@ FACTS: Mapping[str, tuple[str, str]] = {
 }
 """What all numbers of two records must have in common: how an error says it, and what to do. Settings of attacks come after these."""
 OF_SETTINGS = "run `a2d cost` with the same settings"
+FEW = 3
+"""Origins that lack the same facts are named one by one up to this number."""
 MIXED = "mixed_origins=True"
 """How a caller in Python has origins mixed."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Something that records the origin of its numbers: a table, a detector, or a network in memory."""
+    """Something that records the origin of its numbers: a table, a detector, or a network in memory.
+
+    Attributes:
+      name: what the user knows it by.
+      meta: what it records.
+      measured: the measurements that it has numbers of; None if all that are compared. It need not record the settings of others.
+    """
 
     name: str
     meta: Mapping[str, Any]
+    measured: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,18 +161,25 @@ def same_origins(names: Iterable[str], origins: Sequence[Origin], mixed: bool = 
       BadInput: origins differ; the message names the difference, both values, and what to do.
     """
     names = tuple(names)
-    told = [(origin.name, _facts(origin.meta, names)) for origin in origins]
+    # a large job has thousands of files that say the same: each record is looked at once
+    records = {id(origin.meta): _facts(origin.meta, names) for origin in origins}
+    told = [(origin, records[id(origin.meta)]) for origin in origins]
+    facts = dict.fromkeys(fact for one in records.values() for fact in one)
     differs: dict[str, dict[str, Any]] = {}
-    for fact in dict.fromkeys(fact for _, facts in told for fact in facts):
-        known = {name: facts[fact] for name, facts in told if facts.get(fact) is not None}
-        if len({_text(value) for value in known.values()}) > 1:
-            differs[fact] = known
+    for fact in facts:
+        if len({_text(one[fact]) for one in records.values() if one.get(fact) is not None}) > 1:
+            differs[fact] = {origin.name: one[fact] for origin, one in told if one.get(fact) is not None}
     if differs and not mixed:
         raise _refusal(differs, how)
     notes = [f"origins are mixed as asked: {fact} is {_listed(known)}" for fact, known in differs.items()]
-    notes += [_unrecorded(name, [fact for fact in _needed(told) if fact not in facts]) for name, facts in told if facts]
-    notes += [f"{name} does not record how its costs were measured, so this could not be compared" for name, facts in told if not facts]
-    return Meeting([note for note in notes if note], differs)
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for origin, one in told:
+        if missing := tuple(fact for fact in _needed(facts, origin, names) if fact not in one) if one else ("how its costs were measured",):
+            lacking.setdefault(missing, []).append(origin.name)
+    for missing, those in lacking.items():
+        shown = [f"{name} does" for name in those] if len(those) <= FEW else [f"{those[0]} and {len(those) - 1} more files do"]
+        notes += [f"{who} not record {_some(missing)}, so this could not be compared" for who in shown]
+    return Meeting(notes, differs)
 
 
 def _facts(meta: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -182,9 +198,10 @@ def _facts(meta: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _needed(told: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Facts that some origin records, but for those of photographs and of transparent pixels: most images have none."""
-    return list(dict.fromkeys(fact for _, facts in told for fact in facts if not fact.startswith(("photographs", "background"))))
+def _needed(facts: Iterable[str], origin: Origin, names: Sequence[str]) -> list[str]:
+    """Facts that some origin records and this one should, but for those of photographs and of transparent pixels: most images have none."""
+    others = tuple(f"{name}." for name in names if origin.measured is not None and name not in origin.measured)
+    return [fact for fact in facts if not fact.startswith(("photographs", "background", *others))]
 
 
 def _refusal(differs: Mapping[str, Mapping[str, Any]], how: str) -> BadInput:
@@ -208,9 +225,8 @@ def _two(known: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [first, next(one for one in others if _text(one[1]) != _text(first[1]))]
 
 
-def _unrecorded(name: str, facts: Sequence[str]) -> str:
-    shown = ", ".join(facts[:6]) + (f" and {len(facts) - 6} more" if len(facts) > 6 else "")
-    return f"{name} does not record {shown}, so this could not be compared" if facts else ""
+def _some(facts: Sequence[str]) -> str:
+    return ", ".join(facts[:6]) + (f" and {len(facts) - 6} more" if len(facts) > 6 else "")
 
 
 def _listed(known: Mapping[str, Any]) -> str:

@@ -129,8 +129,8 @@ def table_writer(path: str | Path, schema: Any, meta: Meta, force: bool = True) 
       force: replace a file that is there when the block ends.
 
     Yields:
-      `write(columns)`: append rows, given as one sequence per column (a masked array where some have no value); rows with an `error`
-      keep `index`, `id` and what identifies them, their results become null.
+      `write(columns)`: append rows, given as one sequence or Arrow array per column (a masked array where some have no value); rows with
+      an `error` keep `index`, `id` and what identifies them, their results become null.
     """
     schema = schema.with_metadata({"a2d": json.dumps(meta)})
 
@@ -146,7 +146,7 @@ def table_of(columns: Mapping[str, Any], schema: Any) -> Any:
     """Rows as a pyarrow table.
 
     Args:
-      columns: one sequence per column, a masked array where some have no value. Rows with an `error` keep what identifies them, their
+      columns: one sequence or Arrow array per column, a masked array where some have no value. Rows with an `error` keep what identifies them, their
         results become null; images become NaN.
       schema: columns and types; other columns are left out.
     """
@@ -161,7 +161,7 @@ def table_of(columns: Mapping[str, Any], schema: Any) -> Any:
             images = np.where(failed[:, None, None, None], np.nan, values).astype(np.float32)
             return pa.FixedShapeTensorArray.from_numpy_ndarray(images)
         if field.name in kept:
-            return pa.array(values, field.type)
+            return _kept(values, field.type)
         return pa.array(np.asarray(values), field.type, mask=failed | np.ma.getmaskarray(values))
 
     return pa.Table.from_arrays([array(field) for field in schema], schema=schema)
@@ -180,6 +180,10 @@ def _values(column: Any) -> Any:
     if pa.types.is_floating(column.type):
         return column.to_numpy(zero_copy_only=False)
     return column.fill_null(False if pa.types.is_boolean(column.type) else 0).to_numpy(zero_copy_only=False)
+
+
+def _kept(values: Any, kind: Any) -> Any:
+    return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from a2d_jax import specs
@@ -33,6 +34,8 @@ FLAGS = ("h", "k", "level", "two_sided", "per_class", "as_released")
 """Settings of detectors that have a flag of their own."""
 VERDICTS = "verdicts"
 """The measurement of a job that judges images."""
+PIECE = 2**17
+"""Verdicts that are written at a time."""
 
 
 def fit(spec: FitSpec, report: Report = silent) -> Done:
@@ -128,16 +131,17 @@ def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: di
     meeting = _fitted_to(stored, spec) + table.meeting + meet(columns, [stored.origin(str(spec.detector)), table.origin], spec)
     read = table.select(columns)
     known = {"labels": table.label, "index": table.key}
-    score, adversarial = stored.fitted.score(read, **known), stored.fitted.predict(read, **known)
+    score = np.asarray(stored.fitted.score(read, **known))
+    adversarial = score > stored.fitted.threshold
     missing = len(table.errors)
     nothing = np.zeros(missing, np.int64)
     rows = {
         "index": np.append(table.index, [index for index, _, _ in table.errors]).astype(np.int64),
-        "id": table.id + [name for _, name, _ in table.errors],
+        "id": pa.concat_arrays([table.ids, pa.array([name for _, name, _ in table.errors], table.ids.type)]),
         "label": np.append(table.label, nothing - 1),
         "score": np.append(score, nothing),
         "adversarial": np.append(adversarial, nothing.astype(bool)),
-        "error": [None] * len(read) + [error for _, _, error in table.errors],
+        "error": np.append(np.full(len(read), None, object), [error for _, _, error in table.errors]),
     }
     whole = np.concatenate([read, np.zeros((missing, read.shape[1]), read.dtype)])
     _write_verdicts(spec, columns, meta | {"costs": table.meta, **meeting.as_meta}, rows, whole)
@@ -233,7 +237,10 @@ def _write_verdicts(
     spec: DetectSpec, columns: Sequence[Column], meta: Mapping[str, Any], rows: Mapping[str, Any], read: NDArray[Any]
 ) -> None:
     """Write all images in the order of their set, with the numbers that decided."""
-    order = np.argsort(rows["index"])
+    order = np.argsort(rows["index"], kind="stable")
     whole = dict(rows) | dict(zip(verdict_columns(columns), read.T, strict=True))
+    whole = {name: values if isinstance(values, pa.Array) else np.asarray(values) for name, values in whole.items()}
     with table_writer(spec.out, verdicts_schema(columns), meta, spec.force) as write:
-        write({name: [values[i] for i in order] for name, values in whole.items()})
+        for start in range(0, max(len(order), 1), PIECE):
+            here = order[start : start + PIECE]
+            write({name: values.take(here) for name, values in whole.items()})

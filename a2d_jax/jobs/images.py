@@ -57,8 +57,7 @@ def cost(spec: CostSpec, report: Report = silent) -> Done:
     meta = record(model, source, **told_by(spec), **of_attacks(plan))
     rows = {"preset": spec.preset, "seed": spec.seed}
     kinds = predictions(plan) | {
-        name: Kind(COSTS, constants={"attack": name, **rows}, kept=True, meta=of_one(meta, name), change=_without_nothing)
-        for name in attacks
+        name: Kind(COSTS, constants={"attack": name, **rows}, kept=True, meta=meta, change=_without_nothing) for name in attacks
     }
     numbers: dict[str, list[tuple[NDArray[Any], ...]]] = {name: [] for name in attacks}
     failed = 0
@@ -172,11 +171,6 @@ def of_attacks(plan: Plan) -> dict[str, Any]:
     """What a table keeps of the attacks: every setting, the norms of their distances, and whose labels they left."""
     norms = {name: attack.norm for name, attack in plan.attacks.items()}
     return {"attacks": specs.settings_of(plan.attacks), "norms": norms, "labels": plan.labels}
-
-
-def of_one(meta: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a table of one attack keeps of a job with several ones."""
-    return {**meta, **{key: {name: meta[key][name]} for key in ("attacks", "norms")}}
 
 
 def begin_with(said: Told) -> dict[str, int]:

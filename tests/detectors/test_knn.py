@@ -74,3 +74,12 @@ def test_what_cannot_be_fitted():
         KNN(1).fit(np.ones((5, 2)), np.ones((5, 3)))
     with pytest.raises(ValueError, match="k of at least 1"):
         KNN(0)
+
+
+@pytest.mark.parametrize("k", [1, 20, 3000])
+def test_many_rows_that_repeat(k: int):
+    """Protects large tables: rows that repeat are looked at once, with their number, and vote as all of them would."""
+    random = np.random.default_rng(5)
+    benign, adversarial, queries = random.integers(3, 12, (2000, 2)), random.integers(0, 9, (1500, 2)), random.integers(0, 14, (40, 2))
+    expected = [float(by_hand(benign, adversarial, query, k)) for query in queries]
+    np.testing.assert_allclose(KNN(k).fit(benign, adversarial).score(queries), expected, atol=1e-15)

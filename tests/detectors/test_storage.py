@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from a2d_jax.detectors import FittedVote, Forest, Vote, ZScore, from_params, to_params
+from a2d_jax.detectors import KNN, Conformal, FittedVote, Forest, Vote, ZScore, from_params, to_params
 from a2d_jax.errors import BadInput
 
 RANDOM = np.random.default_rng(0)
@@ -75,3 +75,21 @@ def test_what_does_not_fit():
             from_params(kind, params | change)
     with pytest.raises(BadInput, match="expected k and one value"):
         from_params(kind, {name: value for name, value in params.items() if name != "k"})
+
+
+@pytest.mark.parametrize("detector", [Conformal(0.01, two_sided=True, per_class=True), KNN(50)], ids=["conformal", "knn"])
+def test_rows_that_repeat_are_stored_once(detector):
+    """Protects files of large tables: many rows of few values take little room, and the detector read again judges as before."""
+    random = np.random.default_rng(1)
+    benign, adversarial, labels = random.integers(1, 9, (80_000, 2)), random.integers(0, 7, (30_000, 2)), random.integers(0, 3, 80_000)
+    benign = np.concatenate([benign, benign[:40_000]])
+    fitted = detector.fit(benign, adversarial, labels=np.concatenate([labels, labels[:40_000]]))
+    kind, params = to_params(fitted)
+    assert len(params["costs"]) < 200
+    again = from_params(kind, json.loads(json.dumps({name: np.asarray(value).tolist() for name, value in params.items()})))
+    known = {"labels": random.integers(0, 4, 50), "index": np.arange(50)}
+    queries = random.integers(0, 10, (50, 2))
+    np.testing.assert_array_equal(again.score(queries, **known), fitted.score(queries, **known))
+    for count in ([], -np.ones(len(params["costs"]), int), np.full(len(params["costs"]), 2**60), np.full(len(params["costs"]), 1.5)):
+        with pytest.raises(BadInput, match="parameter count"):
+            from_params(kind, params | {"count": count})
