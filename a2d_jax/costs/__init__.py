@@ -11,8 +11,9 @@ from a2d_jax.costs.measured import Measured, Told, measure, measured, nothing, t
 from a2d_jax.costs.measuring import CHANGED, NOT_FINITE, ImageSet, NothingUsable, Plan, planned, predict, work
 from a2d_jax.costs.notes import Seen
 from a2d_jax.costs.stored import read_defense
-from a2d_jax.costs.units import PREDICT, Cut, Ledger, Memory, Unit, joined
+from a2d_jax.costs.units import PREDICT, Ledger, Memory, Unit, joined
 from a2d_jax.inputs import class_count
+from a2d_jax.io.parts import Cut
 
 __all__ = [
     "CHANGED",

@@ -5,41 +5,17 @@ missing and takes those that are done. `Memory` is the ledger of arrays; the run
 (`a2d_jax.scale.runs`).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from a2d_jax.io.parts import Cut
+
 PREDICT = "predict"
 """The measurement that all others need: what the classifier predicts."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a set is cut into parts.
-
-    Attributes:
-      count: images of the set.
-      size: images of a part; the last part may have fewer.
-    """
-
-    count: int
-    size: int
-
-    @property
-    def parts(self) -> range:
-        """Numbers of all parts."""
-        return range(-(-self.count // self.size))
-
-    def span(self, part: int) -> tuple[int, int]:
-        """Places in the set of a part's images: the first, and one behind the last."""
-        return part * self.size, min((part + 1) * self.size, self.count)
-
-    def length(self, parts: Collection[int]) -> int:
-        """Images of some parts together."""
-        return sum(end - begin for begin, end in map(self.span, parts))
 
 
 @dataclass(frozen=True)

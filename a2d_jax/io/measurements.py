@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from a2d_jax.errors import BadInput
 from a2d_jax.io.joining import Joining
 from a2d_jax.io.provenance import MIXED, Meeting, Origin, same_origins
-from a2d_jax.io.rows import LENGTHS, Records, Rows, files_of, read_rows, unfinished
+from a2d_jax.io.rows import LENGTHS, Records, Rows, files_of, read_rows
 from a2d_jax.io.tables import Meta
 from a2d_jax.measurements import CLEVER, Column, farthest, honest, same_rows
 from a2d_jax.norms import NORMS
@@ -245,7 +245,7 @@ def _wide(rows: Rows, images: _Images, path: Path, meta: Meta, meeting: Meeting)
         remedy = (
             "leave out the rows given twice; to merge tables, put their files into a folder, each image in one of them, and give the folder"
             if times[column, image]
-            else unfinished(path) or "measure every attack on every image; files of the same images in one folder are taken together"
+            else "measure every attack on every image; files of the same images in one folder are taken together"
         )
         raise BadInput(f"expected one row per image and attack, got {found} in {path}; {remedy}")
 

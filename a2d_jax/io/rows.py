@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.casting import EXACT, Cast, Texts, flags, real_numbers, texts, whole_numbers
+from a2d_jax.io.parts import units_missing
 from a2d_jax.io.provenance import checked_meta
 from a2d_jax.io.tables import Meta
 from a2d_jax.measurements import ATTACK_NUMBERS, CLEVER_NUMBERS
@@ -28,8 +29,6 @@ MOST = 2**31 - 1
 """No attack counts further."""
 PARTS = ("*.parquet", "*/*.parquet")
 """The parts of a table that is a folder."""
-JOB = ".a2d/job.json"
-"""Its presence marks a folder that a job writes; see `unfinished`."""
 OURS = ("index", "id", "attack", "target", "label", "success", "censored", "fingerprint", "error", *ATTACK_NUMBERS, *CLEVER_NUMBERS)
 
 
@@ -68,24 +67,18 @@ def files_of(path: Path) -> list[Path]:
     """The files of a table.
 
     Raises:
-      BadInput: a folder without any.
+      BadInput: a folder without any, or one of a job that is not finished.
     """
     if not path.is_dir():
         return [path]
+    if missing := units_missing(path):
+        raise BadInput(
+            f"expected a finished job in {path}, got one that lacks {missing} units; give the same command again, and it goes on"
+        )
     found = sorted(file for parts in PARTS for file in path.glob(parts) if not _hidden(file.relative_to(path)) and file.is_file())
     if not found:
-        remedy = unfinished(path) or "check the path"
-        raise BadInput(f"expected a parquet table of costs, or a folder of such files, got {path}, a folder without any; {remedy}")
+        raise BadInput(f"expected a parquet table of costs, or a folder of such files, got {path}, a folder without any; check the path")
     return found
-
-
-def unfinished(path: Path) -> str:
-    """What to do about a folder with missing parts, if a job writes it; otherwise empty."""
-    return (
-        f"the job that writes {path} is not finished: give the same `a2d cost` command again, and it goes on"
-        if (path / JOB).exists()
-        else ""
-    )
 
 
 def _hidden(part: Path) -> bool:

@@ -146,8 +146,8 @@ def table_of(columns: Mapping[str, Any], schema: Any) -> Any:
     """Rows as a pyarrow table.
 
     Args:
-      columns: one sequence or Arrow array per column, a masked array where some have no value. Rows with an `error` keep what identifies them, their
-        results become null; images become NaN.
+      columns: one sequence or Arrow array per column, a masked array where some have no value. Rows with an `error` keep what identifies
+        them, their results become null; images become NaN.
       schema: columns and types; other columns are left out.
     """
     kept = {"index", "fingerprint", "seed", *(field.name for field in schema if pa.types.is_string(field.type))}

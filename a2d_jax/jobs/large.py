@@ -10,11 +10,12 @@ from a2d_jax.console import Done
 from a2d_jax.costs import PREDICT, Cut, NothingUsable, Plan, nothing
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import refuse_existing
+from a2d_jax.io.parts import RECORDS
 from a2d_jax.io.source import ImageSource
 from a2d_jax.io.tables import PREDICTED, table_writer, without
 from a2d_jax.jobs.progress import slowest
 from a2d_jax.jobs.spec import Folder, PartsSpec
-from a2d_jax.scale.runs import RECORDS, Kind, Run, open_run, part_size, run_folder
+from a2d_jax.scale.runs import Kind, Run, open_run, part_size, run_folder
 
 try:
     import fcntl

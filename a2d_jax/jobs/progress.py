@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from a2d_jax.console import Done, Report, silent
-from a2d_jax.costs.units import Cut
 from a2d_jax.errors import BadInput
+from a2d_jax.io.parts import JOB, RECORDS, Cut, measurement_folder, read_job, unit_path, units
 from a2d_jax.jobs.spec import StatusSpec
-from a2d_jax.scale.runs import JOB, RECORDS, Run, measurement_folder, read_job, run_folder, unit_facts, unit_path, units
+from a2d_jax.scale.runs import Run, run_folder, unit_facts
 
 
 def status(spec: StatusSpec, report: Report = silent) -> Done:

@@ -11,7 +11,6 @@ kill is done again by the next process that opens the folder with the same ident
 
 import json
 import os
-import re
 import shutil
 import socket
 from collections.abc import Callable, Generator, Mapping
@@ -20,14 +19,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from a2d_jax.costs.units import Cut, Unit
+from a2d_jax.costs.units import Unit
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic, hidden_name
+from a2d_jax.io.parts import JOB, RECORDS, Cut, measurement_folder, read_job, unit_path, units
 from a2d_jax.io.tables import columns_of, table_of
 
 LARGEST = 4096
@@ -36,12 +35,8 @@ PARTS = 256
 """Parts of a set of middle size: a kill costs about one part."""
 PART_BYTES = 64 << 20
 """Size of a part of images that are written, at most."""
-RECORDS = ".a2d"
-"""The folder of what only the job itself needs: tools that read parquet data sets leave out hidden names."""
-JOB = "job.json"
 LONGEST = 255
 """Bytes of a name, on most file systems."""
-UNIT = re.compile(r"part-(\d{6,})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -151,25 +146,6 @@ class Run:
         return unit_path(self._folder(measurement), part)
 
 
-def measurement_folder(folder: Path, measurement: str, kept: bool) -> Path:
-    """Where the units of a measurement are."""
-    return (folder if kept else folder / RECORDS) / quote(measurement, safe=" ,=+-")
-
-
-def unit_path(folder: Path, part: int) -> Path:
-    """The file of a unit, in the folder of its measurement."""
-    return folder / f"part-{part:06}.parquet"
-
-
-def units(folder: Path) -> set[int]:
-    """Numbers of the units in a folder."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return set()
-    return {int(found[1]) for name in names if (found := UNIT.fullmatch(name))}
-
-
 def unit_facts(path: Path) -> Mapping[str, Any]:
     """The facts of a unit.
 
@@ -244,24 +220,6 @@ def open_run(
     if differs:
         raise BadInput(f"expected the job that {folder} was begun with, {differs}; pass --restart to begin anew, or another --out")
     return Run(folder, Cut(cut.count, there["size"]), kinds, share)
-
-
-def read_job(folder: Path) -> dict[str, Any]:
-    """What a run folder says of its job.
-
-    Raises:
-      BadInput: no run folder, or a damaged one.
-    """
-    path = folder / RECORDS / JOB
-    try:
-        job = json.loads(path.read_text(encoding="utf-8"))
-        if not (isinstance(job["identity"], dict) and isinstance(job["measurements"], dict) and job["size"] > 0 and job["count"] >= 0):
-            raise TypeError
-    except FileNotFoundError as error:
-        raise BadInput(f"expected the folder of a job, got {folder}, which has no {RECORDS}/{JOB}; check the path") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"expected {path} as a job writes it, got something else; pass --restart to begin anew") from error
-    return job
 
 
 def _create(path: Path, content: Mapping[str, Any]) -> None:

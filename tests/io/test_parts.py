@@ -125,12 +125,14 @@ def test_an_unfinished_job(tmp_path):
     with pytest.raises(BadInput, match="measure every attack on every image"):
         read_measurements(tmp_path / "costs")
     (tmp_path / "costs/.a2d").mkdir()
-    (tmp_path / "costs/.a2d/job.json").write_text("{}")
-    with pytest.raises(BadInput, match=r"got 0 of jsma for image 9 \(9.png\).*job .* is not finished.*same `a2d cost` command"):
+    (tmp_path / "costs/.a2d/job.json").write_text(
+        json.dumps({"identity": {}, "count": 20, "size": 10, "measurements": {"predict": False, **dict.fromkeys(ATTACKS, True)}})
+    )
+    with pytest.raises(BadInput, match=r"finished job in .*units missing: 1.*same command again"):
         read_measurements(tmp_path / "costs")
     for part in (tmp_path / "costs").glob("*/*.parquet"):
         part.unlink()
-    with pytest.raises(BadInput, match=r"a folder without any; the job .* is not finished"):
+    with pytest.raises(BadInput, match=r"units missing: 4"):
         read_measurements(tmp_path / "costs")
 
 

@@ -16,7 +16,8 @@ from a2d_jax import console, jobs
 from a2d_jax.errors import BadInput
 from a2d_jax.io.images import open_images
 from a2d_jax.io.measurements import read_measurements
-from a2d_jax.scale.runs import RECORDS, Run
+from a2d_jax.io.parts import RECORDS
+from a2d_jax.scale.runs import Run
 
 COUNT, PART = 22, 4
 FEW = "bim:max_steps=6,lsa:max_steps=6"
@@ -177,6 +178,10 @@ def test_a_folder_is_a_table(here):
             np.testing.assert_array_equal(folder.numbers[name][number], values)
     assert [index for index, _, _ in folder.errors] == [5]
     jobs.fit(jobs.FitSpec(out="d.json", benign="c", detector="vote", k=1))
+    os.rename("c/bim/part-000002.parquet", "away")
+    with pytest.raises(BadInput, match=r"units missing: 1\); give the same command again"):
+        read_measurements("c")
+    os.rename("away", "c/bim/part-000002.parquet")
     again = jobs.cost(cost("c"))  # complete: nothing is done again
     assert again.summary["costs"] == other.summary["costs"]
 

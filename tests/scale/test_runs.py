@@ -13,7 +13,8 @@ import pytest
 from a2d_jax.costs import Cut, Memory, Unit
 from a2d_jax.costs.units import Filling
 from a2d_jax.errors import BadInput
-from a2d_jax.scale.runs import JOB, LARGEST, RECORDS, Kind, open_run, part_size, run_folder
+from a2d_jax.io.parts import JOB, RECORDS
+from a2d_jax.scale.runs import LARGEST, Kind, open_run, part_size, run_folder
 
 IDENTITY = {"weights": "abc", "attacks": {"bim": {"epsilon": 0.3}}, "seed": 0}
 SCHEMA = pa.schema([("index", pa.int64()), ("id", pa.string()), ("value", pa.float64()), ("flag", pa.bool_()), ("error", pa.string())])
