@@ -72,9 +72,7 @@ def files_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     if missing := units_missing(path):
-        raise BadInput(
-            f"expected a finished job in {path}, got one that lacks {missing} units; give the same command again, and it goes on"
-        )
+        raise BadInput(f"expected a finished job in {path}, got one that is not (units missing: {missing}); give the same command again")
     found = sorted(file for parts in PARTS for file in path.glob(parts) if not _hidden(file.relative_to(path)) and file.is_file())
     if not found:
         raise BadInput(f"expected a parquet table of costs, or a folder of such files, got {path}, a folder without any; check the path")
