@@ -5,11 +5,12 @@ lanes never wait at the border of a part, and commits each part when its last im
 images in flight and nothing else.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ NOT_FINITE = "expected finite gradients and logits, got NaN or infinity during {
 """The error of an image on which an attack met numbers that are none."""
 ALL, ERRORS = "all together", "images with an error"
 """Stages of the progress, beside the measurements."""
+LAST, LAST_BYTES = 512, 64 << 20
+"""Images at the end of a measurement that are sorted, at most."""
 CHANGED = "expected the same image at every reading, got another one; do not change the set while it is measured"
 
 
@@ -279,16 +282,25 @@ class _Feed:
         self._fed = 0
 
     def __iter__(self) -> Iterator[Example]:
-        part = -1
+        """Examples in the order of the set, but for the last ones: of these the surest come first.
+
+        Sure images resist longest, and would keep lanes waiting at the end (docs/performance.md).
+        """
+        cut, part, left = self._ledger.cut, -1, len(self.places)
+        last = max(1, min(LAST, LAST_BYTES // (4 * math.prod(self._plan.source.shape))))
         known: Mapping[str, Any] = {}
-        for piece in self._plan.source.spans([self._ledger.cut.span(part) for part in self._parts]):
-            if int(piece.index[0]) // self._ledger.cut.size != part:
-                part = int(piece.index[0]) // self._ledger.cut.size
+        waiting: list[_Rows] = []
+        for piece in self._plan.source.spans([cut.span(part) for part in self._parts]):
+            if int(piece.index[0]) // cut.size != part:
+                part = int(piece.index[0]) // cut.size
                 known = self._ledger.read(PREDICT, part).columns
                 self._begin(part, known)
-            example = self._examples(piece, known, int(piece.index[0]) - self._ledger.cut.span(part)[0])
-            if example is not None:
-                yield example
+            waiting.append(self._usable(piece, known, int(piece.index[0]) - cut.span(part)[0]))
+            left -= len(piece.error)
+            if left >= last:
+                yield from self._examples(waiting, surest_first=False)
+                waiting = []
+        yield from self._examples(waiting, surest_first=True)
 
     def _begin(self, part: int, known: Mapping[str, Any]) -> None:
         good = sum(error is None for error in known["error"])
@@ -300,24 +312,44 @@ class _Feed:
         shape = self._plan.source.shape if self._plan.keep_x_adv else None
         self.filling.expect(part, columns | _columns(len(known["error"]), shape), good)
 
-    def _examples(self, piece: Piece, known: Mapping[str, Any], begin: int) -> Example | None:
-        """The surest images of a piece first: they resist longest, and would keep lanes waiting at the end (docs/performance.md)."""
+    def _usable(self, piece: Piece, known: Mapping[str, Any], begin: int) -> "_Rows":
+        """The images of a piece that can be attacked. `begin` is the place of the first one in its part."""
         here = slice(begin, begin + len(piece.error))
         usable = np.asarray([error is None for error in known["error"][here]], bool)
-        fingerprint = known["fingerprint"][here]
-        changed = usable & (fingerprints(piece.x) != fingerprint)
+        changed = usable & (fingerprints(piece.x) != known["fingerprint"][here])
         for row in np.flatnonzero(changed):
             self.filling.add(piece.index[[row]], {"error": np.asarray([piece.error[row] or CHANGED], object)})
-        rows = np.flatnonzero(usable & ~changed)
         self.unusable += int(changed.sum())
-        if not len(rows):
-            return None
-        rows = rows[np.argsort(-known["probability"][here][rows], kind="stable")]
-        self.places[self._fed : self._fed + len(rows)] = piece.index[rows]
-        self._fed += len(rows)
-        goal = (known["target"] if self._plan.aims(self._name) else self._plan.start(known))[here][rows]
-        own = (goal == known["label"][here][rows]) & (not self._plan.aims(self._name))
-        return keyed(piece.x[rows], goal, own, fingerprint[rows], self._plan.seed)
+        rows = np.flatnonzero(usable & ~changed)
+        aims = self._plan.aims(self._name)
+        label = known["label"][here][rows]
+        goal = (known["target"] if aims else self._plan.start(known))[here][rows]
+        known_to_be = {name: known[name][here][rows] for name in ("fingerprint", "probability")}
+        return _Rows(piece.index[rows], piece.x[rows], goal, (goal == label) & (not aims), **known_to_be)
+
+    def _examples(self, some: "Sequence[_Rows]", surest_first: bool) -> Iterator[Example]:
+        """Examples of some rows; none of no rows."""
+        columns: list[Any] = [np.concatenate(column) if len(some) > 1 else column[0] for column in zip(*some, strict=True)]
+        if not columns or not len(columns[0]):
+            return
+        rows = _Rows(*columns)
+        if surest_first:
+            order = np.argsort(-rows.probability, kind="stable")
+            rows = _Rows(*(column[order] for column in columns))
+        self.places[self._fed : self._fed + len(rows.place)] = rows.place
+        self._fed += len(rows.place)
+        yield keyed(rows.x, rows.goal, rows.own, rows.fingerprint, self._plan.seed)
+
+
+class _Rows(NamedTuple):
+    """Images that can be attacked."""
+
+    place: NDArray[np.int64]  # in the set
+    x: NDArray[np.float32]
+    goal: NDArray[np.int64]  # class to leave or to reach
+    own: NDArray[np.bool_]  # it is the predicted one
+    fingerprint: NDArray[np.int64]
+    probability: NDArray[np.float32]
 
 
 class _Told:

@@ -97,7 +97,7 @@ class PartsSpec(OutputSpec):
     restart: bool = False
     """Begin anew, and remove the parts that an earlier command has finished."""
     part: int | None = None
-    """Images of a part. An interruption costs the work on the parts that are not finished. The default is 32 to 4096, by the size of the
+    """Images of a part. An interruption costs the work on the parts that are not finished. The default is 8 to 4096, by the size of the
     set and of its images."""
     share: str | None = None
     """Do one share of the parts, such as 3/16: the third of sixteen. The shares may run at the same time on any machines that see the

@@ -31,8 +31,8 @@ from a2d_jax.io.tables import columns_of, table_of
 
 LARGEST = 4096
 """Images of a part, at most."""
-PARTS = 256
-"""Parts of a set of middle size: a kill costs about one part."""
+PARTS = 160
+"""Parts of a set of middle size: a kill costs about one part, and a part some milliseconds."""
 PART_BYTES = 64 << 20
 """Size of a part of images that are written, at most."""
 LONGEST = 255
@@ -163,14 +163,14 @@ def run_folder(out: Path) -> Path:
 
 
 def part_size(count: int, piece: int, image_bytes: int = 0) -> int:
-    """Images of a part: a power of two times a piece, so that small sets have some parts too.
+    """Images of a part: a power of two, so that small sets have some parts too.
 
     Args:
       count: images of the set.
-      piece: images that a reader takes at a time.
+      piece: images that a reader takes at a time: many small ones, few large ones.
       image_bytes: size of an image, if images are written.
     """
-    size = piece
+    size = max(1, piece // 4)
     while size < LARGEST and size * PARTS < count:
         size *= 2
     while image_bytes and size > 1 and size * image_bytes > PART_BYTES:

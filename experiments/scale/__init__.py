@@ -1,0 +1,1 @@
+"""Figures of large jobs: what a kill costs, what parts cost, memory, shares, and the plan beyond one machine."""

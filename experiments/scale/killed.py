@@ -1,0 +1,132 @@
+"""Kill a job at random moments with SIGKILL, give the same command again, and count what was lost and what was done twice.
+
+    python -m experiments.scale.killed --classifier models.lenet:lenet5 --checkpoint lenet5 --images t10k-images-idx3-ubyte
+
+One `a2d cost` runs to its end. Then the same job is killed `--kills` times: each process is left alone for a random time, from its start
+on, so that the moments spread over the whole job. At the end its table is compared with that of the job that was left alone. An image that
+an attack had finished when the process was killed, and that was not in a finished part, is done twice; so is the work on the images in
+the lanes, of which half is counted.
+
+Run time: about twice that of the job, and ten seconds for each kill.
+Expected (LeNet-5, 10,000 digits, bim and jsma, 20 kills, 2 cores): see docs/scale.md.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import tyro
+
+from a2d_jax.console import run
+from a2d_jax.errors import BadInput
+from a2d_jax.io.parts import Cut, measurement_folder, read_job, units
+
+WORKER = """
+import sys
+from a2d_jax import command, console, jobs
+command._start_jax()
+said = lambda what, done, total: print("at", what, done, flush=True)
+spec = jobs.CostSpec(classifier=sys.argv[1], checkpoint=sys.argv[2] or None, images=sys.argv[3], attacks=sys.argv[4], out=sys.argv[5],
+    limit=int(sys.argv[6]) or None, part=int(sys.argv[7]) or None)
+print("done", console.json.dumps(jobs.cost(spec, said).summary), flush=True)
+"""
+
+
+@dataclass
+class Args:
+    """Kill a job at random moments."""
+
+    classifier: str
+    """Import string `module:factory`."""
+    images: Path
+    """Images, as for `a2d cost`."""
+    checkpoint: Path | None = None
+    """Orbax folder with the weights."""
+    attacks: str = "bim,jsma"
+    """Attacks, as for `a2d cost`."""
+    kills: int = 20
+    """How often the job is killed."""
+    limit: int = 0
+    """Number of images; 0 for all."""
+    part: int = 0
+    """Images of a part; 0 for the default."""
+    seed: int = 0
+    """Seed of the moments."""
+    out: Path = Path("killed")
+    """Folder for the tables. It is replaced."""
+
+
+def main(args: Args) -> dict[str, object]:
+    """Run the job alone and killed, print and return what was lost."""
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    start(args, "warm.parquet", 64).communicate()  # programs are compiled once, for both
+    begin = time.perf_counter()
+    alone = json.loads(start(args, "alone.parquet").communicate()[0].rsplit("done ", 1)[1])
+    seconds = time.perf_counter() - begin
+    moments = random.Random(args.seed)
+    lost: list[float] = []
+    images, names = alone["images"], args.attacks.split(",")
+    while len(lost) < args.kills:
+        before = committed(args, names)
+        process = start(args, "killed.parquet")
+        try:
+            text, _ = process.communicate(timeout=moments.uniform(0, 2 * (seconds / (args.kills + 1) + 7)))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            text, _ = process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            raise BadInput(f"expected the job to be killed {args.kills} times, got its end after {len(lost)}; take more images")
+        after = committed(args, names)
+        done = {name: int(n) for name, n in re.findall(r"at (\S+) (\d+)\n", text)}
+        working = [name for name in names if done.get(name, 0) > 0]
+        twice = sum(done[name] - (after[name] - before[name]) for name in working)
+        in_lanes = 32 * (os.cpu_count() or 1) / 2 if working and done[working[-1]] < images - before[working[-1]] else 0
+        lost.append(twice + in_lanes)
+        print(f"kill {len(lost)}: {after}, done again {twice} images and half of the lanes", flush=True)
+    start(args, "killed.parquet").communicate()
+    one, other = (pq.read_table(args.out / name) for name in ("alone.parquet", "killed.parquet"))
+    found: dict[str, object] = {
+        "images": images,
+        "attacks": args.attacks,
+        "kills": len(lost),
+        "rows": len(other),
+        "rows lost": len(one) - len(other),
+        "rows twice": len(other) - len({*zip(other["index"].to_pylist(), other["attack"].to_pylist(), strict=True)}),
+        "equal to the table of the job alone": one.equals(other),
+        "done again, of all work": sum(lost) / (images * len(names)),
+        "done again by one kill, mean": sum(lost) / len(lost) / (images * len(names)),
+        "done again by one kill, most": max(lost) / (images * len(names)),
+        "seconds alone": seconds,
+    }
+    print(json.dumps(found, indent=1))
+    return found
+
+
+def start(args: Args, name: str, limit: int = 0) -> "subprocess.Popen[str]":
+    """A process that does the job and tells each step of its progress."""
+    words = [args.classifier, args.checkpoint or "", args.images, args.attacks, args.out / name, limit or args.limit, args.part]
+    return subprocess.Popen([sys.executable, "-c", WORKER, *map(str, words)], stdout=subprocess.PIPE, text=True)
+
+
+def committed(args: Args, names: list[str]) -> dict[str, int]:
+    """Images in finished parts, by attack."""
+    folder = args.out / "killed.parquet.run"
+    if not folder.exists():
+        return dict.fromkeys(names, 0)
+    job = read_job(folder)
+    cut = Cut(job["count"], job["size"])
+    return {name: cut.length(units(measurement_folder(folder, name, True))) for name in names}
+
+
+if __name__ == "__main__":
+    sys.exit(run("experiments.scale.killed", lambda: main(tyro.cli(Args))))
