@@ -5,6 +5,7 @@ import math
 import os
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -118,7 +119,30 @@ class ImageSource:
 
         While a piece is in use, a thread reads the next one. So two pieces are in memory, and the caller seldom waits.
         """
-        return _one_ahead(self._pieces(0, self.count, size or self.piece_size))
+        return self.spans([(0, self.count)], size)
+
+    def spans(self, spans: Sequence[tuple[int, int]], size: int | None = None) -> Iterator[Piece]:
+        """The images of several ranges of places, at most `size` (default `piece_size`) at a time, read one piece ahead like `pieces`.
+
+        No piece reaches across a border between two ranges. Ranges that touch are read in one go. A set that can be read only from its
+        start (`sequential`) is read once, up to the last image asked for.
+
+        Args:
+          spans: ranges `(begin, end)` of the places `begin` to `end - 1`, in ascending order and apart; they may be empty.
+          size: images in a piece at most.
+
+        Raises:
+          BadInput: at once, if the ranges are not in ascending order or not in the set.
+        """
+        last = 0
+        for begin, end in spans:
+            if not last <= begin <= end <= self.count:
+                raise BadInput(
+                    f"expected ranges in ascending order from 0 to {self.count} in {self.path}, got {begin} to {end} after {last}; "
+                    "sort them and ask for images that are there"
+                )
+            last = end
+        return _one_ahead(self._spans([(begin, end) for begin, end in spans if begin < end], size or self.piece_size))
 
     def rows(self, begin: int, end: int) -> Piece:
         """The images from position `begin` to `end - 1` as one piece. The time depends on their number, not on the size of the set.
@@ -133,16 +157,53 @@ class ImageSource:
         if begin == end:
             label = np.zeros(0, np.int64) if self.labels else None
             return Piece(np.arange(0), [], np.zeros((0, *self.shape), np.float32), label, [])
-        (piece,) = self._pieces(begin, end, end - begin)
+        (piece,) = self._spans([(begin, end)], end - begin)
         return piece
 
-    def _pieces(self, begin: int, end: int, size: int) -> Iterator[Piece]:
-        for block in self.blocks(begin, end, size):
-            self.seen.add(begin, block.x, block.done)
-            x, error = _checked(block.x, block.error)
-            index = np.arange(begin, begin + len(x))
-            yield Piece(index, block.id or [str(i) for i in index], x, block.label, error)
-            begin += len(x)
+    def _spans(self, spans: Sequence[tuple[int, int]], size: int) -> Iterator[Piece]:
+        """The pieces of ranges that are not empty; what lies between the ranges of one run is read and dropped."""
+        for run in _runs(spans, self.sequential is not None):
+            here, place = deque(run), run[0][0]
+            for block in self.blocks(place, run[-1][1], size):
+                begin, place = place, place + len(block.x)
+                while here and here[0][0] < place:
+                    first, end = here[0]
+                    first = max(first, begin)
+                    yield self._piece(first, _cut(block, first - begin, min(end, place) - begin))
+                    if end > place:
+                        break
+                    here.popleft()
+
+    def _piece(self, begin: int, block: Block) -> Piece:
+        self.seen.add(begin, block.x, block.done)
+        x, error = _checked(block.x, block.error)
+        index = np.arange(begin, begin + len(x))
+        return Piece(index, block.id or [str(i) for i in index], x, block.label, error)
+
+
+def _runs(spans: Sequence[tuple[int, int]], one: bool) -> list[list[tuple[int, int]]]:
+    """Ranges that are read in one go: those that touch each other, or all of them if there must be `one` run."""
+    runs: list[list[tuple[int, int]]] = []
+    for span in spans:
+        if runs and (one or runs[-1][-1][1] == span[0]):
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    return runs
+
+
+def _cut(block: Block, begin: int, end: int) -> Block:
+    """Some rows of a block."""
+    if (begin, end) == (0, len(block.x)):
+        return block
+    here = slice(begin, end)
+    return Block(
+        block.x[here],
+        None if block.label is None else block.label[here],
+        block.id and block.id[here],
+        block.error and block.error[here],
+        block.done and block.done[here],
+    )
 
 
 def _one_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:

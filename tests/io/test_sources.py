@@ -113,7 +113,10 @@ def equal(one: Piece, other: Piece) -> None:
 
 
 def whole(source: ImageSource) -> Piece:
-    pieces = list(source.pieces(3))
+    return together(source, list(source.pieces(3)))
+
+
+def together(source: ImageSource, pieces: list[Piece]) -> Piece:
     return Piece(
         np.concatenate([piece.index for piece in pieces]),
         [name for piece in pieces for name in piece.id],
@@ -141,6 +144,49 @@ def test_rows_are_those_of_the_pieces(name, tmp_path):
     for begin, end in [(-1, 2), (2, n + 1), (3, 2)]:
         with pytest.raises(BadInput, match=rf"expected places from 0 to {n} .*, got {begin} to {end}; "):
             source.rows(begin, end)
+
+
+@pytest.mark.parametrize("name", [*RANDOM, *SEQUENTIAL])
+def test_ranges_are_those_of_the_pieces(name, tmp_path):
+    """However a set is cut into ranges and pieces, images, ids, labels and errors are those of the whole; no piece crosses a border."""
+    source = (RANDOM | {name: make for name, (make, _) in SEQUENTIAL.items()})[name](tmp_path)
+    everything, n = whole(source), len(source)
+    cuts = [[(0, n)], [(0, 2), (2, 5), (5, n)], [(1, 1), (1, 3), (4, 5), (n - 1, n)], [(i, i + 1) for i in range(n)], [(n - 2, n)], []]
+    for ranges in cuts:
+        places = [place for begin, end in ranges for place in range(begin, end)]
+        for size in (1, 2, 3, None):
+            pieces = list(source.spans(ranges, size))
+            assert all(0 < len(piece.x) <= (size or n) for piece in pieces)
+            for piece in pieces:
+                assert any(begin <= piece.index[0] and piece.index[-1] < end for begin, end in ranges)
+            assert [place for piece in pieces for place in piece.index] == places
+            if pieces:
+                parts = [cut(everything, begin, end) for begin, end in ranges]
+                equal(together(source, pieces), together(source, parts))
+    for ranges in ([(0, 2), (1, 3)], [(2, 3), (0, 1)], [(-1, 2)], [(0, n + 1)], [(2, 1)]):
+        with pytest.raises(BadInput, match=rf"^expected ranges in ascending order from 0 to {n} .*; sort them"):
+            source.spans(ranges)
+
+
+def test_ranges_that_touch_are_read_in_one_go(tmp_path):
+    """A new start of the reader, which may be dear, is paid once for ranges that touch, and once for all of a set without places."""
+    starts: list[tuple[int, int]] = []
+
+    def counted(source: ImageSource) -> ImageSource:
+        def blocks(begin: int, end: int, size: int):
+            starts.append((begin, end))
+            return source.blocks(begin, end, size)
+
+        return replace(source, blocks=blocks)
+
+    ranges = [(0, 2), (2, 7), (8, 9), (9, 9), (9, 20)]
+    list(counted(in_memory("some", IMAGES, LABELS)).spans(ranges, 4))
+    assert starts == [(0, 7), (8, 20)]
+    starts.clear()
+    source = counted(deflated(tmp_path))
+    list(source.spans(ranges, 4))
+    assert starts == [(0, 20)]
+    assert source.seen.lines(20) == []
 
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
