@@ -1,4 +1,4 @@
-"""Open image sets: a folder of image files, `.npz`, `.npy`, IDX, CIFAR-10 binary or parquet. The path decides the kind.
+"""Open image sets: a folder of image files or of shards, `.npz`, `.npy`, IDX, CIFAR, parquet or tar. The path decides the kind.
 
 Opening reads as little as possible. `ImageSource.pieces` reads from front to back, one piece ahead, and holds at most two pieces in memory,
 so that a set may be larger than memory; `ImageSource.rows` reads from any position. `reopen` opens a set from its description, which is
@@ -6,7 +6,7 @@ plain data, for instance on another machine. A bad image (corrupt, of another si
 file raises `BadInput` before any work is done. Nothing is unpickled, and nothing is resized unless the classifier says how.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,16 +14,17 @@ from pathlib import Path
 from a2d_jax.errors import BadInput
 from a2d_jax.io import datasets
 from a2d_jax.io.arrays import open_idx, open_npy, open_npz
-from a2d_jax.io.cifar import open_cifar
-from a2d_jax.io.folder import Classes, open_folder
-from a2d_jax.io.parquet import open_parquet
+from a2d_jax.io.cifar import PICKLE, open_cifar, open_cifar_python
+from a2d_jax.io.folder import Classes, images_of, open_folder
+from a2d_jax.io.listing import listing
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background
+from a2d_jax.io.shards import left_out, named_by, open_shards, shards_of
 from a2d_jax.io.source import Description, ImageSource, Piece, Shape, check_shape, readable
 
 __all__ = ["Description", "ImageSource", "Piece", "Shape", "open_images", "reopen"]
 
-FORMS = "a folder of image files, .npz, .npy, IDX, CIFAR-10 binary (.bin) or .parquet"
+FORMS = "a folder of image files or of shards, .npz, .npy, IDX, CIFAR-10 or CIFAR-100, .parquet or .tar"
 
 
 def open_images(
@@ -38,9 +39,11 @@ def open_images(
 
     Args:
       path: a folder of image files (also one level of sub-folders; `a2d_jax.io.folder` says what their labels are), `.npz` (key `x`,
-        optional `y`), `.npy`, IDX (optionally `.gz`; its labels file is found by name), CIFAR-10 binary, or parquet (column `x`
-        of fixed-shape tensors, or of lists with `shape` in the file's metadata; or column `image` or `img` of encoded
-        images; optional `y` or `label`, and `id`). uint8, or floating point in [0, 1]; `n h w c`, or `n h w` for one channel.
+        optional `y`), `.npy`, IDX (optionally `.gz`; its labels file is found by name), CIFAR-10 or CIFAR-100 (binary or a pickled
+        batch), parquet (column `x` of fixed-shape tensors, or of lists with `shape` in the file's metadata; or column `image` or `img`
+        of encoded images; optional `y` or `label`, and `id`), or tar (`a2d_jax.io.tar`). A folder of parquet files, of tar files or of the
+        records of TensorFlow Datasets is one set; so is what a pattern names: `folder/train-*.parquet`. uint8, or floating point in
+        [0, 1]; `n h w c`, or `n h w` for one channel.
       shape: height, width, channels that the classifier expects; encoded images are converted between grey and RGB to fit it.
       preprocessing: how encoded images of another size get this shape; without it they are errors.
       classes: names of the classifier's classes in order, or their number; they identify sub-folders.
@@ -51,10 +54,11 @@ def open_images(
       BadInput: no such colour, no such path, no usable image, or a file of another kind, type or shape.
     """
     path = Path(path)
-    if not path.exists():
+    named = [] if path.exists() else named_by(path)
+    if not named and not path.exists():
         raise BadInput(f"expected images ({FORMS}), got {path}, which does not exist; check the path")
     with readable(path):
-        source = _open(path, shape, preprocessing, classes, None if background is None else Background(background))
+        source = _open(path, named, shape, preprocessing, classes, None if background is None else Background(background))
     if not source.count:
         raise BadInput(f"expected at least one image, got none in {path}; check the file")
     check_shape(source, shape)
@@ -102,10 +106,26 @@ def _shape(values: Iterable[int]) -> Shape:
 
 
 def _open(
-    path: Path, shape: Shape | None, preprocessing: Preprocessing | None, classes: Classes | None, background: Background | None
+    path: Path,
+    named: Sequence[str],
+    shape: Shape | None,
+    preprocessing: Preprocessing | None,
+    classes: Classes | None,
+    background: Background | None,
 ) -> ImageSource:
+    if named:
+        if len(shards_of(named)) < len(named):
+            raise BadInput(f"expected a pattern of .parquet or .tar files, got {path}, which matches {named[0]}; give the folder")
+        return open_shards(path, path.parent, named, shape, preprocessing, background)
     if path.is_dir():
-        return open_folder(path, shape, preprocessing, classes, background)
+        found = listing(path, depth=1)
+        shards = [] if images_of(found) else shards_of(found.files)
+        if not shards:
+            return open_folder(path, found, shape, preprocessing, classes, background)
+        source = open_shards(path, path, shards, shape, preprocessing, background)
+        return replace(source, choices=[*left_out(found, shards), *source.choices])
+    if name := shards_of([path.name]):
+        return open_shards(path, path.parent, name, shape, preprocessing, background)
     match path.suffix.lower():
         case ".npz":
             return open_npz(path)
@@ -113,11 +133,11 @@ def _open(
             return open_npy(path)
         case ".bin":
             return open_cifar(path)
-        case ".parquet":
-            return open_parquet(path, shape, preprocessing, background)
         case _:
             with path.open("rb") as file:
                 start = file.read(2)
             if start in (b"\0\0", b"\x1f\x8b"):  # IDX, or gzip, of IDX as the reader will see
                 return open_idx(path)
+            if start[:1] == PICKLE:
+                return open_cifar_python(path)
             raise BadInput(f"expected images ({FORMS}), got {path}, which is none of these; convert it first")

@@ -6,7 +6,7 @@ import os
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,7 +62,6 @@ class ImageSource:
 
     Attributes:
       path: path or name of the set.
-      files: the files of the set: the file itself, or the image files of the folder.
       count: number of images, bad ones included; smaller than the set if only the first images are wanted.
       shape: height, width, channels of every good image.
       labels: the set has labels.
@@ -77,7 +76,6 @@ class ImageSource:
     """
 
     path: Path
-    files: Sequence[Path]
     count: int
     shape: Shape
     labels: bool
@@ -224,20 +222,25 @@ def content_digest(*files: Path) -> str:
     return hashed.hexdigest()
 
 
-def names_digest(folder: Path, files: Sequence[Path]) -> str:
-    """SHA-256 of names, as bytes, and sizes only: hashing a million photographs would take as long as reading them."""
-    hashed = hashlib.sha256()
-    for file in files:
+def names_digest(folder: Path, names: Iterable[str]) -> str:
+    """SHA-256 of names, as bytes, and sizes only: hashing a million photographs would take as long as reading them.
+
+    Args:
+      folder: where the files are.
+      names: their names, relative to the folder, with slashes.
+    """
+    hashed, root = hashlib.sha256(), os.fspath(folder)
+    for name in names:
         try:
-            size = file.stat().st_size
+            size = os.stat(f"{root}/{name}").st_size
         except OSError:  # a link that leads nowhere; its row has the error
             size = -1
-        hashed.update(os.fsencode(file.relative_to(folder).as_posix()) + f" {size}\n".encode())
+        hashed.update(os.fsencode(name) + f" {size}\n".encode())
     return hashed.hexdigest()
 
 
 def joined(path: Path, sources: Sequence[ImageSource]) -> ImageSource:
-    """Join labelled sets of the same shape, one after the other, into one set; the ids of its images are numbers.
+    """Join labelled sets of the same shape, each a file, one after the other, into one set; the ids of its images are numbers.
 
     Args:
       path: name of the joined set, for instance the folder of its files.
@@ -265,9 +268,12 @@ def joined(path: Path, sources: Sequence[ImageSource]) -> ImageSource:
         if waiting:
             yield _one_block(waiting)
 
-    files = [file for source in sources for file in source.files]
     sequential = next((source.sequential for source in sources if source.sequential), None)
-    return ImageSource(path, files, starts[-1], sources[0].shape, True, blocks, lambda: content_digest(*files), sequential=sequential)
+
+    def digest() -> str:
+        return content_digest(*(source.path for source in sources))
+
+    return ImageSource(path, starts[-1], sources[0].shape, True, blocks, digest, sequential=sequential)
 
 
 def _labels(block: Block) -> NDArray[np.int64]:
@@ -298,7 +304,7 @@ def in_memory(name: str, x: NDArray[Any], label: NDArray[np.int64] | None = None
         hashed.update(b"" if label is None else label.tobytes())
         return hashed.hexdigest()
 
-    return ImageSource(Path(name), (), len(x), image_shape(x.shape, Path(name)), label is not None, blocks, digest)
+    return ImageSource(Path(name), len(x), image_shape(x.shape, Path(name)), label is not None, blocks, digest)
 
 
 def _checked(x: NDArray[Any], error: list[str | None] | None) -> tuple[NDArray[np.float32], list[str | None]]:
