@@ -186,7 +186,13 @@ def _idx_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     return dims, dtype, start
 
 
+def idx_labels_names(name: str) -> list[str]:
+    """Names that the labels of a file of images may have; none for a file that is not named as one of images."""
+    own = name.removesuffix(".gz")
+    labels = own.replace("images", "labels").replace("idx3", "idx1")
+    return [] if labels == own else [labels, f"{labels}.gz"]
+
+
 def _idx_labels_file(path: Path) -> Path | None:
-    name = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
-    files = (path.with_name(name), path.with_name(f"{name}.gz"))
-    return next((file for file in files if name != path.name.removesuffix(".gz") and file.exists()), None)
+    files = (path.with_name(name) for name in idx_labels_names(path.name))
+    return next((file for file in files if file.exists()), None)

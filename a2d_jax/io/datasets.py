@@ -30,7 +30,7 @@ from a2d_jax.io.listing import listing
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background
 from a2d_jax.io.prepared import open_prepared, prepared_folder
-from a2d_jax.io.source import ImageSource, Shape, check_shape, in_memory, joined, readable
+from a2d_jax.io.source import Here, ImageSource, Shape, check_shape, in_memory, joined, readable
 
 DIGITS_TRAIN = 1152  # of 1797; the other 645 are test images
 
@@ -142,7 +142,7 @@ def _photographs(
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         return None
-    source = open_folder(folder, listing(folder, depth=1), shape, preprocessing, IMAGENET_CLASSES, background)
+    source = open_folder(Here(folder), listing(folder, depth=1), shape, preprocessing, IMAGENET_CLASSES, background)
     if not source.labels:
         raise BadInput(
             f"expected a folder for each class in {folder}, named like n01440764 or 0, got others; sort the photographs into such folders"

@@ -27,6 +27,7 @@ from a2d_jax.io.labels import LARGEST, TABLE, read_labels
 from a2d_jax.io.listing import Listing, plain
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background, decoded
+from a2d_jax.io.remote import Files
 from a2d_jax.io.source import ImageSource, Shape, names_digest
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
@@ -41,7 +42,7 @@ class _Labels(NamedTuple):
 
 
 def open_folder(
-    path: Path,
+    files: Files,
     found: Listing,
     shape: Shape | None,
     preprocessing: Preprocessing | None = None,
@@ -51,23 +52,25 @@ def open_folder(
     """Image files of the folder and of its sub-folders, sorted by name.
 
     Args:
-      path: the folder.
+      files: the folder.
       found: what lies in it, one level down.
       shape: see `a2d_jax.io.images.open_images`, as for `preprocessing`, `classes` and `background`.
 
     Raises:
       BadInput: no image files, no usable image, or a `labels.csv` that does not fit the images.
     """
-    names = images_of(found)
+    path, names = files.path, images_of(found)
     if not names:
         raise BadInput(f"expected image files ({', '.join(SUFFIXES)}) in {path}, got none there or one folder down; check the path")
+    if TABLE in found.files:
+        files.local(path / TABLE)
     labels = _labels(path, names, classes, found)
 
     def row(place: int) -> Row:
         file, name = path / names[place], plain(names[place])
         label = None if labels.of is None else int(labels.of[place])
         try:
-            data = file.read_bytes()
+            data = files.read(file)
         except OSError as error:
             trouble = f"a link to {plain(str(file.readlink()))}, which is not there" if file.is_symlink() else str(error)
             return Row(name, label, f"expected a readable file, got {plain(trouble)}; bring it back")

@@ -22,6 +22,7 @@ from a2d_jax.io.encoded import Row, source_of_rows
 from a2d_jax.io.labels import LARGEST
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background, decoded
+from a2d_jax.io.remote import Files
 from a2d_jax.io.source import ImageSource, Shape, content_digest, image_shape, image_type, readable, text
 
 BATCH = 64
@@ -38,7 +39,7 @@ Image = tuple[NDArray[Any] | str, tuple[str, ...]]
 
 
 def open_parquet(
-    path: Path,
+    place: Files,
     files: Sequence[Path],
     shape: Shape | None,
     preprocessing: Preprocessing | None = None,
@@ -50,22 +51,23 @@ def open_parquet(
     group of many photographs a few are in memory.
 
     Args:
-      path: the file, or the name of the set of files.
+      place: where the set is.
       files: the shards of the set in their order, with the same columns.
       shape: see `a2d_jax.io.images.open_images`, as for `preprocessing` and `background`.
     """
+    path = place.path
     groups: list[tuple[int, int]] = []  # of each row group, its file and its number there
     sizes: list[int] = []
     schema: Any = None
     first = path  # the file of this schema
-    for place, file in enumerate(files):
-        with readable(file), _opened(file) as opened:
+    for part, file in enumerate(files):
+        with readable(file), place.head(file) as stream, pq.ParquetFile(stream) as opened:
             here = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
             if not sum(sizes):  # an empty file may say nothing of its columns
                 schema, first = opened.schema_arrow, file
             elif sum(here):
                 _same(schema, opened.schema_arrow, first, file)
-        groups += [(place, number) for number in range(len(here))]
+        groups += [(part, number) for number in range(len(here))]
         sizes += here
     ends, count = np.cumsum(sizes, dtype=np.int64), sum(sizes)
     if not count:
@@ -85,12 +87,12 @@ def open_parquet(
 
     def values(begin: int, end: int) -> Iterator[tuple[str, int | None, Any]]:
         first, last = int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, end))
-        place = int(ends[first - 1]) if first else 0
+        at = int(ends[first - 1]) if first else 0
         for number, wanted in groupby(groups[first : last + 1], itemgetter(0)):
-            with readable(files[number]), _opened(files[number]) as file:
+            with readable(files[number]), _opened(place.local(files[number])) as file:
                 for batch in file.iter_batches(batch_size=BATCH, row_groups=[group for _, group in wanted], columns=columns):
-                    here = range(max(begin, place), min(end, place + len(batch)))
-                    batch, place = batch.slice(here.start - place, len(here)), place + len(batch)
+                    here = range(max(begin, at), min(end, at + len(batch)))
+                    batch, at = batch.slice(here.start - at, len(here)), at + len(batch)
                     ids = _names(batch.column("id")) if "id" in columns else here
                     labels: list[int | None] = batch.column(label_column).to_pylist() if label_column else [0] * len(batch)
                     yield from zip(map(str, ids), labels, batch.column(image_column), strict=True)

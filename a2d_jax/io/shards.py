@@ -5,16 +5,16 @@ Shards are parquet files, tar files, or the records of TensorFlow Datasets. Shar
 
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.listing import Listing, listing, plain
+from a2d_jax.io.listing import Listing, plain
 from a2d_jax.io.parquet import open_parquet
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background
 from a2d_jax.io.prepared import open_prepared_folder
-from a2d_jax.io.source import ImageSource, Shape
+from a2d_jax.io.remote import Files
+from a2d_jax.io.source import Here, ImageSource, Shape
 from a2d_jax.io.tar import open_tar
 
 PARQUET, TAR = (".parquet",), (".tar", ".tar.gz", ".tgz")
@@ -37,15 +37,8 @@ def shards_of(names: Sequence[str]) -> list[str]:
     return sorted(name for name in names if name.lower().endswith((*PARQUET, *TAR)) or RECORDS.fullmatch(name))
 
 
-def named_by(pattern: Path) -> list[str]:
-    """Names of the files in a folder that match a pattern, such as `train-*.parquet`; none if it is no pattern."""
-    if not set("*?[") & set(pattern.name) or not pattern.parent.is_dir():
-        return []
-    return [name for name in listing(pattern.parent).files if fnmatchcase(name, pattern.name)]
-
-
 def open_shards(
-    path: Path,
+    files: Files,
     folder: Path,
     names: Sequence[str],
     shape: Shape | None,
@@ -55,7 +48,7 @@ def open_shards(
     """One set from several files of one kind.
 
     Args:
-      path: what the user gave: the folder, or a pattern.
+      files: what the user gave: a file, the folder, or a pattern.
       folder: the folder.
       names: names of the shards, sorted, relative to the folder.
       shape: see `a2d_jax.io.images.open_images`, as for `preprocessing` and `background`.
@@ -63,12 +56,14 @@ def open_shards(
     Raises:
       BadInput: shards of several kinds or of several splits, and what the readers refuse.
     """
-    _alike(path, folder, {_kind(name): name for name in reversed(names)}, "kind")
-    _alike(path, folder, {split: name for name in reversed(names) if (split := _split(name))}, "split")
+    _alike(files.path, folder, {_kind(name): name for name in reversed(names)}, "kind")
+    _alike(files.path, folder, {split: name for name in reversed(names) if (split := _split(name))}, "split")
     if record := RECORDS.fullmatch(names[0]):
+        if not isinstance(files, Here):
+            raise BadInput(f"expected sets of TensorFlow Datasets on this machine, got {files.url}; copy the folder")
         return open_prepared_folder(folder, record["split"], shape, preprocessing, background, names)
     opened = open_parquet if names[0].lower().endswith(PARQUET) else open_tar
-    return opened(path, [folder / name for name in names], shape, preprocessing, background)
+    return opened(files, [folder / name for name in names], shape, preprocessing, background)
 
 
 def _alike(path: Path, folder: Path, first: dict[str, str], what: str) -> None:

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.listing import Listing, listing
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.seen import Seen
 
@@ -61,7 +62,7 @@ class ImageSource:
     `dataclasses.replace(source, count=n)` is the set of its first `n` images.
 
     Attributes:
-      path: path or name of the set.
+      path: path or name of the set; of a set by URL, where it lies in the cache.
       count: number of images, bad ones included; smaller than the set if only the first images are wanted.
       shape: height, width, channels of every good image.
       labels: the set has labels.
@@ -71,6 +72,7 @@ class ImageSource:
       background: colour behind transparent pixels.
       choices: decisions made for the user when the set was opened, such as which files to leave out.
       sequential: why the set can be read only from its start, and what to do about it; None for sets that are read from any position.
+      url: where the set is, if it is in a store.
       origin: how it was opened, see `description`; None for sets in memory.
       seen: findings of the reader.
     """
@@ -85,6 +87,7 @@ class ImageSource:
     background: str | None = None
     choices: Sequence[str] = ()
     sequential: str | None = None
+    url: str | None = None
     origin: Description | None = None
     seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 
@@ -210,6 +213,35 @@ def _one_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
         while (piece := following.result()) is not None:
             following = pool.submit(next, pieces, None)
             yield piece
+
+
+@dataclass(frozen=True)
+class Here:
+    """Files of a set on this machine; `a2d_jax.io.remote.Remote` does the same for a store.
+
+    Attributes:
+      path: a file, a folder or a pattern.
+    """
+
+    path: Path
+
+    def listing(self, depth: int) -> Listing | None:
+        """What lies in the folder, `depth` levels down, or in the folder of the pattern; None for a file."""
+        if self.path.is_dir():
+            return listing(self.path, depth)
+        return None if self.path.exists() else listing(self.path.parent)
+
+    def local(self, file: Path) -> Path:
+        """A file of the set on this machine."""
+        return file
+
+    def read(self, file: Path) -> bytes:
+        """All bytes of a file of the set."""
+        return file.read_bytes()
+
+    def head(self, file: Path) -> IO[bytes]:
+        """A file of which little is read."""
+        return file.open("rb")
 
 
 def content_digest(*files: Path) -> str:

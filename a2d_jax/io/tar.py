@@ -28,6 +28,7 @@ from a2d_jax.io.labels import LARGEST
 from a2d_jax.io.listing import is_stray, plain
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background, decoded
+from a2d_jax.io.remote import Files
 from a2d_jax.io.source import ImageSource, Shape, content_digest, readable, unreadable
 
 LABEL_BYTES = 1 << 20
@@ -51,7 +52,7 @@ class _Index:
 
 
 def open_tar(
-    path: Path,
+    place: Files,
     files: Sequence[Path],
     shape: Shape | None,
     preprocessing: Preprocessing | None = None,
@@ -60,16 +61,18 @@ def open_tar(
     """The images of tar files, in the order of the files and of their members.
 
     Args:
-      path: the file, or the name of the set of files.
+      place: where the set is.
       files: the shards of the set in their order.
       shape: see `a2d_jax.io.images.open_images`, as for `preprocessing` and `background`.
 
     Raises:
       BadInput: a file that is damaged or breaks off, two images of one key in one file, or no images.
     """
-    index = _Index()
+    path, index = place.path, _Index()
+    packs: list[Path] = []
     for file in files:
-        _add(index, file)
+        _add(index, here := place.local(file))
+        packs += [file] if packed(here) else []
     count = len(index.keys)
     if not count:
         raise BadInput(f"expected members that end like images ({', '.join(SUFFIXES)}), got none in {path}; check the file")
@@ -79,19 +82,18 @@ def open_tar(
         for file, (first, last) in zip(files, pairwise(index.ends), strict=True):
             here = range(max(first, begin), min(last, end))
             if here:
-                with readable(file), uncompressed(file) as stream:
-                    for place in here:
-                        stream.seek(index.begins[place])
-                        yield place, exactly(stream, index.sizes[place])
+                with readable(file), uncompressed(place.local(file)) as stream:
+                    for number in here:
+                        stream.seek(index.begins[number])
+                        yield number, exactly(stream, index.sizes[number])
 
     def row(item: tuple[int, bytes]) -> Row:
-        place, data = item
-        name, label = plain(index.keys[place]), index.labels[place]
+        number, data = item
+        name, label = plain(index.keys[number]), index.labels[number]
         if labels and label < 0:
-            return Row(name, 0, index.errors.get(place, "expected a label, got none; fill it in"))
+            return Row(name, 0, index.errors.get(number, "expected a label, got none; fill it in"))
         return Row(name, label if labels else None, *decoded(data, shape, preprocessing, background))
 
-    gzipped = next((file for file in files if packed(file)), None)
     return source_of_rows(
         path,
         count,
@@ -103,7 +105,7 @@ def open_tar(
         preprocessing=preprocessing,
         background=background,
         choices=[f"left out {kind}: {len(names)}, first {plain(names[0])}" for kind, names in index.left_out.items()],
-        sequential=gzipped and packed_with_gzip(gzipped),
+        sequential=packed_with_gzip(packs[0]) if packs else None,
     )
 
 
