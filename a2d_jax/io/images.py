@@ -43,9 +43,10 @@ def open_images(
       path: a folder of image files (also one level of sub-folders; `a2d_jax.io.folder` says what their labels are), `.npz` (key `x`,
         optional `y`), `.npy`, IDX (optionally `.gz`; its labels file is found by name), CIFAR-10 or CIFAR-100 (binary or a pickled
         batch), parquet (column `x` of fixed-shape tensors, or of lists with `shape` in the file's metadata; or column `image` or `img`
-        of encoded images; optional `y` or `label`, and `id`), or tar (`a2d_jax.io.tar`). A folder of parquet files, of tar files or of the
-        records of TensorFlow Datasets is one set; so is what a pattern names: `folder/train-*.parquet`. uint8, or floating point in
-        [0, 1]; `n h w c`, or `n h w` for one channel. All but TensorFlow Datasets also by URL: `s3://bucket/set`, `gs://bucket/x.npz`.
+        of encoded images; optional `y`, `label` or `fine_label`, and `id`), or tar (`a2d_jax.io.tar`). A folder of parquet files, of tar
+        files or of the records of TensorFlow Datasets is one set; so is what a pattern names: `folder/train-*.parquet`. uint8, or
+        floating point in [0, 1]; `n h w c`, or `n h w` for one channel. All but TensorFlow Datasets also by URL: `s3://bucket/set`,
+        `gs://bucket/x.npz`.
       shape: height, width, channels that the classifier expects; encoded images are converted between grey and RGB to fit it.
       preprocessing: how encoded images of another size get this shape; without it they are errors.
       classes: names of the classifier's classes in order, or their number; they identify sub-folders.

@@ -31,7 +31,7 @@ BATCH = 64
 BUFFER = 1 << 18
 """Bytes of a column read at a time. Without it, or with its own reading ahead, PyArrow takes a column of a row group at once."""
 
-IMAGE, LABEL = ("x", "image", "img"), ("y", "label")
+IMAGE, LABEL = ("x", "image", "img"), ("y", "label", "fine_label")
 """Names of the columns that are read, the likeliest first."""
 
 Image = tuple[NDArray[Any] | str, tuple[str, ...]]
@@ -45,7 +45,7 @@ def open_parquet(
     preprocessing: Preprocessing | None = None,
     background: Background | None = None,
 ) -> ImageSource:
-    """Tables with a column `x`, `image` or `img`; optional `y` or `label`, and `id`.
+    """Tables with a column `x`, `image` or `img`; optional `y`, `label` or `fine_label` (of CIFAR-100), and `id`.
 
     Reading from a later position opens the file that holds it and begins at the row group that contains it. A column is streamed: of a row
     group of many photographs a few are in memory.

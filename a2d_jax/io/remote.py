@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import IO, Any
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import idx_labels_names
-from a2d_jax.io.files import cache_folder
+from a2d_jax.io.files import FULL, cache_folder
 from a2d_jax.io.listing import Listing, is_stray
 from a2d_jax.io.source import Here
 
@@ -204,7 +205,7 @@ def open_remote(url: str, cache: Cache | None = None) -> Remote:
     hashed = hashlib.sha256(url.encode())
     for name, info in sorted(infos.items()):
         hashed.update(os.fsencode(f"{name} {info.get('size')} {[str(info[key]) for key in VERSION if key in info]}\n"))
-    cache = cache or Cache((cache_folder() or Path(".a2d-jax")) / "remote")
+    cache = cache or Cache((cache_folder() or Path(tempfile.gettempdir(), "a2d-jax")) / "remote")
     here = cache.folder / hashed.hexdigest()[:24]
     single = not folder and not is_pattern(own)
     return Remote(
@@ -261,5 +262,8 @@ def _told(url: str, call: Callable[[], Any]) -> Any:
     except ImportError as error:
         raise BadInput(f'expected the package for {url}, got none ({error}); run: pip install "a2d-jax[remote]"') from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            why = os.strerror(error.errno or 0)
+            raise BadInput(f"expected room for {url} in the cache, got: {why}; free some space, or set XDG_CACHE_HOME") from error
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"expected to read {url}, got: {why}; check the URL, the network and your rights, and run it again") from error

@@ -1,5 +1,6 @@
 """Sets by URL: every kind gives what it gives on this machine, bytes are fetched once, and the cache stays below its limit."""
 
+import errno
 import json
 import os
 import pathlib
@@ -202,6 +203,20 @@ def test_a_store_that_fails_is_no_bad_image(tmp_path, memory):
     memory.rm("/bucket/set/004.png")
     with pytest.raises(BadInput, match=r"^expected to read .*004\.png, got.*; check the URL, the network"):
         whole(source)
+
+
+def test_a_full_disk_is_told(tmp_path, memory, monkeypatch):
+    """Where there is no room for the cache, one line says so, and nothing is left behind."""
+    (tmp_path / "here").mkdir()
+    url = put(memory, write("npz", tmp_path / "here")[0])
+
+    def full(self, there, here, **more):
+        pathlib.Path(here).write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(memory), "get_file", full)
+    refused(url, "free some space", os.strerror(errno.ENOSPC))
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
 
 
 def test_what_is_a_url():
