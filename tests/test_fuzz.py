@@ -4,12 +4,14 @@ They never raise another exception, hang, or run code from the bytes. The exampl
 `FUZZ=2000 python -m pytest tests/test_fuzz.py` tries 2000 new ones for each reader.
 """
 
+import gzip
 import io
 import json
 import os
 import pickle
 import shutil
 import signal
+import tarfile
 import tempfile
 import warnings
 import zipfile
@@ -104,6 +106,20 @@ def pictures() -> list[bytes]:
         parquet(pa.table({"image": [encoded("PNG"), encoded("JPEG")], "label": [0, 1]})),
         parquet(pa.table({"x": pa.array(X.reshape(3, -1).tolist(), pa.list_(pa.uint8()))}).replace_schema_metadata({"shape": "[4, 4, 1]"})),
     ]
+
+
+def tars() -> list[bytes]:
+    members = {"0.png": encoded("PNG"), "0.cls": b"3", "1.jpg": encoded("JPEG"), "1.json": b'{"label": 4}'}
+    found: list[bytes] = []
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w", format=form) as file:
+            for name, data in members.items():
+                member = tarfile.TarInfo("é" * 60 + name)  # a name that takes a header of its own
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
+        found.append(stream.getvalue())
+    return found
 
 
 def costs(path: Path) -> None:
@@ -275,7 +291,10 @@ READERS = {
     "npy": Reader("x.npy", images, lambda: [npy(X), npy(X.astype("f8") / 255), npy(X[:, :, :, 0])]),
     "idx": Reader("x-images-idx3-ubyte", images, lambda: [b"\0\0\x08\x03\0\0\0\3\0\0\0\4\0\0\0\4" + X.tobytes()]),
     "cifar": Reader("data_batch_1.bin", images, lambda: [bytes([3]) + bytes(3072), bytes([3]) + bytes(3072) + bytes([1]) + bytes(3072)]),
+    "cifar 100": Reader("train.bin", images, lambda: [bytes([3, 9]) + bytes(3072), (bytes([3, 99]) + bytes(3072)) * 2]),
     "parquet of images": Reader("x.parquet", images, pictures),
+    "tar": Reader("x.tar", images, tars),
+    "tar packed by gzip": Reader("x.tar", images, lambda: [gzip.compress(data) for data in tars()], 30),
     "costs": Reader("c.parquet", read_measurements, lambda: [written("c", costs), written("c", clever)]),
     "detector": Reader("d.json", read_detector, lambda: [written("d", detector)], 200),
     "torch": Reader("w.pt", read_arrays, lambda: [torch_file(zipped=True), torch_file(zipped=False)], 100),

@@ -41,7 +41,7 @@ def _array_source(
                 x = np.frombuffer(exactly(stream, n * row_bytes), dtype).reshape(n, *shape)
                 yield Block(x, None if label is None else label[start : start + n])
 
-    return ImageSource(path, (path,), count, shape, label is not None, blocks, lambda: content_digest(path), sequential=sequential)
+    return ImageSource(path, count, shape, label is not None, blocks, lambda: content_digest(path), sequential=sequential)
 
 
 def _in_file(path: Path, first: int) -> Opened:
@@ -49,7 +49,7 @@ def _in_file(path: Path, first: int) -> Opened:
 
     @contextmanager
     def opened(offset: int) -> Generator[Stream]:
-        with _uncompressed(path) as stream:
+        with uncompressed(path) as stream:
             stream.seek(first + offset)
             yield stream
 
@@ -151,26 +151,31 @@ def open_idx(path: Path) -> ImageSource:
     label = None
     if labels_file := _idx_labels_file(path):
         label_dims, label_type, label_start = _idx_header(labels_file)
-        with _uncompressed(labels_file) as stream:
+        with uncompressed(labels_file) as stream:
             stream.seek(label_start)
             label = integer_labels(np.frombuffer(stream.read(), label_type).reshape(label_dims), dims[0], labels_file)
-
-    packed = f"expected uncompressed images, which can be read from any place, got {path}, which is packed with gzip; unpack it with gunzip"
-    return _array_source(path, _in_file(path, start), dims, dtype, label, packed if _packed(path) else None)
+    return _array_source(path, _in_file(path, start), dims, dtype, label, packed_with_gzip(path) if packed(path) else None)
 
 
-def _packed(path: Path) -> bool:
+def packed(path: Path) -> bool:
+    """Whether a file is packed by gzip."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _uncompressed(path: Path) -> Stream:
-    return gzip.open(path, "rb") if _packed(path) else path.open("rb")
+def packed_with_gzip(path: Path) -> str:
+    """Why such a file can be read only from its start, and what to do."""
+    return f"expected uncompressed images, which can be read from any place, got {path}, which is packed with gzip; unpack it with gunzip"
+
+
+def uncompressed(path: Path) -> Stream:
+    """A file as it was before gzip, if it was packed."""
+    return gzip.open(path, "rb") if packed(path) else path.open("rb")
 
 
 def _idx_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Dimensions, type and place of the first value of an IDX file whose length was checked."""
-    with _uncompressed(path) as stream:
+    with uncompressed(path) as stream:
         magic = exactly(stream, 4)
         if magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES:
             raise BadInput(f"expected an IDX file of bytes or floats, got {path}, which starts with {magic.hex()}; convert it first")
@@ -181,7 +186,13 @@ def _idx_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     return dims, dtype, start
 
 
+def idx_labels_names(name: str) -> list[str]:
+    """Names that the labels of a file of images may have; none for a file that is not named as one of images."""
+    own = name.removesuffix(".gz")
+    labels = own.replace("images", "labels").replace("idx3", "idx1")
+    return [] if labels == own else [labels, f"{labels}.gz"]
+
+
 def _idx_labels_file(path: Path) -> Path | None:
-    name = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
-    files = (path.with_name(name), path.with_name(f"{name}.gz"))
-    return next((file for file in files if name != path.name.removesuffix(".gz") and file.exists()), None)
+    files = (path.with_name(name) for name in idx_labels_names(path.name))
+    return next((file for file in files if file.exists()), None)

@@ -1,9 +1,12 @@
-"""Readers for the files of CIFAR-10 as its authors publish them: the binary version, and the Python version, which is a pickle."""
+"""Readers for the files of CIFAR-10 and CIFAR-100 as their authors publish them: the binary version, and the Python one, which is a pickle.
+
+CIFAR-100 has two labels, coarse (20 classes) and fine (100 classes). The fine one is taken.
+"""
 
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,64 +19,115 @@ SHAPE = (32, 32, 3)
 PLANES = 3 * 32 * 32  # the red plane, the green one, the blue one, each row by row
 
 
-def open_cifar(path: Path) -> ImageSource:
-    """The binary version of CIFAR-10: records of one label and three colour planes."""
-    record = 1 + PLANES  # the label comes first
-    count, rest = divmod(path.stat().st_size, record)
+PICKLE = b"\x80"
+"""First byte of the Python version."""
+
+
+class Form(NamedTuple):
+    """One of the two data sets."""
+
+    name: str
+    classes: tuple[int, ...]  # of each label byte of a record; the last one is the label
+    labels: str  # name in the Python version
+
+    @property
+    def record(self) -> int:
+        """Bytes of an image in the binary version: the labels come first."""
+        return len(self.classes) + PLANES
+
+
+CIFAR10, CIFAR100 = Form("CIFAR-10", (10,), "labels"), Form("CIFAR-100", (20, 100), "fine_labels")
+
+
+def open_cifar(path: Path, form: Form | None = None) -> ImageSource:
+    """The binary version: records of one or two labels and three colour planes.
+
+    Args:
+      path: the file.
+      form: which of the two it is; None tells by the name and the size, see `_form`.
+    """
+    size = path.stat().st_size
+    form = form or _form(path, size)
+    count, rest = divmod(size, form.record)
     if rest:
         raise BadInput(
-            f"expected a CIFAR-10 binary file of whole records of {record} bytes, got {rest} bytes more in {path}; fetch it again"
+            f"expected a {form.name} binary file of whole records of {form.record} bytes, got {rest} bytes more in {path}; fetch it again"
         )
 
     def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
         with readable(path), path.open("rb") as stream:
-            stream.seek(begin * record)
+            stream.seek(begin * form.record)
             for start in range(begin, end, size):
                 n = min(size, end - start)
-                records = np.frombuffer(exactly(stream, n * record), np.uint8).reshape(n, record)
-                label = records[:, 0].astype(np.int64)
-                _check(label, path)
-                yield Block(_images(records[:, 1:]), label)
+                records = np.frombuffer(exactly(stream, n * form.record), np.uint8).reshape(n, form.record)
+                for place, classes in enumerate(form.classes):
+                    _check(records[:, place], classes, form, path)
+                yield Block(_images(records[:, -PLANES:]), records[:, len(form.classes) - 1].astype(np.int64))
 
-    return ImageSource(path, (path,), count, SHAPE, True, blocks, lambda: content_digest(path))
+    return ImageSource(path, count, SHAPE, True, blocks, lambda: content_digest(path))
 
 
-def open_cifar_python(path: Path) -> ImageSource:
-    """A batch of the Python version of CIFAR-10. The whole file (31 MB) is read now, and again each time images are read."""
-    count = len(_unpickled(path)[0])
+def _form(path: Path, size: int) -> Form:
+    """By the names that the authors gave: data_batch_1.bin and test_batch.bin, train.bin and test.bin. Else by the length of a record."""
+    if path.name.startswith(("data_batch", "test_batch")):
+        return CIFAR10
+    fits = [form for form in (CIFAR100, CIFAR10) if size % form.record == 0]
+    if path.name in ("train.bin", "test.bin"):
+        return fits[0] if fits else CIFAR100
+    if len(fits) == 2 and size:
+        raise BadInput(
+            f"expected a size that tells CIFAR-10 from CIFAR-100, got {size} bytes in {path}, which fit both; "
+            "call the file test_batch.bin if it is CIFAR-10, test.bin if it is CIFAR-100"
+        )
+    return fits[0] if len(fits) == 1 else CIFAR10
+
+
+def open_cifar_python(path: Path, form: Form | None = None) -> ImageSource:
+    """A batch of the Python version. The whole file (31 MB; 155 MB of CIFAR-100) is read now, and again each time images are read.
+
+    Args:
+      path: the file.
+      form: which of the two it is; None tells by the names of the labels.
+    """
+    count = len(_unpickled(path, form)[0])
 
     def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
-        planes, label = _unpickled(path)
+        planes, label = _unpickled(path, form)
         for start in range(begin, end, size):
             here = slice(start, min(start + size, end))
             yield Block(_images(planes[here]), label[here])
 
-    return ImageSource(path, (path,), count, SHAPE, True, blocks, lambda: content_digest(path))
+    return ImageSource(path, count, SHAPE, True, blocks, lambda: content_digest(path))
 
 
 def _images(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
-def _check(label: NDArray[np.int64], path: Path) -> None:
-    if len(label) and not 0 <= label.min() <= label.max() <= 9:
-        raise BadInput(f"expected CIFAR-10 labels 0 to 9, got {label.min()} to {label.max()} in {path}; check that it is a CIFAR-10 file")
+def _check(label: NDArray[Any], classes: int, form: Form, path: Path) -> None:
+    if len(label) and not 0 <= label.min() <= label.max() < classes:
+        raise BadInput(
+            f"expected {form.name} labels 0 to {classes - 1}, got {label.min()} to {label.max()} in {path}; "
+            f"check that it is a {form.name} file"
+        )
 
 
-def _unpickled(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _unpickled(path: Path, form: Form | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Colour planes `n 3072` and labels `n` of a batch of the Python version."""
     try:
         with path.open("rb") as file:
             found = _NumbersAndText(file, encoding="bytes").load()  # text of Python 2 is bytes here
-        planes, label = (found[key if key in found else key.decode()] for key in (b"data", b"labels"))
+        found = {key.decode() if isinstance(key, bytes) else key: value for key, value in found.items()}
+        form = form or (CIFAR100 if CIFAR100.labels in found else CIFAR10)
+        planes, label = found["data"], found[form.labels]
     except BadInput:
-        raise BadInput(f"expected a CIFAR-10 batch of numbers and text, got {path}, which asks for code to run; fetch it again") from None
+        raise BadInput(f"expected a CIFAR batch of numbers and text, got {path}, which asks for code to run; fetch it again") from None
     except Exception as error:  # the unpickler of a damaged file raises whatever the damage leads to
-        raise BadInput(f"expected a batch of CIFAR-10, got {path}, which is damaged or of another kind; fetch it again") from error
+        raise BadInput(f"expected a batch of CIFAR, got {path}, which is damaged or of another kind; fetch it again") from error
     if not (isinstance(planes, np.ndarray) and planes.dtype == np.uint8 and planes.ndim == 2 and planes.shape[1] == PLANES):
-        raise BadInput(f"expected CIFAR-10 images as bytes of shape n {PLANES}, got something else in {path}; fetch it again")
+        raise BadInput(f"expected {form.name} images as bytes of shape n {PLANES}, got something else in {path}; fetch it again")
     label = integer_labels(np.asarray(label), len(planes), path)
-    _check(label, path)
+    _check(label, form.classes[-1], form, path)
     return planes, label
 
 

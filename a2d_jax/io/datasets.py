@@ -1,18 +1,20 @@
-"""Data sets by name, read from this machine: MNIST, CIFAR-10, ImageNet and the digits of scikit-learn.
+"""Data sets by name, read from this machine: MNIST, CIFAR-10, CIFAR-100, ImageNet and the digits of scikit-learn.
 
 `load` looks first for the standard files under `A2D_DATA` (`~/.cache/a2d-data` if that is not set):
 
     A2D_DATA/mnist/                  or MNIST/raw/: train-images-idx3-ubyte, ... as published, packed by gzip or not
     A2D_DATA/cifar-10-batches-bin/   or cifar-10-batches-py/: the unpacked archive
+    A2D_DATA/cifar-100-binary/       or cifar-100-python/: the same
     A2D_DATA/imagenet/train/, validation/ (or val/): a folder of photographs for each class, named by WordNet (n01440764) or number
 
-then for array_record files that TensorFlow Datasets prepared earlier (below `TFDS_DATA_DIR`, else `~/tensorflow_datasets`). If a set is
+then for files that TensorFlow Datasets prepared earlier (below `TFDS_DATA_DIR`, else `~/tensorflow_datasets`). If a set is
 missing, the error says what to do. Nothing is ever downloaded.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +22,15 @@ import numpy as np
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import open_idx
-from a2d_jax.io.cifar import open_cifar, open_cifar_python
+from a2d_jax.io.cifar import CIFAR10, CIFAR100, open_cifar, open_cifar_python
 from a2d_jax.io.class_names import IMAGENET_CLASSES
 from a2d_jax.io.files import home_folder
 from a2d_jax.io.folder import open_folder
+from a2d_jax.io.listing import listing
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background
 from a2d_jax.io.prepared import open_prepared, prepared_folder
-from a2d_jax.io.source import ImageSource, Shape, check_shape, in_memory, joined, readable
+from a2d_jax.io.source import Here, ImageSource, Shape, check_shape, in_memory, joined, readable
 
 DIGITS_TRAIN = 1152  # of 1797; the other 645 are test images
 
@@ -48,13 +51,23 @@ _CIFAR_BINARY = {split: tuple(f"{name}.bin" for name in names) for split, names 
 FILES = {
     "mnist": (Files("mnist", open_idx, _MNIST, _MNIST_LABELS), Files("MNIST/raw", open_idx, _MNIST, _MNIST_LABELS)),
     "cifar10": (
-        Files("cifar-10-batches-bin", open_cifar, _CIFAR_BINARY, {}),
-        Files("cifar-10-batches-py", open_cifar_python, _CIFAR, {}),
+        Files("cifar-10-batches-bin", partial(open_cifar, form=CIFAR10), _CIFAR_BINARY, {}),
+        Files("cifar-10-batches-py", partial(open_cifar_python, form=CIFAR10), _CIFAR, {}),
+    ),
+    "cifar100": (
+        Files("cifar-100-binary", partial(open_cifar, form=CIFAR100), {"train": ("train.bin",), "test": ("test.bin",)}, {}),
+        Files("cifar-100-python", partial(open_cifar_python, form=CIFAR100), {"train": ("train",), "test": ("test",)}, {}),
     ),
 }
-SPLITS = {"mnist": ("train", "test"), "cifar10": ("train", "test"), "imagenet": ("train", "validation"), "digits": ("train", "test")}
+SPLITS = {
+    "mnist": ("train", "test"),
+    "cifar10": ("train", "test"),
+    "cifar100": ("train", "test"),
+    "imagenet": ("train", "validation"),
+    "digits": ("train", "test"),
+}
 IMAGENET_FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
-PREPARED = {"mnist": "mnist", "cifar10": "cifar10", "imagenet": "imagenet2012"}
+PREPARED = {"mnist": "mnist", "cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet2012"}
 """Names in TensorFlow Datasets."""
 
 
@@ -70,7 +83,7 @@ def load(
     """Open a data set by name.
 
     Args:
-      name: mnist, cifar10, imagenet or digits.
+      name: mnist, cifar10, cifar100, imagenet or digits.
       split: train or test; for ImageNet train or validation, because its test set has no public labels. Splits have only the names that
         their authors gave them: calling a validation set "test" would hide what a number was measured on. The digits have no splits of
         their own: 1152 of them, drawn with seed 0, are for training.
@@ -129,7 +142,7 @@ def _photographs(
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         return None
-    source = open_folder(folder, shape, preprocessing, IMAGENET_CLASSES, background)
+    source = open_folder(Here(folder), listing(folder, depth=1), shape, preprocessing, IMAGENET_CLASSES, background)
     if not source.labels:
         raise BadInput(
             f"expected a folder for each class in {folder}, named like n01440764 or 0, got others; sort the photographs into such folders"

@@ -35,7 +35,6 @@ class Row(NamedTuple):
 
 def source_of_rows(
     path: Path,
-    files: Sequence[Path],
     count: int,
     items: Callable[[int, int], Iterable[T]],
     row: Callable[[T], Row],
@@ -46,11 +45,12 @@ def source_of_rows(
     preprocessing: Preprocessing | None = None,
     background: Background | None = None,
     choices: Sequence[str] = (),
+    sequential: str | None = None,
 ) -> ImageSource:
     """A source over images that are decoded one by one, all of the shape of the first good one.
 
     Args:
-      path: see `ImageSource`, as for `files`, `count`, `digest`, `labels`, `preprocessing`, `background` and `choices`.
+      path: see `ImageSource`, as for `count`, `digest`, `labels`, `preprocessing`, `background`, `choices` and `sequential`.
       items: `(begin, end)` gives what to decode, from place `begin` to `end - 1`.
       row: decodes an item; called on several threads.
       shape: the shape asked for.
@@ -63,7 +63,7 @@ def source_of_rows(
     def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
         return _collected(_ahead(row, items(begin, end)), size, wanted)
 
-    return ImageSource(path, files, count, wanted, labels, blocks, digest, preprocessing, background and background.name, choices)
+    return ImageSource(path, count, wanted, labels, blocks, digest, preprocessing, background and background.name, choices, sequential)
 
 
 def _ahead(function: Callable[[T], Row], items: Iterable[T]) -> Iterator[Row]:

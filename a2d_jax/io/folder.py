@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
+import numpy as np
+from numpy.typing import NDArray
+
 from a2d_jax.errors import BadInput
 from a2d_jax.io.encoded import Row, source_of_rows
 from a2d_jax.io.labels import LARGEST, TABLE, read_labels
-from a2d_jax.io.listing import Listing, listing, plain
+from a2d_jax.io.listing import Listing, plain
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background, decoded
+from a2d_jax.io.remote import Files
 from a2d_jax.io.source import ImageSource, Shape, names_digest
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
@@ -33,12 +37,13 @@ Classes = Sequence[str] | int
 
 
 class _Labels(NamedTuple):
-    of: dict[Path, int] | None
+    of: NDArray[np.int64] | None  # of each image
     note: str | None = None
 
 
 def open_folder(
-    path: Path,
+    files: Files,
+    found: Listing,
     shape: Shape | None,
     preprocessing: Preprocessing | None = None,
     classes: Classes | None = None,
@@ -46,20 +51,26 @@ def open_folder(
 ) -> ImageSource:
     """Image files of the folder and of its sub-folders, sorted by name.
 
-    Raises:
-      BadInput: no image files, no usable image, a `labels.csv` that does not fit the images, or a folder that cannot be read.
-    """
-    found = listing(path, depth=1)
-    files = sorted([file for file in (*found.files, *found.dangling) if _is_image(file)], key=Path.as_posix)
-    if not files:
-        raise BadInput(f"expected image files ({', '.join(SUFFIXES)}) in {path}, got none there or one folder down; check the path")
-    labels = _labels(path, files, classes, found)
+    Args:
+      files: the folder.
+      found: what lies in it, one level down.
+      shape: see `a2d_jax.io.images.open_images`, as for `preprocessing`, `classes` and `background`.
 
-    def row(file: Path) -> Row:
-        name = plain(file.relative_to(path).as_posix())
-        label = labels.of[file] if labels.of else None
+    Raises:
+      BadInput: no image files, no usable image, or a `labels.csv` that does not fit the images.
+    """
+    path, names = files.path, images_of(found)
+    if not names:
+        raise BadInput(f"expected image files ({', '.join(SUFFIXES)}) in {path}, got none there or one folder down; check the path")
+    if TABLE in found.files:
+        files.local(path / TABLE)
+    labels = _labels(path, names, classes, found)
+
+    def row(place: int) -> Row:
+        file, name = path / names[place], plain(names[place])
+        label = None if labels.of is None else int(labels.of[place])
         try:
-            data = file.read_bytes()
+            data = files.read(file)
         except OSError as error:
             trouble = f"a link to {plain(str(file.readlink()))}, which is not there" if file.is_symlink() else str(error)
             return Row(name, label, f"expected a readable file, got {plain(trouble)}; bring it back")
@@ -67,54 +78,54 @@ def open_folder(
 
     return source_of_rows(
         path,
-        files,
-        len(files),
-        lambda begin, end: files[begin:end],
+        len(names),
+        range,
         row,
-        lambda: names_digest(path, files),
+        lambda: names_digest(path, names),
         labels=labels.of is not None,
         shape=shape,
         preprocessing=preprocessing,
         background=background,
-        choices=[*([] if labels.note is None else [labels.note]), *_left_out(path, found)],
+        choices=[*([] if labels.note is None else [labels.note]), *_left_out(found)],
     )
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES
+def images_of(found: Listing) -> list[str]:
+    """Names of image files, links that lead nowhere included."""
+    return sorted(name for names in (found.files, found.dangling) for name in names if _is_image(name))
 
 
-def _left_out(path: Path, found: Listing) -> list[str]:
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _left_out(found: Listing) -> list[str]:
     """What a user may miss among the images."""
-    other = [file for file in found.files if not _is_image(file) and file != path / TABLE]
+    other = [name for name in found.files if not _is_image(name) and name != TABLE]
     kinds = {
-        "files that end like images but were left behind by systems or tools": [file for file in found.strays if _is_image(file)],
+        "files that end like images but were left behind by systems or tools": [name for name in found.strays if _is_image(name)],
         "links to images or folders that count already": found.again,
-        "links that lead nowhere": [link for link in found.dangling if not _is_image(link)],
+        "links that lead nowhere": [name for name in found.dangling if not _is_image(name)],
         "folders two levels down, where no images are looked for": found.deeper,
         f"files that do not end like images ({', '.join(SUFFIXES)})": [*other, *found.others],
     }
-    return [f"left out {kind}: {len(paths)}, first {_name(paths[0], path)}" for kind, paths in kinds.items() if paths]
+    return [f"left out {kind}: {len(names)}, first {plain(names[0])}" for kind, names in kinds.items() if names]
 
 
-def _name(file: Path, folder: Path) -> str:
-    return plain(file.relative_to(folder).as_posix())
-
-
-def _labels(path: Path, files: Sequence[Path], classes: Classes | None, found: Listing) -> _Labels:
+def _labels(path: Path, images: Sequence[str], classes: Classes | None, found: Listing) -> _Labels:
     if (path / TABLE).is_file():
-        return _Labels(read_labels(path, files, [*found.strays, *found.again]))
-    here = [file for file in files if file.parent == path]
-    if len(here) == len(files):
+        return _Labels(read_labels(path, images, [*found.strays, *found.again]))
+    here = next((name for name in images if "/" not in name), None)
+    names = sorted({_above(name) for name in images} - {""})
+    if not names:
         return _Labels(None)
-    names = sorted({file.parent.name for file in files if file.parent != path})
-    if here:
-        return _Labels(None, f"took no labels from the folders of {path}: images lie beside them, first {_name(here[0], path)}")
+    if here is not None:
+        return _Labels(None, f"took no labels from the folders of {path}: images lie beside them, first {plain(here)}")
     known = [] if classes is None or isinstance(classes, int) else [normalize("NFC", name) for name in classes]
     count = classes if isinstance(classes, int) else len(known)
     called = {name: normalize("NFC", name) for name in names}  # macOS keeps accents apart
-    every = sorted({folder.name for folder in found.folders})  # also those without images, which are classes in torchvision too
-    every = every if len(every) == count else names
+    # also those without images, which are classes in torchvision too
+    every = found.folders if len(found.folders) == count else names
     note = None
     if all(name.isdecimal() for name in names):
         number = {name: _number(name, path) for name in names}
@@ -126,7 +137,11 @@ def _labels(path: Path, files: Sequence[Path], classes: Classes | None, found: L
     else:
         why = _why_not([*called.values()], known, count)
         return _Labels(None, plain(f"took no labels from the {len(names)} folders of {path}: {why}"))
-    return _Labels({file: number[file.parent.name] for file in files}, note)
+    return _Labels(np.fromiter((number[_above(name)] for name in images), np.int64, len(images)), note)
+
+
+def _above(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _number(name: str, path: Path) -> int:

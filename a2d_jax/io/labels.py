@@ -10,8 +10,11 @@ import csv
 import io
 import os
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.listing import plain
@@ -31,43 +34,40 @@ MARKS = ",;\t"
 LARGEST = 2**63 - 1
 
 
-def read_labels(folder: Path, files: Sequence[Path], left_out: Collection[Path] = ()) -> dict[Path, int]:
+def read_labels(folder: Path, images: Sequence[str], left_out: Sequence[str] = ()) -> NDArray[np.int64]:
     """The class number of every image.
 
     Args:
       folder: folder of `labels.csv`; names in it are relative to this folder.
-      files: the images.
+      images: names of the images, relative to the folder.
       left_out: files that are not counted as images; their lines are skipped.
 
     Raises:
       BadInput: no readable text, a line of another form, an image without a line or with two classes, or a line without an image.
     """
     table = folder / TABLE
-    by_name = {_relative(file, folder): file for file in files}
-    by_form = {unicodedata.normalize("NFC", name): file for name, file in by_name.items()}
-    passed_over = {unicodedata.normalize("NFC", _relative(file, folder)) for file in left_out} | {TABLE}
-    found: dict[Path, int] = {}
+    by_name = {name: place for place, name in enumerate(images)}
+    by_form = {unicodedata.normalize("NFC", name): place for name, place in by_name.items()}
+    passed_over = {*(unicodedata.normalize("NFC", name) for name in left_out), TABLE}
+    found = np.full(len(images), -1, np.int64)
     unknown: list[str] = []
     for line, name, number in _lines(table):
-        file = next((known[one] for one in _forms(name, folder) for known in (by_name, by_form) if one in known), None)
-        if file is None:
+        place = next((known[one] for one in _forms(name, folder) for known in (by_name, by_form) if one in known), None)
+        if place is None:
             unknown += [] if passed_over & {*_forms(name, folder)} else [name]
-        elif found.setdefault(file, number) != number:
+        elif found[place] not in (-1, number):
             raise BadInput(
-                f"expected one class for each image in {table}, got {found[file]} and {number} (line {line}) for {plain(name)}; correct it"
+                f"expected one class for each image in {table}, got {found[place]} and {number} (line {line}) for {plain(name)}; correct it"
             )
-    missing = [file for file in files if file not in found]
+        else:
+            found[place] = number
     if any(_foreign(name) for name in unknown):
         raise BadInput(f"expected UTF-8 or UTF-16 in {table}, got another encoding; save it as UTF-8")
-    wrong = [f"{plain(_relative(file, folder))} without a line" for file in missing]
+    wrong = [f"{plain(images[place])} without a line" for place in np.flatnonzero(found < 0).tolist()]
     wrong += [f"a line for {plain(name)}, which is no image there" for name in unknown]
     if wrong:
         raise BadInput(f"expected a line for each image in {table}, got {wrong[0]} ({len(wrong)} such); correct it")
     return found
-
-
-def _relative(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix()
 
 
 def _forms(name: str, folder: Path) -> Iterator[str]:
@@ -85,34 +85,32 @@ def _foreign(name: str) -> bool:
     return any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
-def _lines(table: Path) -> list[tuple[int, str, int]]:
+def _lines(table: Path) -> Iterator[tuple[int, str, int]]:
     """Number of the line, name and class."""
     where = f"expected lines `file name,class number` without a heading in {table}"
     text = _text(table)
     try:
-        parted = (_rows(text, mark) for mark in MARKS)
-        rows = next((rows for rows in parted if rows and _fits(rows[0][1])), None) or _rows(text, MARKS[0])
+        heads = {mark: next(_rows(text, mark), None) for mark in MARKS}
+        mark = next((mark for mark, head in heads.items() if head and _fits(head[1])), MARKS[0])
+        for line, cells in _rows(text, mark):
+            if not _fits(cells):
+                raise BadInput(f"{where}, got {plain(','.join(cells))[:80]!r} in line {line}; correct it")
+            number = cells[1].strip().lstrip("0") or "0"
+            if len(number) > 19 or int(number) > LARGEST:
+                raise BadInput(f"expected class numbers below 2^63 in {table}, got {number[:80]} in line {line}; correct it")
+            yield line, cells[0], int(number)
     except csv.Error as error:
         raise BadInput(f"{where}, got text that is no table ({error}); correct it") from error
-    found: list[tuple[int, str, int]] = []
-    for line, cells in rows:
-        if not _fits(cells):
-            raise BadInput(f"{where}, got {plain(','.join(cells))[:80]!r} in line {line}; correct it")
-        number = cells[1].strip().lstrip("0") or "0"
-        if len(number) > 19 or int(number) > LARGEST:
-            raise BadInput(f"expected class numbers below 2^63 in {table}, got {number[:80]} in line {line}; correct it")
-        found.append((line, cells[0], int(number)))
-    return found
 
 
 def _fits(cells: Sequence[str]) -> bool:
     return len(cells) == 2 and cells[0] != "" and cells[1].strip().isdecimal()
 
 
-def _rows(text: str, mark: str) -> list[tuple[int, list[str]]]:
+def _rows(text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
     """Number and cells of each line that has any, parted by this mark."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
-    return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    return ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
 
 
 def _text(table: Path) -> str:

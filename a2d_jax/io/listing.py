@@ -37,7 +37,9 @@ def is_stray(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Listing:
-    """The contents of a folder; each list is sorted by name, and paths begin with the path of the folder.
+    """The contents of a folder as names relative to it, with slashes; each list is sorted.
+
+    Names are text and not paths, which take five times the memory: a folder may have millions of files.
 
     Attributes:
       files: files, including the targets of links.
@@ -49,17 +51,17 @@ class Listing:
       others: entries that are neither files nor folders.
     """
 
-    files: list[Path] = field(default_factory=list[Path])
-    folders: list[Path] = field(default_factory=list[Path])
-    strays: list[Path] = field(default_factory=list[Path])
-    again: list[Path] = field(default_factory=list[Path])
-    dangling: list[Path] = field(default_factory=list[Path])
-    deeper: list[Path] = field(default_factory=list[Path])
-    others: list[Path] = field(default_factory=list[Path])
+    files: list[str] = field(default_factory=list[str])
+    folders: list[str] = field(default_factory=list[str])
+    strays: list[str] = field(default_factory=list[str])
+    again: list[str] = field(default_factory=list[str])
+    dangling: list[str] = field(default_factory=list[str])
+    deeper: list[str] = field(default_factory=list[str])
+    others: list[str] = field(default_factory=list[str])
 
 
 def listing(folder: Path, depth: int = 0) -> Listing:
-    """List a folder.
+    """List a folder. What is neither a link nor in a link is known from the folder itself and not looked at.
 
     Args:
       folder: what to list.
@@ -69,59 +71,63 @@ def listing(folder: Path, depth: int = 0) -> Listing:
       BadInput: the folder, or one of those to enter, cannot be read.
     """
     found = Listing()
-    links: list[tuple[Path, int]] = []
-    root = Path(os.path.realpath(folder))
+    links: list[tuple[str, int]] = []
+    root = os.path.realpath(folder)
     entered = {root}
-    _enter(folder, root, depth, found, links, entered)
-    targets: dict[Path, Path] = {}
+    _enter(folder, "", root, depth, found, links, entered)
+    targets: dict[str, str] = {}
     while links:  # folders behind links may hold links
-        here, links = sorted(links), []
-        for path, levels in here:
-            target = Path(os.path.realpath(path))
-            if target.is_file():
-                targets[path] = target
-            elif not target.is_dir():
-                (found.dangling if not target.exists() else found.others).append(path)
-            elif target in entered or root.is_relative_to(target):
-                found.again.append(path)
+        here, links = sorted(links, key=lambda link: link[0].split("/")), []
+        for name, levels in here:
+            target = os.path.realpath(folder / name)
+            if os.path.isfile(target):
+                targets[name] = target
+            elif not os.path.isdir(target):
+                (found.others if os.path.exists(target) else found.dangling).append(name)
+            elif target in entered or Path(root).is_relative_to(target):
+                found.again.append(name)
             elif levels:
-                found.folders.append(path)
+                found.folders.append(name)
                 entered.add(target)
-                _enter(path, target, levels - 1, found, links, entered)
+                _enter(folder, f"{name}/", target, levels - 1, found, links, entered)
             else:
-                found.deeper.append(path)
-    counted: set[Path] = set()
-    for path, target in sorted(targets.items()):
-        listed = target.parent in entered and not is_stray(target.name)
-        (found.again if listed or target in counted else found.files).append(path)
+                found.deeper.append(name)
+    counted: set[str] = set()
+    for name, target in sorted(targets.items(), key=lambda link: link[0].split("/")):
+        above, own = os.path.split(target)
+        listed = above in entered and not is_stray(own)
+        (found.again if listed or target in counted else found.files).append(name)
         counted.add(target)
-    for paths in vars(found).values():
-        paths.sort(key=Path.as_posix)
+    for names in vars(found).values():
+        names.sort()
     return found
 
 
-def _enter(folder: Path, real: Path, depth: int, found: Listing, links: list[tuple[Path, int]], entered: set[Path]) -> None:
-    """Sort what lies in a folder, and in those below it, into `found`; links into `links`; real paths of folders into `entered`."""
+def _enter(folder: Path, under: str, real: str, depth: int, found: Listing, links: list[tuple[str, int]], entered: set[str]) -> None:
+    """Sort what lies `under` a sub-folder, and below it, into `found`; links into `links`; real paths of folders into `entered`."""
+    below: list[str] = []  # entered after this folder was closed
     try:
-        entries = list(os.scandir(folder))
+        with os.scandir(folder / under) as entries:
+            for entry in entries:
+                name = under + entry.name
+                if is_stray(entry.name):
+                    found.strays.append(name)
+                elif entry.is_symlink():
+                    links.append((name, depth))
+                elif entry.is_file(follow_symlinks=False):
+                    found.files.append(name)
+                elif not entry.is_dir(follow_symlinks=False):
+                    found.others.append(name)
+                elif depth:
+                    found.folders.append(name)
+                    below.append(entry.name)
+                else:
+                    found.deeper.append(name)
     except OSError as error:
-        raise BadInput(f"expected a folder that can be read, got {folder} ({error.strerror}); check its permissions") from error
-    for entry in entries:
-        path = folder / entry.name
-        if is_stray(entry.name):
-            found.strays.append(path)
-        elif entry.is_symlink():
-            links.append((path, depth))
-        elif entry.is_file(follow_symlinks=False):
-            found.files.append(path)
-        elif not entry.is_dir(follow_symlinks=False):
-            found.others.append(path)
-        elif depth:
-            found.folders.append(path)
-            entered.add(real / entry.name)
-            _enter(path, real / entry.name, depth - 1, found, links, entered)
-        else:
-            found.deeper.append(path)
+        raise BadInput(f"expected a folder that can be read, got {folder / under} ({error.strerror}); check its permissions") from error
+    for name in below:
+        entered.add(os.path.join(real, name))
+        _enter(folder, f"{under}{name}/", os.path.join(real, name), depth - 1, found, links, entered)
 
 
 def plain(name: str) -> str:

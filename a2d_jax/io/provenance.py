@@ -91,7 +91,7 @@ def record(classifier: Classifier, source: ImageSource, /, **settings: Any) -> d
         "versions": versions(),
         "counts": COUNTS,
         "weights_sha256": weights_digest(classifier),
-        "images": str(source.path),
+        "images": source.url or str(source.path),
         "images_sha256": source.digest(),
         "photographs": prepared,  # of images that an archive holds: how they were prepared before they were attacked
         "background": source.background,

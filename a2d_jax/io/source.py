@@ -6,19 +6,20 @@ import os
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.listing import Listing, listing
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.seen import Seen
 
@@ -61,8 +62,7 @@ class ImageSource:
     `dataclasses.replace(source, count=n)` is the set of its first `n` images.
 
     Attributes:
-      path: path or name of the set.
-      files: the files of the set: the file itself, or the image files of the folder.
+      path: path or name of the set; of a set by URL, where it lies in the cache.
       count: number of images, bad ones included; smaller than the set if only the first images are wanted.
       shape: height, width, channels of every good image.
       labels: the set has labels.
@@ -72,12 +72,12 @@ class ImageSource:
       background: colour behind transparent pixels.
       choices: decisions made for the user when the set was opened, such as which files to leave out.
       sequential: why the set can be read only from its start, and what to do about it; None for sets that are read from any position.
+      url: where the set is, if it is in a store.
       origin: how it was opened, see `description`; None for sets in memory.
       seen: findings of the reader.
     """
 
     path: Path
-    files: Sequence[Path]
     count: int
     shape: Shape
     labels: bool
@@ -87,6 +87,7 @@ class ImageSource:
     background: str | None = None
     choices: Sequence[str] = ()
     sequential: str | None = None
+    url: str | None = None
     origin: Description | None = None
     seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 
@@ -214,6 +215,35 @@ def _one_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
             yield piece
 
 
+@dataclass(frozen=True)
+class Here:
+    """Files of a set on this machine; `a2d_jax.io.remote.Remote` does the same for a store.
+
+    Attributes:
+      path: a file, a folder or a pattern.
+    """
+
+    path: Path
+
+    def listing(self, depth: int) -> Listing | None:
+        """What lies in the folder, `depth` levels down, or in the folder of the pattern; None for a file."""
+        if self.path.is_dir():
+            return listing(self.path, depth)
+        return None if self.path.exists() else listing(self.path.parent)
+
+    def local(self, file: Path) -> Path:
+        """A file of the set on this machine."""
+        return file
+
+    def read(self, file: Path) -> bytes:
+        """All bytes of a file of the set."""
+        return file.read_bytes()
+
+    def head(self, file: Path) -> IO[bytes]:
+        """A file of which little is read."""
+        return file.open("rb")
+
+
 def content_digest(*files: Path) -> str:
     """SHA-256 of one file after the other."""
     hashed = hashlib.sha256()
@@ -224,20 +254,25 @@ def content_digest(*files: Path) -> str:
     return hashed.hexdigest()
 
 
-def names_digest(folder: Path, files: Sequence[Path]) -> str:
-    """SHA-256 of names, as bytes, and sizes only: hashing a million photographs would take as long as reading them."""
-    hashed = hashlib.sha256()
-    for file in files:
+def names_digest(folder: Path, names: Iterable[str]) -> str:
+    """SHA-256 of names, as bytes, and sizes only: hashing a million photographs would take as long as reading them.
+
+    Args:
+      folder: where the files are.
+      names: their names, relative to the folder, with slashes.
+    """
+    hashed, root = hashlib.sha256(), os.fspath(folder)
+    for name in names:
         try:
-            size = file.stat().st_size
+            size = os.stat(f"{root}/{name}").st_size
         except OSError:  # a link that leads nowhere; its row has the error
             size = -1
-        hashed.update(os.fsencode(file.relative_to(folder).as_posix()) + f" {size}\n".encode())
+        hashed.update(os.fsencode(name) + f" {size}\n".encode())
     return hashed.hexdigest()
 
 
 def joined(path: Path, sources: Sequence[ImageSource]) -> ImageSource:
-    """Join labelled sets of the same shape, one after the other, into one set; the ids of its images are numbers.
+    """Join labelled sets of the same shape, each a file, one after the other, into one set; the ids of its images are numbers.
 
     Args:
       path: name of the joined set, for instance the folder of its files.
@@ -265,9 +300,12 @@ def joined(path: Path, sources: Sequence[ImageSource]) -> ImageSource:
         if waiting:
             yield _one_block(waiting)
 
-    files = [file for source in sources for file in source.files]
     sequential = next((source.sequential for source in sources if source.sequential), None)
-    return ImageSource(path, files, starts[-1], sources[0].shape, True, blocks, lambda: content_digest(*files), sequential=sequential)
+
+    def digest() -> str:
+        return content_digest(*(source.path for source in sources))
+
+    return ImageSource(path, starts[-1], sources[0].shape, True, blocks, digest, sequential=sequential)
 
 
 def _labels(block: Block) -> NDArray[np.int64]:
@@ -298,7 +336,7 @@ def in_memory(name: str, x: NDArray[Any], label: NDArray[np.int64] | None = None
         hashed.update(b"" if label is None else label.tobytes())
         return hashed.hexdigest()
 
-    return ImageSource(Path(name), (), len(x), image_shape(x.shape, Path(name)), label is not None, blocks, digest)
+    return ImageSource(Path(name), len(x), image_shape(x.shape, Path(name)), label is not None, blocks, digest)
 
 
 def _checked(x: NDArray[Any], error: list[str | None] | None) -> tuple[NDArray[np.float32], list[str | None]]:

@@ -116,9 +116,11 @@ class ImagesSpec(PartsSpec):
     checkpoint: Path | None = None
     """Orbax folder with the weights, as `a2d convert` writes it. Without it the factory's own weights are used."""
     images: Path
-    """Folder of image files, or one file: .npz (key x, optional y), .npy, IDX, CIFAR-10 binary or .parquet. Pixels are uint8, or floating
-    point in [0, 1]; arrays are n h w c. A folder gives labels by a file labels.csv, or by sub-folders named by class number or class name.
-    Photographs of another size are resized and cropped if the classifier says how."""
+    """Folder of image files, or one file: .npz (key x, optional y), .npy, IDX, CIFAR-10, CIFAR-100, .parquet or .tar (WebDataset). A folder
+    of .parquet or .tar files, or of TensorFlow Datasets, is one set; so is what a pattern in quotes names: 'folder/train-*.parquet'. It may
+    be a URL, such as s3://bucket/set. Pixels are uint8, or floating point in [0, 1]; arrays are n h w c. A folder of image files gives
+    labels by a file labels.csv, or by sub-folders named by class number or class name. Photographs of another size are resized and cropped
+    if the classifier says how."""
     background: str | None = None
     """Colour to put behind transparent pixels: a grey value from 0 (black) to 255 (white), a colour name, or #rrggbb. Without it an image
     with transparent pixels gets an error in its row."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 as published: both versions give the same pixels, and a batch with anything but plain data runs no code."""
+"""CIFAR-10 and CIFAR-100 as published: both versions give the same pixels, and a batch with anything but plain data runs no code."""
 
 import os
 import pathlib
@@ -10,18 +10,21 @@ import pytest
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.cifar import open_cifar, open_cifar_python
+from a2d_jax.io.images import open_images
 from a2d_jax.io.source import ImageSource
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 10
 
 
-def write_binary(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> pathlib.Path:
-    path.write_bytes(b"".join(bytes([y]) + x.transpose(2, 0, 1).tobytes() for x, y in zip(images, labels, strict=True)))
+def write_binary(path: pathlib.Path, images: np.ndarray, labels: np.ndarray, coarse: np.ndarray | None = None) -> pathlib.Path:
+    """Records of CIFAR-10, or of CIFAR-100 if there are coarse labels."""
+    heads = [bytes([y]) for y in labels] if coarse is None else [bytes(pair) for pair in zip(coarse, labels, strict=True)]
+    path.write_bytes(b"".join(head + x.transpose(2, 0, 1).tobytes() for x, head in zip(images, heads, strict=True)))
     return path
 
 
-def write_python(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> pathlib.Path:
+def write_python(path: pathlib.Path, images: np.ndarray, labels: np.ndarray, key: bytes = b"labels") -> pathlib.Path:
     """A batch as Python 2 pickled it (protocol 2, text as bytes, an array under `numpy.core`), spelled out opcode by opcode."""
 
     def text(value: bytes) -> bytes:
@@ -36,7 +39,7 @@ def write_python(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> 
     array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + number(0) + b"\x85" + text(b"b") + b"\x87R"
     array += b"(" + number(1) + number(len(images)) + number(3072) + b"\x86" + dtype + b"\x89T"
     array += struct.pack("<i", len(planes)) + planes + b"tb"
-    items = text(b"batch_label") + text(b"a batch") + text(b"labels") + b"](" + b"".join(map(number, labels)) + b"e"
+    items = text(b"batch_label") + text(b"a batch") + text(key) + b"](" + b"".join(map(number, labels)) + b"e"
     path.write_bytes(b"\x80\x02}(" + items + text(b"data") + array + b"u.")
     return path
 
@@ -56,6 +59,56 @@ def test_both_versions(tmp_path):
         x, label = read(source)
         np.testing.assert_array_equal(x, IMAGES / np.float32(255))
         np.testing.assert_array_equal(label, LABELS)
+
+
+def test_cifar_100(tmp_path):
+    """The fine labels of CIFAR-100 are the labels, in both versions, by path: the file tells which of the two sets it is."""
+    coarse, fine = LABELS * 2, LABELS * 11
+    python = write_python(tmp_path / "train", IMAGES, fine, b"fine_labels")
+    for name in ("train.bin", "test.bin", "other.bin"):
+        for source in (open_images(write_binary(tmp_path / name, IMAGES, fine, coarse)), open_images(python)):
+            x, label = read(source)
+            np.testing.assert_array_equal(x, IMAGES / np.float32(255))
+            np.testing.assert_array_equal(label, fine)
+    for source in (
+        open_images(write_python(tmp_path / "a", IMAGES, LABELS)),
+        open_images(write_binary(tmp_path / "a.bin", IMAGES, LABELS)),
+    ):
+        np.testing.assert_array_equal(read(source)[1], LABELS)
+    both = {"fine_labels": fine.tolist(), "coarse_labels": coarse.tolist(), "data": IMAGES.transpose(0, 3, 1, 2).reshape(20, -1)}
+    (tmp_path / "b").write_bytes(pickle.dumps(both, protocol=4))
+    np.testing.assert_array_equal(read(open_images(tmp_path / "b"))[1], fine)
+
+
+def test_which_of_the_two(tmp_path):
+    """The authors' names decide, then the length of a record; a size that fits both is refused with what to do."""
+    one, other = np.zeros((3074, 32, 32, 3), np.uint8), np.zeros((3073, 32, 32, 3), np.uint8)
+    zeros = np.zeros(3074, int)
+    for name, wanted in (("data_batch_1.bin", 3074), ("test_batch.bin", 3074), ("train.bin", 3073), ("test.bin", 3073)):
+        assert len(open_images(write_binary(tmp_path / name, one, zeros))) == wanted
+    write_binary(tmp_path / "x.bin", other, zeros[1:], zeros[1:])
+    with pytest.raises(
+        BadInput, match=r"^expected a size that tells .*, got 9446402 bytes in .*, which fit both; call the file test_batch\.bin"
+    ):
+        open_images(tmp_path / "x.bin")
+    assert len(open_images(write_binary(tmp_path / "train.bin", IMAGES, LABELS))) == 20  # CIFAR-10 under the other name
+    for name, record in (("test_batch.bin", 3073), ("train.bin", 3074)):
+        (tmp_path / name).write_bytes(bytes(3 * record + 5))
+        with pytest.raises(BadInput, match=f"whole records of {record} bytes"):
+            open_images(tmp_path / name)
+    write_binary(tmp_path / "test_batch.bin", IMAGES, LABELS, LABELS)
+    with pytest.raises(BadInput, match="CIFAR-10 binary"):
+        open_images(tmp_path / "test_batch.bin")
+
+
+def test_labels_of_cifar_100(tmp_path):
+    """Coarse labels above 19 and fine ones above 99 are refused: the file is another one."""
+    for coarse, fine in ((20, 0), (0, 100)):
+        write_binary(tmp_path / "train.bin", IMAGES[:1], np.array([fine]), np.array([coarse]))
+        with pytest.raises(BadInput, match="check that it is a CIFAR-100 file"):
+            list(open_images(tmp_path / "train.bin").pieces())
+    (tmp_path / "a").write_bytes(pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "fine_labels": [100]}))
+    refused(tmp_path / "a", "0 to 99")
 
 
 def test_python_3_batch(tmp_path):
@@ -93,6 +146,8 @@ def test_nothing_is_run(tmp_path):
     for name in (b"cnumpy\nsave\n", b"\x8c\x05numpy\x8c\x0endarray.tofile\x93"):
         (tmp_path / "a").write_bytes(b"\x80\x04" + name + b".")
         refused(tmp_path / "a", "asks for code")
+    with pytest.raises(BadInput, match="asks for code"):
+        open_images(tmp_path / "a")
     assert not trace.exists()
 
 

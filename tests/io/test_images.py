@@ -129,6 +129,14 @@ def test_cifar_binary(tmp_path):
     np.testing.assert_array_equal(label, np.arange(4))
 
 
+@pytest.mark.parametrize("name", ["y", "label", "fine_label"])
+def test_names_of_labels_in_tables(name, tmp_path):
+    """The label of a table has the names in use, CIFAR-100's among them; its coarse label is none."""
+    table = pa.table({"img": [encoded(x) for x in BYTES], "coarse_label": [0] * N, name: pa.array(LABELS)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    np.testing.assert_array_equal(read(open_images(tmp_path / "x.parquet"))[2], LABELS)
+
+
 def test_grey_arrays_get_one_channel(tmp_path):
     """`n h w` means one channel."""
     np.save(tmp_path / "x.npy", BYTES[..., 0])

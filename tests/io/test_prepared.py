@@ -1,18 +1,22 @@
 """Data sets that TensorFlow Datasets prepared: they are read without TensorFlow and without a download."""
 
 import io
+import pathlib
 import shutil
 import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.images import open_images
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.prepared import open_prepared
 from tests.io.photographs_torchvision import photograph
+from tests.io.test_tfrecord import framed
 
 GREY = np.random.default_rng(0).integers(0, 256, (150, 28, 28, 1), dtype=np.uint8)
 
@@ -42,6 +46,18 @@ def prepare(folder, name, examples, features, version="1.0.0", file_format="arra
 
     Builder.name = name
     Builder(data_dir=folder, file_format=file_format).download_and_prepare()
+
+
+def as_tfrecord(version: pathlib.Path) -> None:
+    """Turn a prepared version into what `download_and_prepare` writes by default: the same records in files of the other format."""
+    for file in version.glob("*.array_record-*"):
+        reader = ArrayRecordReader(str(file))
+        name = file.name.replace("array_record", "tfrecord")
+        (version / name).write_bytes(b"".join(map(framed, reader.read_all())))
+        reader.close()
+        file.unlink()
+    info = version / "dataset_info.json"
+    info.write_text(info.read_text().replace('"fileFormat": "array_record"', '"fileFormat": "tfrecord"'))
 
 
 def png(x: np.ndarray) -> io.BytesIO:
@@ -96,6 +112,54 @@ def test_prepared_photographs(folder):
         np.testing.assert_array_equal(x, np.asarray(wanted(Image.open(files[number]))) / np.float32(255))
 
 
+def test_what_is_prepared_by_default(folder):
+    """TFRecord files give the same images, labels and ids as array_record files of the same set, from any place, by name and by path."""
+    examples = {"train": grey(slice(100)), "test": grey(slice(100, 110))}
+    prepare(folder, "mnist", examples, DIGITS)
+    (before,) = open_prepared("mnist", "train").pieces(100)
+    version = folder / "mnist" / "1.0.0"
+    as_tfrecord(version)
+    assert not list(version.glob("*array_record*"))
+    with pytest.raises(BadInput, match=r"^expected shards of one split in .*, got test and train; name those you want, such as .*\*$"):
+        open_images(version)
+    by_path = open_images(version / "mnist-train.tfrecord*")
+    for source in (open_prepared("mnist", "train"), by_path, open_images(version / "mnist-train.tfrecord-00000-of-00001")):
+        (piece,) = source.pieces(100)
+        np.testing.assert_array_equal(piece.x, before.x)
+        np.testing.assert_array_equal(piece.label, before.label)
+        assert (piece.id, piece.error) == (before.id, before.error)
+        np.testing.assert_array_equal(source.rows(97, 99).x, before.x[97:99])
+    assert by_path.digest() == open_prepared("mnist", "train").digest() != open_prepared("mnist", "test").digest()
+
+
+def test_damaged_records(folder):
+    """A flipped bit, a file that breaks off, a missing file and missing records are refused; nothing is read past them."""
+    prepare(folder, "mnist", {"train": grey(slice(20))}, DIGITS)
+    version = folder / "mnist" / "1.0.0"
+    as_tfrecord(version)
+    (file,) = version.glob("*.tfrecord-*")
+    data = file.read_bytes()
+    for bad, word in [
+        (data[:-1], "fewer bytes"),
+        (data[:-30], "fewer bytes"),
+        (data[:8] + b"\0" + data[9:], "checksum"),
+        (data[:3] + b"\1" + data[4:], "checksum"),
+        (b"", "got 0"),
+        (data + data, "got 40"),
+    ]:
+        file.write_bytes(bad)
+        refused("train", word, "1.0.0")
+    file.write_bytes(data[:-200] + bytes([data[-200] ^ 1]) + data[-199:])
+    source = open_prepared("mnist", "train")
+    source.rows(0, 2)
+    with pytest.raises(BadInput, match="checksum of record 19"):
+        list(source.pieces())
+    file.write_bytes(b"".join(framed(b"\x0a\x02\x08\x01") for _ in range(20)))
+    refused("train", "features.json")
+    file.unlink()
+    refused("train", file.name)
+
+
 def test_leavings_are_no_versions(folder):
     """What systems and interrupted copies leave beside the versions is none of them."""
     prepare(folder, "mnist", {"train": grey(slice(3))}, DIGITS)
@@ -129,8 +193,8 @@ def test_refused_sets(folder):
     text = info.read_text()
     assert '"fileFormat": "array_record"' in text
     (folder / "mnist" / "3.0.0" / "dataset_info.json").write_text(
-        text.replace('"fileFormat": "array_record"', '"fileFormat": "tfrecord"').replace("1.0.0", "3.0.0")
+        text.replace('"fileFormat": "array_record"', '"fileFormat": "riegeli"').replace("1.0.0", "3.0.0")
     )
-    refused("train", "tfrecord", "tfds build mnist --file_format=array_record")
+    refused("train", "riegeli", "tfds build mnist --file_format=array_record")
     (folder / "mnist" / "3.0.0" / "dataset_info.json").write_text("{")
     refused("train", "prepare")

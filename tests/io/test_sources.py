@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow_datasets as tfds
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.class_names import CIFAR10_CLASSES
@@ -19,8 +20,10 @@ from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.source import ImageSource, Piece, in_memory, joined
 from tests.io.photographs_torchvision import photograph
 from tests.io.test_cifar import IMAGES, LABELS, write_binary, write_python
-from tests.io.test_images import KINDS, write, write_folder, write_idx
-from tests.io.test_prepared import DIGITS, grey, prepare
+from tests.io.test_images import KINDS, encoded, write, write_folder, write_idx
+from tests.io.test_many_files import crafted, write_parquet, write_shards
+from tests.io.test_prepared import DIGITS, as_tfrecord, grey, png, prepare
+from tests.io.test_tar import samples, write_tar
 
 Make = Callable[[pathlib.Path], ImageSource]
 
@@ -42,8 +45,25 @@ def cifar_joined(folder: pathlib.Path) -> ImageSource:
     return load("cifar10", "train", shape=(32, 32, 3), folder=folder)
 
 
+def cifar100_binary(folder: pathlib.Path) -> ImageSource:
+    (folder / "cifar-100-binary").mkdir()
+    write_binary(folder / "cifar-100-binary" / "test.bin", IMAGES, LABELS, coarse=LABELS // 2)
+    return load("cifar100", "test", folder=folder)
+
+
+def cifar100_python(folder: pathlib.Path) -> ImageSource:
+    return open_images(write_python(folder / "train", IMAGES, LABELS * 11, b"fine_labels"))
+
+
 def prepared(folder: pathlib.Path) -> ImageSource:
     prepare(folder / "tfds", "mnist", {"test": grey(slice(11))}, DIGITS)
+    return load("mnist", "test", folder=folder)
+
+
+def prepared_by_default(folder: pathlib.Path) -> ImageSource:
+    """As TFRecord."""
+    prepare(folder / "tfds", "mnist", {"test": grey(slice(11))}, DIGITS)
+    as_tfrecord(folder / "tfds" / "mnist" / "1.0.0")
     return load("mnist", "test", folder=folder)
 
 
@@ -66,6 +86,21 @@ def odd_tables(folder: pathlib.Path) -> ImageSource:
     return open_images(folder / "x.parquet")
 
 
+def crafted_in_shards(folder: pathlib.Path) -> ImageSource:
+    for number, rows in enumerate((slice(0, 1), slice(1, 1), slice(1, 5), slice(5, 7))):
+        write_parquet(folder / "set" / f"part-{number:06d}.parquet", crafted(rows, (0,) if number == 3 else ()))
+    return open_images(folder / "set")
+
+
+def tar_shards(folder: pathlib.Path) -> ImageSource:
+    """One level down, one image damaged, one label missing."""
+    (folder / "set" / "train").mkdir(parents=True)
+    for number, rows in enumerate((range(3), range(3, 3), range(3, 7))):
+        members = [(name, data if name != "0005.png" else b"no image") for name, data in samples(rows) if name != "0004.cls"]
+        write_tar(folder / "set" / "train" / f"{number}.tar", members)
+    return open_images(folder / "set")
+
+
 def deflated(folder: pathlib.Path) -> ImageSource:
     np.savez_compressed(folder / "x.npz", x=IMAGES, y=LABELS)
     return open_images(folder / "x.npz")
@@ -76,14 +111,23 @@ SEQUENTIAL: dict[str, tuple[Make, str]] = {
     "npz deflated": (deflated, "numpy.savez"),
     "npz deflated, big-endian": (FILES.pop("npz compressed, float64, big-endian"), "numpy.savez"),
     "idx gz": (FILES.pop("idx gz"), "gunzip"),
+    "tar gz": (lambda folder: open_images(write_tar(folder / "a.tar.gz", samples())), "gunzip"),
 }
 FILES |= {
     "cifar binary": cifar_binary,
     "cifar python": cifar_python,
     "cifar joined": cifar_joined,
+    "cifar 100 binary": cifar100_binary,
+    "cifar 100 python": cifar100_python,
     "prepared": prepared,
+    "prepared, tfrecord": prepared_by_default,
     "photographs": photographs,
     "parquet, odd row groups": odd_tables,
+    "parquet shards": lambda folder: open_images(write_shards(folder, under="data")),
+    "parquet shards by pattern": lambda folder: open_images(write_shards(folder) / "train-*.parquet"),
+    "crafted images in shards": crafted_in_shards,
+    "tar": lambda folder: open_images(write_tar(folder / "a.tar", samples())),
+    "tar shards": tar_shards,
     "digits by name": lambda folder: load("digits", "test"),
 }
 MEMORY: dict[str, Make] = {
@@ -281,6 +325,9 @@ def test_the_end_of_a_huge_file_comes_at_once(kind, tmp_path):
     assert (piece.x.sum(), piece.x[-1, -1, -1, -1]) == (1, 1)
 
 
+LARGE = ["npy", "npz", "idx", "cifar", "folder", "parquet", "joined", "parquet shards", "tar", "tfrecord"]
+
+
 def large(kind: str, folder: pathlib.Path) -> ImageSource:
     """Some hundred noisy images, a megabyte or more."""
     x = np.random.default_rng(3).integers(0, 256, (400, 32, 32, 3), dtype=np.uint8)
@@ -302,6 +349,23 @@ def large(kind: str, folder: pathlib.Path) -> ImageSource:
             table = pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(x.astype(np.float32) / 255)})
             pq.write_table(table, path.with_suffix(".parquet"), row_group_size=20)
             return open_images(path.with_suffix(".parquet"))
+        case "parquet shards":
+            for number in range(20):
+                table = pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(x[20 * number : 20 * number + 20])})
+                write_parquet(path / f"{number:02d}.parquet", table)
+            return open_images(path)
+        case "tar":
+            members = [(f"{i:03d}.png", encoded(image)) for i, image in enumerate(x)]
+            path.mkdir()
+            for number in range(4):
+                write_tar(path / f"{number}.tar", members[100 * number : 100 * number + 100])
+            return open_images(path)
+        case "tfrecord":
+            examples = [{"image": png(image), "label": i % 10} for i, image in enumerate(x)]
+            features = {"image": tfds.features.Image(shape=(32, 32, 3)), "label": DIGITS["label"]}
+            prepare(folder / "tfds", "mnist", {"test": examples}, features)
+            as_tfrecord(folder / "tfds" / "mnist" / "1.0.0")
+            return load("mnist", "test", folder=folder)
         case "joined":
             return joined(folder, [open_images(write_binary(folder / f"{i}.bin", x, np.zeros(400, int))) for i in range(3)])
         case _:
@@ -309,7 +373,7 @@ def large(kind: str, folder: pathlib.Path) -> ImageSource:
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/io").exists(), reason="Linux tells how many bytes a process reads, others do not")
-@pytest.mark.parametrize("kind", ["npy", "npz", "idx", "cifar", "folder", "parquet", "joined"])
+@pytest.mark.parametrize("kind", LARGE)
 def test_rows_read_little_more_than_themselves(kind, tmp_path):
     """Two images from the middle, or the last, take a small share of the set's bytes: at most 0.4 MB of 1.2 MB and more."""
 
