@@ -119,7 +119,7 @@ def _digits(split: str) -> ImageSource:
     order = np.random.default_rng(0).permutation(len(label))  # the set is sorted by writer
     rows = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
     x = (pixels[rows].reshape(-1, 8, 8, 1) / 16).astype(np.float32)
-    return in_memory(f"scikit-learn digits ({split})", x, label[rows].astype(np.int64))
+    return in_memory(f"scikit-learn digits ({split})", x, np.asarray(label)[rows].astype(np.int64))
 
 
 def _photographs(

@@ -8,6 +8,7 @@ Jobs are loaded when they are first used, so that specs and help texts do not wa
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from a2d_jax.console import Done, Report
@@ -20,6 +21,7 @@ from a2d_jax.jobs.spec import (
     EvaluateSpec,
     FitSpec,
     InfoSpec,
+    PartsSpec,
     PredictSpec,
     ShiftSpec,
     Spec,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from a2d_jax.jobs.convert import convert
     from a2d_jax.jobs.detection import detect, evaluate, fit
     from a2d_jax.jobs.images import attack, cost, predict
+    from a2d_jax.jobs.large import Job
     from a2d_jax.jobs.robustness import clever
     from a2d_jax.jobs.shift import shift
 
@@ -71,10 +74,21 @@ _HOME = {
 
 def run(spec: Spec, report: Report) -> Done:
     """Do the job that a spec describes."""
-    return getattr(_module(_name(spec)), _name(spec))(spec, report)
+    return getattr(_module(name_of(spec)), name_of(spec))(spec, report)
 
 
-def _name(spec: Spec) -> str:
+def prepared(spec: PartsSpec, report: Report) -> "Job":
+    """The job in parts that a spec describes, ready to work."""
+    return getattr(_module(name_of(spec)), name_of(spec)).prepare(spec, report)
+
+
+def spec_of(name: str, values: Mapping[str, Any]) -> Any:
+    """The spec of the job with this name, from what `as_json` gave."""
+    return globals()[f"{name.capitalize()}Spec"].of_json(values)
+
+
+def name_of(spec: Spec) -> str:
+    """The name of the job that a spec describes."""
     return type(spec).__name__.removesuffix("Spec").lower()
 
 
