@@ -13,12 +13,14 @@ import os
 import queue
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+from unittest.mock import patch
 
 from a2d_jax import console
 from a2d_jax.console import Report
@@ -38,6 +40,13 @@ LOCAL_CPUS = 4
 """CPUs that a cluster of one machine claims at least: with two, Ray's own tasks can wait for those of actors for ever."""
 STORE = 100 << 20
 """Bytes of the object store of a cluster of one machine: only numbers of parts pass through it."""
+VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report to its makers
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns unless it is told
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # what dies is told in one line
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that Ray left behind would start another cluster
+}
+"""What Ray reads when it starts."""
 POLL = 1.0
 """Seconds between two looks at the run folder, for the progress."""
 
@@ -102,10 +111,12 @@ class RayEngine:
           BadInput: no such cluster; no machine has what an actor reserves; what the job raises on a machine; or the engine failed
             too often.
         """
+        for name, value in VARIABLES.items():
+            os.environ.setdefault(name, value)
         progress, fruitless = _Progress(run, report), 0
         while before := progress.left:
-            with _cluster(self.address):
-                why = self._start(run, elsewhere, progress)
+            with _listening() as heard, _cluster(self.address):
+                why = self._start(run, elsewhere, progress, heard)
             left = progress.look()
             fruitless = 0 if left < before else fruitless + 1
             if fruitless == ATTEMPTS:
@@ -116,7 +127,7 @@ class RayEngine:
             if left:
                 console.note(f"Ray failed ({why}); it starts again over the {left} units that are missing")
 
-    def _start(self, run: Run, elsewhere: Callable[..., Any], progress: "_Progress") -> str:
+    def _start(self, run: Run, elsewhere: Callable[..., Any], progress: "_Progress", heard: Sequence[str]) -> str:
         """Do what is missing, once.
 
         Returns:
@@ -124,16 +135,15 @@ class RayEngine:
         """
         pool = self.pool(_machines(), 1 if self.address else 0)
         parts = sorted({part for name in run.kinds for part in run.missing(name)})
-        with _listening() as heard:
-            for end in _ends(_chunks(parts, pool.actors * GROUPS), elsewhere, pool, progress.look):
-                if isinstance(end, Exception):
-                    return one_line(end)
-                if end["end"] == REFUSED:
-                    kinds: dict[str, type[Exception]] = {"NothingUsable": NothingUsable, "OSError": OSError}
-                    raise kinds.get(end["kind"], BadInput)(end["why"])
-                if end["end"] == BROKEN:
-                    raise RuntimeError(f"an actor of Ray ended by an error of the program:\n{end['why']}")
-            return heard[-1] if heard else "units that are done do not appear in the folder"
+        for end in _ends(_chunks(parts, pool.actors * GROUPS), elsewhere, pool, progress.look):
+            if isinstance(end, Exception):
+                return one_line(end)
+            if end["end"] == REFUSED:
+                kinds: dict[str, type[Exception]] = {"NothingUsable": NothingUsable, "OSError": OSError}
+                raise kinds.get(end["kind"], BadInput)(end["why"])
+            if end["end"] == BROKEN:
+                raise RuntimeError(f"an actor of Ray ended by an error of the program:\n{end['why']}")
+        return heard[-1] if heard else "units that are done do not appear in the folder"
 
     def pool(self, machines: Sequence[Machine], spread: int = 1) -> Pool:
         """The actors for some machines.
@@ -198,8 +208,6 @@ def _machines() -> list[Machine]:
 @contextmanager
 def _cluster(address: str | None) -> Generator[None]:
     """A connection to the cluster. A program that has connected to one already keeps its own."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns unless it is told
     import ray
 
     if ray.is_initialized():
@@ -216,15 +224,30 @@ def _cluster(address: str | None) -> Generator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        with _own_signals():
+        with _own_signals(), _mute():
             try:
                 ray.init(**how, log_to_driver=False, logging_level=logging.CRITICAL)
             except (ConnectionError, ValueError, RuntimeError, AssertionError, OSError) as error:
                 where = f"a Ray cluster at {address}" if address else "Ray to start on this machine"
                 raise BadInput(f"expected {where}, got {one_line(error)}; check --address, and that `ray status` works here") from error
-        yield
+        # Ray prints to stdout what dies, where a command promises JSON
+        with patch("ray._private.worker.print_to_stdstream", lambda *args, **how: None):
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _mute() -> Generator[None]:
+    """Nothing is written to stderr: Ray's core says that it read its log level, on every start."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextmanager
@@ -299,17 +322,19 @@ def _dataset(groups: Sequence[Sequence[int]], elsewhere: Callable[..., Any], poo
     ray.data.DataContext._set_current(context)  # pyright: ignore[reportPrivateUsage] (a data set keeps the context that it was made in)
     try:
         rows = ray.data.from_items([{"parts": json.dumps(group)} for group in groups], override_num_blocks=len(groups))
-        return rows.map_batches(
-            Worker,
-            fn_constructor_args=(elsewhere,),
-            batch_size=1,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(groups)), max_tasks_in_flight_per_actor=1),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-            max_restarts=RETRIES,
-            max_task_retries=RETRIES,
-            runtime_env={"env_vars": variables},
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the only way to bound retries will go, in Ray 2.64
+            return rows.map_batches(
+                Worker,
+                fn_constructor_args=(elsewhere,),
+                batch_size=1,
+                batch_format="numpy",
+                compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(groups)), max_tasks_in_flight_per_actor=1),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus,
+                max_restarts=RETRIES,
+                max_task_retries=RETRIES,
+                runtime_env={"env_vars": variables},
+            )
     finally:
         ray.data.DataContext._set_current(before)  # pyright: ignore[reportPrivateUsage]
