@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import queue
+import re
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -47,6 +49,8 @@ VARIABLES = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that Ray left behind would start another cluster
 }
 """What Ray reads when it starts."""
+PATIENCE = 10.0
+"""Seconds that a cluster may take to answer."""
 POLL = 1.0
 """Seconds between two looks at the run folder, for the progress."""
 
@@ -98,6 +102,8 @@ class RayEngine:
     def __post_init__(self) -> None:
         if find_spec("ray") is None:
             raise BadInput("expected Ray for --engine ray, got none installed; pip install 'a2d-jax[ray]'")
+        if self.address not in (None, "auto") and not re.fullmatch(r"[^:/]+:\d{1,5}", self.address):
+            raise BadInput(f"expected an address such as auto or HOST:PORT, got {self.address}; `ray status` shows that of a cluster")
         for flag, number, least in (("--actors", self.actors, 1), ("--actor-cpus", self.cpus, 1), ("--actor-gpus", self.gpus, 0)):
             if number is not None and number < least:
                 raise BadInput(f"expected {flag} of at least {least}, got {number}; leave it out to take the default")
@@ -226,6 +232,7 @@ def _cluster(address: str | None) -> Generator[None]:
     try:
         with _own_signals(), _mute():
             try:
+                _answers(address)
                 ray.init(**how, log_to_driver=False, logging_level=logging.CRITICAL)
             except (ConnectionError, ValueError, RuntimeError, AssertionError, OSError) as error:
                 where = f"a Ray cluster at {address}" if address else "Ray to start on this machine"
@@ -235,6 +242,13 @@ def _cluster(address: str | None) -> Generator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _answers(address: str | None) -> None:
+    """Raise an OSError if nobody listens there: Ray would wait for minutes, and then end the process."""
+    if address not in (None, "auto"):
+        host, _, port = address.partition(":")
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 @contextmanager
