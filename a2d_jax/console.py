@@ -114,6 +114,11 @@ def stage(console: "Console", what: str, total: int) -> Generator[Callable[[int]
     console.print(f"{what}: {total} in {time.perf_counter() - begin:.1f} s")
 
 
+def note(text: str) -> None:
+    """Tell the user at once what happens in the middle of the work."""
+    print(f"a2d: {text}", file=sys.stderr, flush=True)
+
+
 def tell(done: Done, name: str, as_json: bool = False) -> int:
     """Print the result of a job, print its notes on stderr, and return the exit code."""
     for note in done.notes:

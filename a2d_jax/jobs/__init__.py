@@ -8,6 +8,7 @@ Jobs are loaded when they are first used, so that specs and help texts do not wa
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from a2d_jax.console import Done, Report
@@ -20,6 +21,7 @@ from a2d_jax.jobs.spec import (
     EvaluateSpec,
     FitSpec,
     InfoSpec,
+    PartsSpec,
     PredictSpec,
     ShiftSpec,
     Spec,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from a2d_jax.jobs.convert import convert
     from a2d_jax.jobs.detection import detect, evaluate, fit
     from a2d_jax.jobs.images import attack, cost, predict
+    from a2d_jax.jobs.large import Job
     from a2d_jax.jobs.progress import status
     from a2d_jax.jobs.robustness import clever
     from a2d_jax.jobs.shift import shift
@@ -76,7 +79,22 @@ _HOME = {
 
 def run(spec: Spec, report: Report) -> Done:
     """Do the job that a spec describes."""
-    return _job(type(spec).__name__.removesuffix("Spec").lower())(spec, report)
+    return _job(name_of(spec))(spec, report)
+
+
+def prepared(spec: PartsSpec, report: Report) -> "Job":
+    """The job in parts that a spec describes, ready to work."""
+    return _job(name_of(spec)).prepare(spec, report)
+
+
+def spec_of(name: str, values: Mapping[str, Any]) -> Any:
+    """The spec of the job with this name, from what `as_json` gave."""
+    return globals()[f"{name.capitalize()}Spec"].of_json(values)
+
+
+def name_of(spec: Spec) -> str:
+    """The name of the job that a spec describes."""
+    return type(spec).__name__.removesuffix("Spec").lower()
 
 
 def _job(name: str) -> Any:

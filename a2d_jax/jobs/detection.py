@@ -21,12 +21,12 @@ from a2d_jax.io.provenance import Meeting, Origin, record, versions
 from a2d_jax.io.source import content_digest
 from a2d_jax.io.tables import RESULTS, table_writer, verdict_columns, verdicts_schema, without
 from a2d_jax.jobs.images import flag, open_both
-from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished, work_of
+from a2d_jax.jobs.large import Job, in_parts, predictions, refuse_nothing, refuse_output, result
 from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
 from a2d_jax.jobs.tables import left_out, meet, read_table, shared_columns
 from a2d_jax.measurements import CLEVER, Column, coarse
 from a2d_jax.metrics import detection_report
-from a2d_jax.scale.runs import Kind
+from a2d_jax.scale.runs import Kind, Run
 from a2d_jax.specs import settings_of
 from a2d_jax.types import Attack, AttackResult
 
@@ -74,7 +74,8 @@ def fit(spec: FitSpec, report: Report = silent) -> Done:
     return Done(summary, notes=notes + meeting.notes + left_out(table, *others))
 
 
-def detect(spec: DetectSpec, report: Report = silent) -> Done:
+@in_parts
+def detect(spec: DetectSpec, report: Report) -> Job | Done:
     """Write verdicts on images, from their costs or from the images themselves."""
     if spec.costs is None:
         refuse_output(spec)
@@ -149,7 +150,7 @@ def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: di
     return Done(summary, missing, meeting.notes)
 
 
-def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any], report: Report) -> Done:
+def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any], report: Report) -> Job:
     found = reading(stored, spec.detector, spec.plugin)
     columns, attacks = found.columns, found.attacks
     fitted_on = stored.origin(str(spec.detector))
@@ -169,30 +170,34 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     absent = () if plan.target is not None else ("target",)
     kinds = predictions(plan) | dict.fromkeys(shortened, Kind(without(RESULTS, *absent)))
     kinds |= {VERDICTS: Kind(verdicts_schema(columns), kept=True, meta=meta)}
-    failed = flagged = 0
-    ends = {name: _Ends(one, stops_at.get(name), stops_at.get(f"{name}.crossing")) for name, one in attacks.items() if name in shortened}
-    with opened(spec, source, meta, kinds) as run:
+
+    def do(run: Run) -> None:
         work(plan, run)
         for part in run.missing(VERDICTS):
             found = judged(measured(plan, run, [part]), attacks, columns, stored.fitted, stops, source.shape)
             run.commit(VERDICTS, part, Unit(_verdict_rows(found)))
-        with finishing(spec, run) as complete:
-            if not complete:
-                return unfinished(spec, run, source, meeting.notes)
-            with result(spec, verdicts_schema(columns), meta) as write:
-                for part in run.cut.parts:
-                    rows = run.read(VERDICTS, part).columns
-                    write(rows)
-                    failed += sum(error is not None for error in rows["error"])
-                    flagged += int(rows["adversarial"].sum())
-                    found = measured(plan, run, [part])
-                    for name, one in ends.items():
-                        one.add(found.results[name], found.good)
-                refuse_nothing(plan, run, VERDICTS, failed)
-            said, spent = told(plan, run, run.cut.parts), work_of(run)
-    steps = [{"attack": name, **one.told} for name, one in ends.items()]
-    summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps, **spent}
-    return Done(summary, failed, [*meeting.notes, *source.notes, *said.notes])
+
+    def end(run: Run) -> Done:
+        failed = flagged = 0
+        ends = {
+            name: _Ends(one, stops_at.get(name), stops_at.get(f"{name}.crossing")) for name, one in attacks.items() if name in shortened
+        }
+        with result(spec, verdicts_schema(columns), meta) as write:
+            for part in run.cut.parts:
+                rows = run.read(VERDICTS, part).columns
+                write(rows)
+                failed += sum(error is not None for error in rows["error"])
+                flagged += int(rows["adversarial"].sum())
+                found = measured(plan, run, [part])
+                for name, one in ends.items():
+                    one.add(found.results[name], found.good)
+            refuse_nothing(plan, run, VERDICTS, failed)
+        said = told(plan, run, run.cut.parts)
+        steps = [{"attack": name, **one.told} for name, one in ends.items()]
+        summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}
+        return Done(summary, failed, [*meeting.notes, *source.notes, *said.notes])
+
+    return Job(spec, source, meta, kinds, do, end, notes=meeting.notes)
 
 
 def _verdict_rows(found: Judged) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from a2d_jax import presets, specs
 from a2d_jax.classifiers import in_bfloat16
-from a2d_jax.console import Done, Report, silent
+from a2d_jax.console import Done, Report
 from a2d_jax.costs import PREDICT, Measured, Plan, Told, Unit, class_count, measured, planned, told, work
 from a2d_jax.costs import predictions as predictions_of
 from a2d_jax.errors import BadInput
@@ -20,35 +20,36 @@ from a2d_jax.io.checkpoints import load
 from a2d_jax.io.images import ImageSource, open_images
 from a2d_jax.io.provenance import record
 from a2d_jax.io.tables import COSTS, PREDICTIONS, crafted_schema, npz_writer, stretched
-from a2d_jax.jobs.large import finishing, is_folder, opened, predictions, refuse_nothing, refuse_output, result, unfinished, work_of
+from a2d_jax.jobs.large import Job, in_parts, is_folder, predictions, refuse_nothing, refuse_output, result
 from a2d_jax.jobs.spec import AttackSpec, AttacksSpec, CostSpec, PredictSpec
-from a2d_jax.scale.runs import Kind, part_size
+from a2d_jax.scale.runs import Kind, Run, part_size
 from a2d_jax.types import Attack, Classifier
 
 
-def predict(spec: PredictSpec, report: Report = silent) -> Done:
+@in_parts
+def predict(spec: PredictSpec, report: Report) -> Job:
     """Write the predicted class of each image and its probability."""
     refuse_output(spec)
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
     plan, meta = planned(model, source, {}, report=report), record(model, source, **told_by(spec))
-    with opened(spec, source, meta, predictions(plan, kept=True, meta=meta)) as run:
-        work(plan, run)
-        with finishing(spec, run) as complete:
-            if not complete:
-                return unfinished(spec, run, source)
-            failed = 0
-            with result(spec, PREDICTIONS, meta) as write:
-                for part in run.cut.parts:
-                    columns = run.read(PREDICT, part).columns
-                    failed += sum(error is not None for error in columns["error"])
-                    write(columns)
-            said, spent = told(plan, run, run.cut.parts), work_of(run)
-            refuse_nothing(plan, run, PREDICT, failed)
-    accuracy = {} if said.wrong is None else {"accuracy": 1 - said.wrong / said.images}
-    return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy, **spent}, failed, [*source.notes, *said.notes])
+
+    def end(run: Run) -> Done:
+        failed = 0
+        with result(spec, PREDICTIONS, meta) as write:
+            for part in run.cut.parts:
+                columns = run.read(PREDICT, part).columns
+                failed += sum(error is not None for error in columns["error"])
+                write(columns)
+        said = told(plan, run, run.cut.parts)
+        refuse_nothing(plan, run, PREDICT, failed)
+        accuracy = {} if said.wrong is None else {"accuracy": 1 - said.wrong / said.images}
+        return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, [*source.notes, *said.notes])
+
+    return Job(spec, source, meta, predictions(plan, kept=True, meta=meta), lambda run: work(plan, run), end)
 
 
-def cost(spec: CostSpec, report: Report = silent) -> Done:
+@in_parts
+def cost(spec: CostSpec, report: Report) -> Job:
     """Write the cost of each attack against each image."""
     refuse_output(spec)
     attacks = chosen(spec, "defence", spec.attacks)
@@ -59,38 +60,37 @@ def cost(spec: CostSpec, report: Report = silent) -> Done:
     kinds = predictions(plan) | {
         name: Kind(COSTS, constants={"attack": name, **rows}, kept=True, meta=meta, change=_without_nothing) for name in attacks
     }
-    numbers: dict[str, list[tuple[NDArray[Any], ...]]] = {name: [] for name in attacks}
-    failed = 0
-    with opened(spec, source, meta, kinds) as run:
-        work(plan, run)
-        with finishing(spec, run) as complete:
-            if not complete:
-                return unfinished(spec, run, source)
-            said, spent = told(plan, run, run.cut.parts), work_of(run)
-            with result(spec, COSTS, meta | begin_with(said)) as write:
-                for part in run.cut.parts:
-                    found = measured(plan, run, [part])
-                    write(_cost_rows(found, plan, spec))
-                    failed += found.failed
-                    for name, one in found.results.items():
-                        numbers[name].append(
-                            tuple(
-                                np.asarray(column)[found.good]
-                                for column in (one.cost, one.censored, one.forward_queries, one.backward_queries)
-                            )
+
+    def end(run: Run) -> Done:
+        numbers: dict[str, list[tuple[NDArray[Any], ...]]] = {name: [] for name in attacks}
+        failed = 0
+        said = told(plan, run, run.cut.parts)
+        with result(spec, COSTS, meta | begin_with(said)) as write:
+            for part in run.cut.parts:
+                found = measured(plan, run, [part])
+                write(_cost_rows(found, plan, spec))
+                failed += found.failed
+                for name, one in found.results.items():
+                    numbers[name].append(
+                        tuple(
+                            np.asarray(column)[found.good] for column in (one.cost, one.censored, one.forward_queries, one.backward_queries)
                         )
-                refuse_nothing(plan, run, next(reversed(attacks)), failed)
-    costs: list[dict[str, Any]] = []
-    for name, parts in numbers.items():
-        cost, censored, forward, backward = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        queries = {"forward queries": int(forward.sum()), "backward queries": int(backward.sum())}
-        of_lanes = {"lanes": said.stats[name].lanes, "useful lane fraction": said.stats[name].useful_fraction}
-        costs.append({"attack": name, "median cost": float(np.median(cost)), "censored": float(censored.mean()), **queries, **of_lanes})
-    summary = {"out": str(spec.out), "images": len(source), "failed": failed, **begin_with(said)}
-    return Done({**summary, "costs": costs, **spent}, failed, [*source.notes, *said.notes])
+                    )
+            refuse_nothing(plan, run, next(reversed(attacks)), failed)
+        costs: list[dict[str, Any]] = []
+        for name, parts in numbers.items():
+            cost, censored, forward, backward = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+            queries = {"forward queries": int(forward.sum()), "backward queries": int(backward.sum())}
+            of_lanes = {"lanes": said.stats[name].lanes, "useful lane fraction": said.stats[name].useful_fraction}
+            costs.append({"attack": name, "median cost": float(np.median(cost)), "censored": float(censored.mean()), **queries, **of_lanes})
+        summary = {"out": str(spec.out), "images": len(source), "failed": failed, **begin_with(said)}
+        return Done({**summary, "costs": costs}, failed, [*source.notes, *said.notes])
+
+    return Job(spec, source, meta, kinds, lambda run: work(plan, run), end)
 
 
-def attack(spec: AttackSpec, report: Report = silent) -> Done:
+@in_parts
+def attack(spec: AttackSpec, report: Report) -> Job:
     """Write images that are misclassified, by the labels of the set, or by the predicted classes if the set has no labels.
 
     With `stretch` each image is stretched to its own range and rounded to 8 bits, and success is that of the image as written.
@@ -115,26 +115,25 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
     names = {"x_adv": "x", "label": "y"}
     crafted = Kind(crafted_schema(source.shape), names, kept=True, meta=meta, change=stretch if spec.stretch else None)
     size = part_size(len(source), source.piece_size, 4 * math.prod(source.shape))
-    failed = succeeded = there = 0
-    with opened(spec, source, meta, predictions(plan) | {name: crafted}, size=size) as run:
-        work(plan, run)
-        with finishing(spec, run) as complete:
-            if not complete:
-                return unfinished(spec, run, source)
-            said, spent = told(plan, run, run.cut.parts), work_of(run)
-            with _archive(spec, source, meta | begin_with(said)) as write:
-                for part in run.cut.parts:
-                    columns = run.read(name, part).columns
-                    good = np.asarray([error is None for error in columns["error"]])
-                    goal = {"target": columns["target"]} if plan.aims(name) else {}
-                    write(x=columns["x_adv"], y=columns["label"], **{key: columns[key] for key in ("success", "index", "error")}, **goal)
-                    failed += int((~good).sum())
-                    succeeded += int(columns["success"][good].sum())
-                    there += int((columns["success"] & (columns["iterations"] == 0))[good].sum())
-                refuse_nothing(plan, run, name, failed)
-    before = {"at the target to begin with": there} if plan.aims(name) else {"wrong to begin with": said.wrong or 0}
-    summary = {"out": str(spec.out), "images": len(source), "failed": failed, "success rate": succeeded / (len(source) - failed)}
-    return Done({**summary, **before, **spent}, failed, [*source.notes, *said.notes])
+
+    def end(run: Run) -> Done:
+        failed = succeeded = there = 0
+        said = told(plan, run, run.cut.parts)
+        with _archive(spec, source, meta | begin_with(said)) as write:
+            for part in run.cut.parts:
+                columns = run.read(name, part).columns
+                good = np.asarray([error is None for error in columns["error"]])
+                goal = {"target": columns["target"]} if plan.aims(name) else {}
+                write(x=columns["x_adv"], y=columns["label"], **{key: columns[key] for key in ("success", "index", "error")}, **goal)
+                failed += int((~good).sum())
+                succeeded += int(columns["success"][good].sum())
+                there += int((columns["success"] & (columns["iterations"] == 0))[good].sum())
+            refuse_nothing(plan, run, name, failed)
+        before = {"at the target to begin with": there} if plan.aims(name) else {"wrong to begin with": said.wrong or 0}
+        summary = {"out": str(spec.out), "images": len(source), "failed": failed, "success rate": succeeded / (len(source) - failed)}
+        return Done({**summary, **before}, failed, [*source.notes, *said.notes])
+
+    return Job(spec, source, meta, predictions(plan) | {name: crafted}, lambda run: work(plan, run), end, size=size)
 
 
 @contextmanager

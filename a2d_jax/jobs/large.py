@@ -1,20 +1,26 @@
 """How a job works in parts: it opens its run folder, does what is missing there, and puts the result together."""
 
+import functools
 import os
+import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from a2d_jax import process
-from a2d_jax.console import Done
+from a2d_jax.console import Done, Report, silent
 from a2d_jax.costs import PREDICT, Cut, NothingUsable, Plan, nothing
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.parts import RECORDS
 from a2d_jax.io.source import ImageSource
 from a2d_jax.io.tables import PREDICTED, table_writer, without
+from a2d_jax.jobs.elsewhere import Elsewhere
 from a2d_jax.jobs.progress import slowest
 from a2d_jax.jobs.spec import Folder, PartsSpec
+from a2d_jax.scale.engines import Engine, engine
 from a2d_jax.scale.runs import Kind, Run, open_run, part_size, run_folder
 
 try:
@@ -29,20 +35,92 @@ IDENTITY = (
 )
 """What a table records and on which its numbers depend: jobs that differ in it cannot share a folder."""
 
+S = TypeVar("S", bound=PartsSpec)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that is ready to work in parts.
+
+    Attributes:
+      spec: its settings.
+      source: its images.
+      meta: what its result records; that part of it on which numbers depend identifies the job.
+      kinds: its measurements.
+      do: does what a run folder is missing.
+      end: puts the result together when nothing is missing.
+      size: images of a part; default by the size of the set.
+      notes: choices made on the user's behalf.
+    """
+
+    spec: PartsSpec
+    source: ImageSource
+    meta: Mapping[str, Any]
+    kinds: Mapping[str, Kind]
+    do: Callable[[Run], None]
+    end: Callable[[Run], Done]
+    size: int | None = None
+    notes: Sequence[str] = ()
+
+
+class in_parts(Generic[S]):
+    """Make a job of a function that prepares one: the job does what is missing in its run folder and puts the result together.
+
+    Attributes:
+      prepare: the function. It may also do all by itself.
+    """
+
+    def __init__(self, prepare: Callable[[S, Report], Job | Done]) -> None:
+        self.prepare = prepare
+        functools.update_wrapper(self, prepare)
+
+    def __call__(self, spec: S, report: Report = silent) -> Done:
+        job = self.prepare(spec, report)
+        if isinstance(job, Done):
+            return job
+        with opened(job) as run:
+            engine_of(spec)(run, job.do, Elsewhere.of(spec), report)
+            with finishing(spec, run) as complete:
+                if not complete:
+                    return unfinished(job, run)
+                done, work = job.end(run), work_of(run)
+                return replace(done, summary={**done.summary, **work})
+
+
+def opened_again(job: Job) -> Run:
+    """The run folder of a job that another process has begun.
+
+    Raises:
+      BadInput: this process does not see it, or has other weights, images or versions.
+    """
+    folder = folder_of(job.spec)
+    if not (folder / RECORDS).is_dir():
+        raise BadInput(
+            f"expected the folder {folder.resolve()} on all machines, got none on {socket.gethostname()}; "
+            "choose an --out that all machines see"
+        )
+    return _opened(replace(job, spec=replace(job.spec, restart=False)))
+
 
 def refuse_output(spec: PartsSpec) -> None:
     """Refuse an output that cannot or must not be written, before the work.
 
     Raises:
-      BadInput: as `refuse_existing`; or a share, or a number of images in a part, that is none.
+      BadInput: as `refuse_existing`; or a share, a number of images in a part, or an engine that is none.
     """
     share_of(spec)
+    engine_of(spec)
     if spec.part is not None and spec.part < 1:
         raise BadInput(f"expected at least 1 image in a part, got {spec.part}; leave it out to take the default")
     if not is_folder(spec):
         refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
     elif not spec.out.is_dir():
         refuse_existing(spec.out, False, "--force", inputs=spec.inputs(), card=RECORDS)
+
+
+def folder_of(spec: PartsSpec) -> Path:
+    """The run folder of a job."""
+    return spec.out if is_folder(spec) else run_folder(spec.out)
 
 
 def is_folder(spec: PartsSpec) -> bool:
@@ -64,31 +142,27 @@ def share_of(spec: PartsSpec) -> tuple[int, int]:
     return int(k), int(n)
 
 
+def engine_of(spec: PartsSpec) -> Engine:
+    """The engine that does a job.
+
+    Raises:
+      BadInput: no such engine, or settings that it does not have.
+    """
+    return engine(spec.engine, address=spec.address, actors=spec.actors, cpus=spec.actor_cpus, gpus=spec.actor_gpus)
+
+
 @contextmanager
-def opened(
-    spec: PartsSpec, source: ImageSource, meta: Mapping[str, Any], kinds: Mapping[str, Kind], *, size: int | None = None
-) -> Generator[Run]:
+def opened(job: Job) -> Generator[Run]:
     """The run folder of a job, for as long as the job works.
 
     If the block fails before anything is done, or because no image can be used, the folder is removed.
 
-    Args:
-      spec: the job.
-      source: its images.
-      meta: what its result records; that part of it on which numbers depend identifies the job.
-      kinds: its measurements.
-      size: images of a part; default by the size of the set.
-
     Raises:
       BadInput: the folder of another job.
     """
-    identity = {name: meta[name] for name in IDENTITY if name in meta}
-    cut = Cut(len(source), spec.part or size or part_size(len(source), source.piece_size))
-    job = {"job": spec.as_json(), "result": str(spec.out)}
-    folder = spec.out if is_folder(spec) else run_folder(spec.out)
-    run = open_run(folder, identity, cut, kinds, share=share_of(spec), restart=spec.restart, job=job)
+    run = _opened(job)
     process.unfinished.add(run.folder)
-    if spec.retry_failed:
+    if job.spec.retry_failed:
         _retry(run)
     try:
         yield run
@@ -101,6 +175,16 @@ def opened(
     finally:
         if not run.folder.exists() or not run.left:
             process.unfinished.discard(run.folder)
+
+
+def _opened(job: Job) -> Run:
+    spec, source = job.spec, job.source
+    identity = {name: job.meta[name] for name in IDENTITY if name in job.meta}
+    cut = Cut(len(source), spec.part or job.size or part_size(len(source), source.piece_size))
+    facts = {"job": spec.as_json(), "result": str(spec.out)}
+    run = open_run(folder_of(spec), identity, cut, job.kinds, restart=spec.restart, job=facts)
+    k, n = share_of(spec)
+    return run if n == 1 else replace(run, only=run.cut.parts[k - 1 :: n])
 
 
 def _retry(run: Run) -> None:
@@ -162,11 +246,12 @@ def work_of(run: Run) -> dict[str, Any]:
     return {"work": slowest(run)} if len(run.cut.parts) > 1 else {}
 
 
-def unfinished(spec: PartsSpec, run: Run, source: ImageSource, notes: Sequence[str] = ()) -> Done:
+def unfinished(job: Job, run: Run) -> Done:
     """What a job tells whose share is done, and those of others are not."""
+    spec, notes = job.spec, job.notes
     if not run.folder.exists():
-        return Done({"out": str(spec.out), "images": len(source)}, notes=[*notes, f"another process has written {spec.out}"])
-    k, n = run.share
+        return Done({"out": str(spec.out), "images": run.cut.count}, notes=[*notes, f"another process has written {spec.out}"])
+    k, n = share_of(spec)
     summary = {"parts": str(run.folder), "images": run.cut.length(run.own), "share": f"{k}/{n}", "units missing": run.left}
     return Done(summary, notes=[*notes, f"share {k} of {n} is done; other shares are not: {spec.out} is complete when they are"])
 

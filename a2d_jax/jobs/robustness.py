@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from a2d_jax.console import Done, Report, silent
+from a2d_jax.console import Done, Report
 from a2d_jax.costs import CHANGED, PREDICT, Plan, Unit, class_count, examples, fingerprints, joined, planned, told, work
 from a2d_jax.errors import BadInput
 from a2d_jax.io.provenance import record
 from a2d_jax.io.source import Piece
 from a2d_jax.io.tables import CLEVER
 from a2d_jax.jobs.images import open_both, told_by
-from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished, work_of
+from a2d_jax.jobs.large import Job, in_parts, predictions, refuse_nothing, refuse_output, result
 from a2d_jax.jobs.spec import CleverSpec
 from a2d_jax.measurements import CLEVER as CLEVER_
 from a2d_jax.robustness import Clever, CleverScores, clever_scores, mean_interval
@@ -29,7 +29,8 @@ _COLUMN = {"target": "target_class"}
 NOT_FINITE = "expected finite gradients, got NaN or infinity from the classifier; check its weights"
 
 
-def clever(spec: CleverSpec, report: Report = silent) -> Done:
+@in_parts
+def clever(spec: CleverSpec, report: Report) -> Job:
     """Write the CLEVER scores of each image, against the class that the classifier predicts."""
     refuse_output(spec)
     names = names_of(spec.targets)
@@ -47,29 +48,31 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
     kinds = predictions(plan) | {
         CLEVER_ + name: Kind(CLEVER, constants={"target": name}, kept=True, meta={**meta, "targets": [name]}) for name in names
     }
-    kept: dict[str, list[CleverScores]] = {name: [] for name in names}
-    failed = 0
-    with opened(spec, source, meta, kinds, size=PART) as run:
+
+    def do(run: Run) -> None:
         work(plan, run)
         _score(plan, run, names, settings, spec.lanes)
-        with finishing(spec, run) as complete:
-            if not complete:
-                return unfinished(spec, run, source)
-            with result(spec, CLEVER, meta) as write:
-                for part in run.cut.parts:
-                    units = {name: run.read(CLEVER_ + name, part).columns for name in names}
-                    write(_together(units))
-                    good = np.asarray([error is None for error in next(iter(units.values()))["error"]])
-                    failed += int((~good).sum())
-                    for name, columns in units.items():
-                        kept[name].append(
-                            CleverScores(*(np.asarray(columns[_COLUMN.get(field, field)])[good] for field in CleverScores._fields))
-                        )
-                refuse_nothing(plan, run, CLEVER_ + names[0], failed)
-            said, spent = told(plan, run, run.cut.parts), work_of(run)
-    scores = {name: CleverScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) for name, parts in kept.items()}
-    summary = {"out": str(spec.out), "images": len(source), "failed": failed}
-    return Done({**summary, "scores": _summary(scores, spec.radius), **spent}, failed, [*source.notes, *said.notes])
+
+    def end(run: Run) -> Done:
+        kept: dict[str, list[CleverScores]] = {name: [] for name in names}
+        failed = 0
+        with result(spec, CLEVER, meta) as write:
+            for part in run.cut.parts:
+                units = {name: run.read(CLEVER_ + name, part).columns for name in names}
+                write(_together(units))
+                good = np.asarray([error is None for error in next(iter(units.values()))["error"]])
+                failed += int((~good).sum())
+                for name, columns in units.items():
+                    kept[name].append(
+                        CleverScores(*(np.asarray(columns[_COLUMN.get(field, field)])[good] for field in CleverScores._fields))
+                    )
+            refuse_nothing(plan, run, CLEVER_ + names[0], failed)
+        said = told(plan, run, run.cut.parts)
+        scores = {name: CleverScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) for name, parts in kept.items()}
+        summary = {"out": str(spec.out), "images": len(source), "failed": failed}
+        return Done({**summary, "scores": _summary(scores, spec.radius)}, failed, [*source.notes, *said.notes])
+
+    return Job(spec, source, meta, kinds, do, end, size=PART)
 
 
 def _score(plan: Plan, run: Run, names: Sequence[str], settings: Clever, lanes: int | None) -> None:

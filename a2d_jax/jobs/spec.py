@@ -4,9 +4,10 @@ Importing this file does not load JAX, so that `a2d --help` answers at once.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -48,9 +49,15 @@ class Spec:
         """The spec as JSON: paths become text, tuples become lists."""
         return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
 
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> Self:
+        """The spec that `as_json` gave."""
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**given)
+
     def inputs(self) -> list[str | Path]:
         """All values that may name a file that the job reads."""
-        values = [getattr(self, one.name) for one in fields(self) if one.name not in ("out", "figure", "share")]
+        values = [getattr(self, one.name) for one in fields(self) if one.name not in ("out", "figure", "share", "engine", "address")]
         return [one for value in values for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path)]
 
 
@@ -102,6 +109,17 @@ class PartsSpec(OutputSpec):
     share: str | None = None
     """Do one share of the parts, such as 3/16: the third of sixteen. The shares may run at the same time on any machines that see the
     folder. The one that finds all parts done writes the result, and so does the same command without this option."""
+    engine: Literal["local", "ray"] = "local"
+    """What does the work: all devices of this machine, or a cluster of machines with Ray. ray needs the extra a2d-jax[ray]."""
+    address: str | None = None
+    """ray: the cluster, as auto or HOST:PORT. auto finds the one that runs on this machine. Without it the command starts a cluster of this
+    machine alone, which ends with the command."""
+    actors: int | None = None
+    """ray: number of processes that work at the same time. The default is one for each GPU, or one for each machine if there are none."""
+    actor_cpus: int | None = None
+    """ray: CPU cores that each process reserves and computes on. The default shares the cores of a machine among its processes."""
+    actor_gpus: float | None = None
+    """ray: GPUs that each process reserves and computes on; 0.5 puts two processes on one GPU. The default is 1 if there are any."""
     retry_failed: bool = False
     """Do those parts again in which an image has an error. This works while the parts are there: for a folder, or before the end."""
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,19 +68,18 @@ class Run:
       folder: where it is.
       cut: the parts of the set.
       kinds: all measurements, and how their units are written.
-      share: which parts this process does: `(k, n)` means those with number k, k + n, k + 2n, ... counted from 1.
+      only: the parts that this process does, in ascending order; None means all.
     """
 
     folder: Path
     cut: Cut
     kinds: Mapping[str, Kind]
-    share: tuple[int, int] = (1, 1)
+    only: Sequence[int] | None = None
 
     @property
-    def own(self) -> list[int]:
+    def own(self) -> Sequence[int]:
         """Parts that this process does."""
-        k, n = self.share
-        return list(self.cut.parts[k - 1 :: n])
+        return self.cut.parts if self.only is None else self.only
 
     def done(self, measurement: str) -> set[int]:
         """Parts of which the measurement is there."""
@@ -184,7 +183,6 @@ def open_run(
     cut: Cut,
     kinds: Mapping[str, Kind],
     *,
-    share: tuple[int, int] = (1, 1),
     restart: bool = False,
     job: Mapping[str, Any] | None = None,
 ) -> Run:
@@ -195,7 +193,6 @@ def open_run(
       identity: everything on which the numbers depend, as JSON can say it.
       cut: the parts, for a new folder; one that is there keeps the size of its parts.
       kinds: all measurements.
-      share: see `Run`.
       restart: remove what is there and begin anew.
       job: what the folder tells people of the job.
 
@@ -219,7 +216,7 @@ def open_run(
     differs = _difference(there["identity"] | {"images": there["count"]}, {**identity, "images": cut.count})
     if differs:
         raise BadInput(f"expected the job that {folder} was begun with, {differs}; pass --restart to begin anew, or another --out")
-    return Run(folder, Cut(cut.count, there["size"]), kinds, share)
+    return Run(folder, Cut(cut.count, there["size"]), kinds)
 
 
 def _create(path: Path, content: Mapping[str, Any]) -> None:

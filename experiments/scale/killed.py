@@ -32,8 +32,9 @@ from a2d_jax.io.parts import Cut, measurement_folder, read_job, units
 
 WORKER = """
 import sys
-from a2d_jax import command, console, jobs
-command._start_jax()
+from a2d_jax.jobs.starting import start_jax
+start_jax()
+from a2d_jax import console, jobs
 said = lambda what, done, total: print("at", what, done, flush=True)
 spec = jobs.CostSpec(classifier=sys.argv[1], checkpoint=sys.argv[2] or None, images=sys.argv[3], attacks=sys.argv[4], out=sys.argv[5],
     limit=int(sys.argv[6]) or None, part=int(sys.argv[7]) or None)

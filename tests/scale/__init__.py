@@ -1,0 +1,1 @@
+"""Tests of `a2d_jax.scale`."""
