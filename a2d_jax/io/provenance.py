@@ -8,6 +8,7 @@ not record (older files, tables that passed through another tool) cannot be comp
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.parts import RECORDS
 from a2d_jax.io.source import ImageSource
 from a2d_jax.types import Classifier
 
@@ -117,15 +121,25 @@ def weights_digest(classifier: Classifier) -> str:
 
 
 def archive_meta(path: Path) -> Mapping[str, Any]:
-    """The facts that an archive of crafted images records about its run; empty for other images."""
-    if path.suffix.lower() != ".npz":
-        return {}
+    """The facts that crafted images record about their run, in an archive or in parts; empty for other images."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = json.loads(str(archive["a2d"])) if "a2d" in archive else {}
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                found = json.loads(str(archive["a2d"])) if "a2d" in archive else {}
+        else:
+            found = _parts_meta(path)
     except Exception:  # of many kinds, whatever the damage leads to; who reads the images refuses them
         return {}
     return found if isinstance(found, dict) and isinstance(found.get("photographs"), dict | None) else {}
+
+
+def _parts_meta(path: Path) -> Any:
+    """What a part of crafted images, or the folder of all of them, says of its run."""
+    folder = path.is_dir() and (path / RECORDS).is_dir()  # other folders may hold a million files
+    for file in sorted(path.glob("*/*.parquet"))[:1] if folder else [path] if path.suffix.lower() == ".parquet" else []:
+        with pa.OSFile(os.fsencode(file)) as stream:
+            return json.loads((pq.read_schema(stream).metadata or {}).get(b"a2d", b"{}"))
+    return {}
 
 
 def checked_meta(found: object, path: Path) -> dict[str, Any]:

@@ -199,8 +199,28 @@ def test_crafted_images_in_parts(here):
             np.testing.assert_array_equal(table["x"].combine_chunks().to_numpy_ndarray(), file["x"][span])
             good = [error is None for error in table["error"].to_pylist()]
             np.testing.assert_array_equal(np.asarray(table["y"])[good], file["y"][span][good])
-    source = open_images("a/pgd/part-000000.parquet")
-    assert len(source) == PART
+    assert len(open_images("a/pgd/part-000000.parquet")) == PART
+    whole, parts = ({"out": f"of-{images}.parquet", "images": images} for images in ("a.npz", "a"))
+    for given in (whole, parts):
+        jobs.cost(jobs.CostSpec(**given, classifier=NET, attacks=FEW))
+    one, other = (content(f"of-{images}.parquet") for images in ("a.npz", "a"))
+    for rows in (one, other):
+        rows.pop("id"), rows.pop("error")
+    equal(one, other)
+
+
+def test_crafted_parts_tell_how_photographs_were_prepared(here):
+    """Protects the comparison of origins: a folder of crafted images says what the archive says."""
+    from a2d_jax.io.provenance import archive_meta
+
+    jobs.attack(attack("a.npz"))
+    jobs.attack(attack("a/"))
+    archive = archive_meta(here / "a.npz")
+    assert archive["weights_sha256"]
+    for path in (here / "a", here / "a/pgd/part-000000.parquet"):
+        assert archive_meta(path)["weights_sha256"] == archive["weights_sha256"]
+        assert archive_meta(path)["photographs"] == archive["photographs"]
+    assert archive_meta(here) == {}
 
 
 @pytest.mark.parametrize(
