@@ -226,6 +226,25 @@ def open_run(
     Raises:
       BadInput: the folder is that of another job, naming what differs, or no run folder at all.
     """
+    kept = {name: kind.kept for name, kind in kinds.items()}
+    there = open_job(folder, {"identity": identity, "count": cut.count, "size": cut.size, "measurements": kept, **(job or {})}, restart)
+    return Run(folder, Cut(cut.count, there["size"]), kinds, share)
+
+
+def open_job(folder: Path, job: Mapping[str, Any], restart: bool = False) -> dict[str, Any]:
+    """Begin a folder for a job, or find the one that the same job began.
+
+    Args:
+      folder: the folder.
+      job: what a new folder says of its job. What is there must have the same `identity`, and the same `count` of images.
+      restart: remove what is there and begin anew.
+
+    Returns:
+      What the folder says of its job.
+
+    Raises:
+      BadInput: the folder is that of another job, naming what differs, or no folder of a job at all.
+    """
     path = folder / RECORDS / JOB
     try:
         if restart and path.exists():
@@ -235,27 +254,27 @@ def open_run(
             if any(name != RECORDS for name in os.listdir(folder)):
                 raise BadInput(f"expected a new folder, or the folder of this job, got {folder}, which holds other files; choose another")
             path.parent.mkdir(exist_ok=True)
-            kept = {name: kind.kept for name, kind in kinds.items()}
-            _create(path, {"identity": identity, "count": cut.count, "size": cut.size, "measurements": kept, **(job or {})})
+            _create(path, job)
     except OSError as error:
         raise BadInput(f"expected a folder for the parts of the job, got {folder} ({error.strerror}); choose another place") from error
     there = read_job(folder)
-    differs = _difference(there["identity"] | {"images": there["count"]}, {**identity, "images": cut.count})
+    differs = _difference(*({**one["identity"], "number of images": one.get("count")} for one in (there, job)))
     if differs:
-        raise BadInput(f"expected the job that {folder} was begun with, {differs}; pass --restart to begin anew, or another --out")
-    return Run(folder, Cut(cut.count, there["size"]), kinds, share)
+        raise BadInput(f"expected the job that {folder} was begun with, {differs}; pass --restart to begin anew, or choose another place")
+    return there
 
 
 def read_job(folder: Path) -> dict[str, Any]:
-    """What a run folder says of its job.
+    """What the folder of a job says of it. A job whose images are not counted has steps instead of measurements.
 
     Raises:
-      BadInput: no run folder, or a damaged one.
+      BadInput: no folder of a job, or a damaged one.
     """
     path = folder / RECORDS / JOB
     try:
         job = json.loads(path.read_text(encoding="utf-8"))
-        if not (isinstance(job["identity"], dict) and isinstance(job["measurements"], dict) and job["size"] > 0 and job["count"] >= 0):
+        cut = "count" not in job or (isinstance(job["measurements"], dict) and job["size"] > 0 and job["count"] >= 0)
+        if not (isinstance(job["identity"], dict) and cut):
             raise TypeError
     except FileNotFoundError as error:
         raise BadInput(f"expected the folder of a job, got {folder}, which has no {RECORDS}/{JOB}; check the path") from error
