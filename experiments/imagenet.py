@@ -122,8 +122,9 @@ class Work:
 
 def main(settings: Settings) -> str:
     """Run what is missing, print and return the table."""
-    identity = {name: str(getattr(settings, name)) for name in GUARDED} | {"versions": versions()}
-    steps, console = open_steps(settings.out, identity, settings.restart), Console()
+    said = {name: getattr(settings, name) for name in GUARDED}
+    identity = {name: str(value) if isinstance(value, Path) else value for name, value in said.items()}
+    steps, console = open_steps(settings.out, identity | {"versions": versions()}, settings.restart), Console()
     once = Work(steps, console).once
     checkpoint = _converted(once) if settings.classifier == LITE0 and settings.checkpoint is None else settings.checkpoint
     model: dict[str, Any] = {"classifier": settings.classifier, "checkpoint": checkpoint}
