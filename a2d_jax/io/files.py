@@ -182,14 +182,14 @@ def _removed(temporary: Path, lock: int) -> None:
 def _place_file(temporary: Path, final: Path, force: bool | None) -> None:
     try:
         if force is False:
-            _link(temporary, final)
+            link(temporary, final)
         else:
             temporary.replace(final)
     except (FileExistsError, IsADirectoryError) as error:
         raise _kept(temporary, final) from error
 
 
-def _link(temporary: Path, final: Path) -> None:
+def link(temporary: Path, final: Path) -> None:
     """Give a file its final name, if that is still free: a link is made in one step, or not at all."""
     try:
         os.link(temporary, final)

@@ -63,15 +63,16 @@ def units(folder: Path) -> set[int]:
 
 
 def read_job(folder: Path) -> dict[str, Any]:
-    """What a run folder says of its job.
+    """What the folder of a job says of it. A job whose images are not counted has steps instead of measurements.
 
     Raises:
-      BadInput: no run folder, or a damaged one.
+      BadInput: no folder of a job, or a damaged one.
     """
     path = folder / RECORDS / JOB
     try:
         job = json.loads(path.read_text(encoding="utf-8"))
-        if not (isinstance(job["identity"], dict) and isinstance(job["measurements"], dict) and job["size"] > 0 and job["count"] >= 0):
+        cut = "count" not in job or (isinstance(job["measurements"], dict) and job["size"] > 0 and job["count"] >= 0)
+        if not (isinstance(job["identity"], dict) and cut):
             raise TypeError
     except FileNotFoundError as error:
         raise BadInput(f"expected the folder of a job, got {folder}, which has no {RECORDS}/{JOB}; check the path") from error
@@ -89,5 +90,7 @@ def units_missing(folder: Path) -> int:
     if not (folder / RECORDS / JOB).exists():
         return 0
     job = read_job(folder)
+    if "count" not in job:
+        return 0
     parts = len(Cut(job["count"], job["size"]).parts)
     return sum(parts - len(units(measurement_folder(folder, name, True))) for name, kept in job["measurements"].items() if kept)

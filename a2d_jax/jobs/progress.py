@@ -9,16 +9,21 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.parts import JOB, RECORDS, Cut, measurement_folder, read_job, unit_path, units
 from a2d_jax.jobs.spec import StatusSpec
 from a2d_jax.scale.runs import Run, run_folder, unit_facts
+from a2d_jax.scale.steps import Steps
 
 
 def status(spec: StatusSpec, report: Report = silent) -> Done:
-    """What is done and missing of each measurement, in how many seconds, and by which machines.
+    """What is done and missing of each measurement, in how many seconds, and by which machines; or which steps are done.
 
     Raises:
       BadInput: no folder of a job.
     """
     folder = _folder(spec.run)
     job = read_job(folder)
+    if "count" not in job:
+        told = Steps(folder).facts().items()
+        steps = [{"step": name, **{key: facts[key] for key in ("seconds", "machine", "time")}} for name, facts in told]
+        return Done({"run": str(folder), "steps": steps})
     cut = Cut(job["count"], job["size"])
     rows: list[dict[str, Any]] = []
     machines: dict[str, str] = {}

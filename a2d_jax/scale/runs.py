@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from a2d_jax.costs.units import Unit
 from a2d_jax.errors import BadInput
-from a2d_jax.io.files import atomic, hidden_name
+from a2d_jax.io.files import atomic, hidden_name, link
 from a2d_jax.io.parts import JOB, RECORDS, Cut, measurement_folder, read_job, unit_path, units
 from a2d_jax.io.tables import columns_of, table_of
 
@@ -199,6 +199,25 @@ def open_run(
     Raises:
       BadInput: the folder is that of another job, naming what differs, or no run folder at all.
     """
+    kept = {name: kind.kept for name, kind in kinds.items()}
+    there = open_job(folder, {"identity": identity, "count": cut.count, "size": cut.size, "measurements": kept, **(job or {})}, restart)
+    return Run(folder, Cut(cut.count, there["size"]), kinds)
+
+
+def open_job(folder: Path, job: Mapping[str, Any], restart: bool = False) -> dict[str, Any]:
+    """Begin a folder for a job, or find the one that the same job began.
+
+    Args:
+      folder: the folder.
+      job: what a new folder says of its job. What is there must have the same `identity`, and the same `count` of images.
+      restart: remove what is there and begin anew.
+
+    Returns:
+      What the folder says of its job.
+
+    Raises:
+      BadInput: the folder is that of another job, naming what differs, or no folder of a job at all.
+    """
     path = folder / RECORDS / JOB
     try:
         if restart and path.exists():
@@ -208,15 +227,14 @@ def open_run(
             if any(name != RECORDS for name in os.listdir(folder)):
                 raise BadInput(f"expected a new folder, or the folder of this job, got {folder}, which holds other files; choose another")
             path.parent.mkdir(exist_ok=True)
-            kept = {name: kind.kept for name, kind in kinds.items()}
-            _create(path, {"identity": identity, "count": cut.count, "size": cut.size, "measurements": kept, **(job or {})})
+            _create(path, job)
     except OSError as error:
         raise BadInput(f"expected a folder for the parts of the job, got {folder} ({error.strerror}); choose another place") from error
     there = read_job(folder)
-    differs = _difference(there["identity"] | {"images": there["count"]}, {**identity, "images": cut.count})
+    differs = _difference(*({**one["identity"], "number of images": one.get("count")} for one in (there, job)))
     if differs:
-        raise BadInput(f"expected the job that {folder} was begun with, {differs}; pass --restart to begin anew, or another --out")
-    return Run(folder, Cut(cut.count, there["size"]), kinds)
+        raise BadInput(f"expected the job that {folder} was begun with, {differs}; pass --restart to begin anew, or choose another place")
+    return there
 
 
 def _create(path: Path, content: Mapping[str, Any]) -> None:
@@ -228,7 +246,7 @@ def _create(path: Path, content: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(temporary, path)
+            link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

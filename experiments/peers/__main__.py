@@ -1,20 +1,20 @@
 """One table that compares all attacks with Foolbox, torchattacks, the Adversarial Robustness Toolbox and SciPy.
 
-    python -m experiments.peers --checkpoint resnet20-12fca82f.th [--only TEXT] [--out docs/peers.md] [--results FILE]
+    python -m experiments.peers --checkpoint resnet20-12fca82f.th [--only TEXT] [--out docs/peers.md] [--results DIR]
 
 It attacks LeNet-5 on MNIST digits and ResNet-20 on CIFAR-10 images, which `a2d_jax.io.datasets` finds. It uses each of our attacks and
 every other library that has the attack, with the same settings. It needs the `bench` extra and `pip install --no-deps torchattacks==3.5.1`.
-Finished rows are in the results file (JSON, one line per row) and are not run again: after an interruption the same command continues.
+Each finished row is a step in the results folder (`a2d status DIR`) and is not run again: after an interruption the same command continues.
+Other weights of ResNet-20 or other versions of the libraries need another folder.
 
 Run time: see the end of the table.
 """
 
-import json
 import os
 import sys
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ import tyro
 from rich.console import Console
 
 from a2d_jax.console import run
+from a2d_jax.io.checkpoints import arrays_digest
 from a2d_jax.io.convert import read_arrays
 from a2d_jax.io.files import atomic
+from a2d_jax.io.provenance import versions
+from a2d_jax.scale.steps import open_steps
 from experiments.peers.rows import Row, rows
 from experiments.peers.subject import Outcome, Subject, subject
 from experiments.speed.works import lenet5_arrays
@@ -50,8 +53,10 @@ class Settings:
     """Weights of ResNet-20 for CIFAR-10."""
     out: Path = Path("docs/peers.md")
     """The page with the tables."""
-    results: Path = Path("runs/peers.jsonl")
-    """File with the results of finished rows. Remove it to run all rows again."""
+    results: Path = Path("runs/peers")
+    """Folder with the results of finished rows."""
+    restart: bool = False
+    """Remove the results folder, and run all rows again."""
     digits: int = 100
     """Number of MNIST images."""
     images: int = 20
@@ -63,43 +68,41 @@ class Settings:
 def main(settings: Settings) -> int:
     """Run what is missing, write the page."""
     console = Console()
-    done = _read(settings.results)
+    resnet20 = read_arrays(settings.checkpoint)
+    weights = arrays_digest({(name,): array for name, array in resnet20.items()})
+    identity = {"weights_sha256": weights, "versions": versions() | _versions()}
+    steps = open_steps(settings.results, identity, settings.restart)
     for data, network, n in (("mnist", "lenet5", settings.digits), ("cifar10", "cifar_resnet20", settings.images)):
         attacked: Subject | None = None
         for row in rows(data):
-            if settings.only not in row.title or _key(data, n, row) in done:
+            if settings.only not in row.title or steps.done(_key(data, n, row)):
                 continue
             if attacked is None:
-                arrays = lenet5_arrays() if data == "mnist" else read_arrays(settings.checkpoint)
+                arrays = lenet5_arrays() if data == "mnist" else resnet20
                 attacked = subject(network, arrays, data, n)
-            result = _run(row, row.images(attacked))
-            done[_key(data, n, row)] = result
-            settings.results.parent.mkdir(parents=True, exist_ok=True)
-            with settings.results.open("a") as file:
-                file.write(json.dumps({"key": _key(data, n, row), **result}) + "\n")
+            result = steps.once(_key(data, n, row), partial(_run, row, row.images(attacked)))
             console.print(f"{data}: {row.title}: " + "; ".join(f"{who} {_cell(runs, row)}" for who, runs in result["runs"].items()))
     counts = {"mnist": settings.digits, "cifar10": settings.images}
     with atomic(settings.out) as path:
-        path.write_text(_page(done, counts))
+        path.write_text(_page(steps.facts(), counts))
     console.print(f"wrote {settings.out}")
     return 0
 
 
 def _run(row: Row, attacked: Subject) -> dict[str, Any]:
-    """Success and distance of every run of ours and of the peers, and seconds of processor time."""
+    """Success and distance of every run of ours and of the peers, and seconds of processor time of each."""
     runs: dict[str, list[Outcome]] = {}
-    seconds = {}
+    spent = {}
     for who in (OURS, *row.peers):
         begun = time.process_time()
         if who == OURS:
             runs[who] = [attacked.ours(row.attack, seed) for seed in range(row.seeds)]
         else:
             runs[who] = [row.peers[who](row.attack, attacked, seed) for seed in range(row.seeds)]
-        seconds[who] = round(time.process_time() - begun, 1)
+        spent[who] = round(time.process_time() - begun, 1)
     return {
         "n": len(attacked.label),
-        "date": datetime.now().date().isoformat(),
-        "seconds": seconds,
+        "processor_seconds_of": spent,
         "runs": {
             who: [{"success": o.rate, "distance": o.median if np.isfinite(o.median) else None} for o in each] for who, each in runs.items()
         },
@@ -107,9 +110,8 @@ def _run(row: Row, attacked: Subject) -> dict[str, Any]:
 
 
 def _page(done: dict[str, Any], counts: dict[str, int]) -> str:
-    installed = {one.metadata["Name"] for one in metadata.distributions()}
-    versions = ", ".join(f"{title} {metadata.version(name)}" for title, name in RELEASES.items() if name in installed)
-    dates = sorted({result["date"] for result in done.values()})
+    releases = ", ".join(f"{title} {version}" for title, version in _versions().items())
+    dates = sorted({result["time"][:10] for result in done.values()})
     lines = [
         "# Attacks beside their peers",
         "",
@@ -122,7 +124,7 @@ def _page(done: dict[str, Any], counts: dict[str, int]) -> str:
         "adapts its steps in another way and comes nearer with as many queries. FMN in L2 is nearer here because Foolbox leaves",
         "out the projection onto the L2 ball.",
         "",
-        f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} CPU cores, float32; {versions}." if dates else "",
+        f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} CPU cores, float32; {releases}." if dates else "",
     ]
     for data, title in TITLES.items():
         lines += [
@@ -160,12 +162,11 @@ def _key(data: str, n: int, row: Row) -> str:
     return f"{data} {n} {row.title} ({row.settings})"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    lines = (json.loads(line) for line in path.read_text().splitlines())
-    return {line.pop("key"): line for line in lines}
+def _versions() -> dict[str, str]:
+    """Versions of the libraries that are compared, by the name that the page gives them."""
+    installed = {one.metadata["Name"] for one in metadata.distributions()}
+    return {title: metadata.version(name) for title, name in RELEASES.items() if name in installed}
 
 
 if __name__ == "__main__":
-    sys.exit(run("experiments.peers", lambda: main(tyro.cli(Settings)), interrupted="the same command goes on"))
+    sys.exit(run("experiments.peers", lambda: main(tyro.cli(Settings))))

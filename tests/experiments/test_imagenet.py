@@ -1,6 +1,5 @@
 """The experiment on photographs, with a small network in place of the large one."""
 
-import json
 import re
 from dataclasses import replace
 
@@ -12,6 +11,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from a2d_jax.errors import BadInput
+from a2d_jax.scale.runs import RECORDS, Run
+from a2d_jax.scale.steps import STEPS, Steps
 from experiments import imagenet
 from tests import nets
 
@@ -37,6 +38,11 @@ def finished(photographs, tmp_path_factory):
         photographs, tmp_path_factory.mktemp("out"), images=48, crafted=6, jsma=0, cw=0, lanes=2, classifier="tests.nets:convnet"
     )
     return settings, imagenet.main(settings)
+
+
+def step(settings, name):
+    """The file that says that a step is done."""
+    return settings.out / RECORDS / STEPS / f"{name}.json"
 
 
 def test_table_holds_what_the_files_say(finished):
@@ -67,7 +73,7 @@ def test_halves_hold_right_photographs_once(finished):
     assert len(fit) == len(judged) == 24
     assert not fit & judged
     assert not any(name.endswith(("_0.png", "_1.png")) for name in fit | judged)
-    assert json.loads((settings.out / "log.json").read_text())["all-fgsm-6.npz"]["summary"]["images"] == 6
+    assert Steps(settings.out).facts()["all-fgsm-6.npz"]["summary"]["images"] == 6
 
 
 def test_bound_saves_steps(finished):
@@ -80,8 +86,7 @@ def test_bound_saves_steps(finished):
 def test_goes_on_where_it_stopped(finished, monkeypatch):
     """Protects resuming: a step that is done is not done again, one that is missing is, and the table comes out the same."""
     settings, text = finished
-    log = json.loads((settings.out / "log.json").read_text())
-    (settings.out / "log.json").write_text(json.dumps({name: step for name, step in log.items() if name != "costs-bim-6.parquet"}))
+    step(settings, "costs-bim-6.parquet").unlink()
     ran = []
     run = imagenet.jobs.run
     monkeypatch.setattr(imagenet.jobs, "run", lambda spec, report: ran.append(spec.out.name) or run(spec, report))
@@ -89,10 +94,32 @@ def test_goes_on_where_it_stopped(finished, monkeypatch):
     assert ran == ["costs-bim-6.parquet"]
 
 
+def test_goes_on_within_a_step(finished, monkeypatch):
+    """Protects hours: a step that was killed in the middle goes on in its run folder, although the files of steps may be replaced."""
+    settings, text = finished
+    step(settings, "costs-fit.parquet").unlink()
+    made = []
+    commit = Run.commit
+
+    def stops(run, measurement, part, unit):
+        if measurement == "bim2" and made == ["predict", "bim"]:
+            raise KeyboardInterrupt
+        made.append(measurement)
+        commit(run, measurement, part, unit)
+
+    monkeypatch.setattr(Run, "commit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        imagenet.main(settings)
+    assert (settings.out / "costs-fit.parquet.run").is_dir()
+    made.append("killed")
+    assert imagenet.main(settings).splitlines()[:-1] == text.splitlines()[:-1]
+    assert made == ["predict", "bim", "killed", "bim2"]
+
+
 @pytest.mark.parametrize("change", [{"images": 40}, {"seed": 1}])
 def test_other_settings_need_another_folder(finished, change):
     """Protects against mixing: results of other photographs are not taken for those of these."""
-    with pytest.raises(BadInput, match="give another --out"):
+    with pytest.raises(BadInput, match=f"{next(iter(change))} is .*choose another place"):
         imagenet.main(replace(finished[0], **change))
 
 

@@ -1,12 +1,13 @@
 """Attacks compared with other libraries: the definition of success and distance, the rows that are run, and the page."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from a2d_jax import attacks
+from a2d_jax.errors import BadInput
+from a2d_jax.scale.steps import Steps
 from experiments.peers import __main__ as command
 from experiments.peers.rows import SCALES, Row, rows
 from experiments.peers.subject import Outcome, Subject
@@ -59,7 +60,7 @@ def test_every_attack_has_a_row():
 
 
 def test_rows_that_are_done_are_not_run_again(attacked, tmp_path, monkeypatch, capsys):
-    """Protects the hours of a long run: what the results file has stays, and a row with other settings is another row."""
+    """Protects the hours of a long run: what the results folder has stays, and a row with other settings is another row."""
     asked = []
 
     def peer(attack, subject, seed):
@@ -72,14 +73,17 @@ def test_rows_that_are_done_are_not_run_again(attacked, tmp_path, monkeypatch, c
     monkeypatch.setattr(command, "subject", lambda *_: attacked)
     monkeypatch.setattr(command, "read_arrays", lambda _: {})
     monkeypatch.setattr(Subject, "ours", lambda self, attack, seed: Outcome(np.ones(3, bool), np.array([0.1, 0.2, 0.3])))
-    settings = command.Settings(tmp_path / "none", tmp_path / "page.md", tmp_path / "results.jsonl")
+    settings = command.Settings(tmp_path / "none", tmp_path / "page.md", tmp_path / "results")
     for epsilon in (0.5, 0.5, 0.25):
         monkeypatch.setattr(command, "rows", some(epsilon))
         assert command.main(settings) == 0
     assert asked == [(0.5, 0), (0.5, 1)] * 2 + [(0.25, 0), (0.25, 1)] * 2, "two data sets, each once for each setting"
-    lines = [json.loads(line) for line in settings.results.read_text().splitlines()]
-    assert lines[0]["runs"]["Peer"] == [{"success": 2 / 3, "distance": 0.5}, {"success": 2 / 3, "distance": 1.5}]
+    (first, *_) = Steps(settings.results).facts().values()
+    assert first["runs"]["Peer"] == [{"success": 2 / 3, "distance": 0.5}, {"success": 2 / 3, "distance": 1.5}]
     page = settings.out.read_text()
     assert "| 100 %, 0.2 | 66.67 %, 0.5 to 1.5 | Peer |" in page
     assert "epsilon 0.5" not in page, "the page shows the rows of today's settings"
+    monkeypatch.setattr(command, "read_arrays", lambda _: {"w": np.ones(1)})
+    with pytest.raises(BadInput, match="weights_sha256 is"):
+        command.main(settings)
     capsys.readouterr()

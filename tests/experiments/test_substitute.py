@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
 from a2d_jax.io.datasets import load
+from a2d_jax.scale.runs import RECORDS
 from experiments import substitute
 from models.training import RECIPES, Recipe
 from tests import nets
@@ -206,10 +207,11 @@ def test_bad_settings_are_told(change, told, settings, asked):
 
 def test_settings_belong_to_a_folder(settings, asked):
     """Protects against mixing: other settings do not go on from what these began, and foreign folders are left alone."""
-    substitute._begin(settings)
-    substitute._begin(settings)
-    with pytest.raises(BadInput, match="another seed; give another --out"):
-        substitute._begin(replace(settings, seed=1))
-    (settings.out / substitute.SETTINGS).rename(settings.out / "other")
-    with pytest.raises(BadInput, match=r"has no settings\.json"):
-        substitute._begin(settings)
+    substitute._begun(settings).once("labels-1", dict)
+    assert substitute._begun(settings).done("labels-1")
+    with pytest.raises(BadInput, match="whose seed is 0, got 1"):
+        substitute._begun(replace(settings, seed=1))
+    assert not substitute._begun(replace(settings, seed=1, restart=True)).done("labels-1")
+    (settings.out / RECORDS).rename(settings.out / "other")
+    with pytest.raises(BadInput, match="holds other files"):
+        substitute._begun(settings)

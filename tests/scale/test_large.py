@@ -229,7 +229,7 @@ def test_crafted_parts_tell_how_photographs_were_prepared(here):
         ({"attacks": FEW.replace("6", "7")}, "attacks.bim.max_steps is 6, got 7"),
         ({"seed": 1}, "seed is 0, got 1"),
         ({"precision": "bfloat16"}, 'precision is "float32", got "bfloat16"'),
-        ({"limit": 20}, "images is 22, got 20"),
+        ({"limit": 20}, "number of images is 22, got 20"),
     ],
 )
 def test_another_job_is_refused(here, change, named, kill_after):
