@@ -55,9 +55,11 @@ def open_folder(
         raise BadInput(f"expected image files ({', '.join(SUFFIXES)}) in {path}, got none there or one folder down; check the path")
     labels = _labels(path, files, classes, found)
 
+    def known(file: Path) -> tuple[str, int | None]:
+        return plain(file.relative_to(path).as_posix()), labels.of[file] if labels.of else None
+
     def row(file: Path) -> Row:
-        name = plain(file.relative_to(path).as_posix())
-        label = labels.of[file] if labels.of else None
+        name, label = known(file)
         try:
             data = file.read_bytes()
         except OSError as error:
@@ -77,6 +79,7 @@ def open_folder(
         preprocessing=preprocessing,
         background=background,
         choices=[*([] if labels.note is None else [labels.note]), *_left_out(path, found)],
+        known=known,
     )
 
 

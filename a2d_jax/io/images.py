@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io import datasets
+from a2d_jax.io import datasets, probe
 from a2d_jax.io.arrays import open_idx, open_npy, open_npz
 from a2d_jax.io.cifar import open_cifar
 from a2d_jax.io.folder import Classes, open_folder
@@ -53,11 +53,6 @@ def open_images(
     path = Path(path)
     if not path.exists():
         raise BadInput(f"expected images ({FORMS}), got {path}, which does not exist; check the path")
-    with readable(path):
-        source = _open(path, shape, preprocessing, classes, None if background is None else Background(background))
-    if not source.count:
-        raise BadInput(f"expected at least one image, got none in {path}; check the file")
-    check_shape(source, shape)
     origin = {
         "path": str(path.absolute()),
         "shape": shape and list(shape),
@@ -65,7 +60,12 @@ def open_images(
         "classes": classes if classes is None or isinstance(classes, int) else list(classes),
         "background": background,
     }
-    return replace(source, origin=origin)
+    with readable(path), probe.opening(origin) as found:
+        source = _open(path, shape, preprocessing, classes, None if background is None else Background(background))
+    if not source.count:
+        raise BadInput(f"expected at least one image, got none in {path}; check the file")
+    check_shape(source, shape)
+    return replace(source, origin=found)
 
 
 def reopen(description: Description | None) -> ImageSource:
@@ -90,7 +90,8 @@ def reopen(description: Description | None) -> ImageSource:
             opened = partial(open_images, description["path"], classes=description["classes"])
     except (KeyError, TypeError) as error:
         raise BadInput(f"expected the description of a set, got {description!r}; take it from the source again") from error
-    source = opened(shape=shape, preprocessing=preprocessing, background=background)
+    with probe.looking_from(description):
+        source = opened(shape=shape, preprocessing=preprocessing, background=background)
     if count > len(source):
         raise BadInput(f"expected at least {count} images in {source.path}, as described, got {len(source)}; restore the missing ones")
     return replace(source, count=count)

@@ -20,7 +20,7 @@ from a2d_jax.io.provenance import Meeting, Origin, record, versions
 from a2d_jax.io.source import content_digest
 from a2d_jax.io.tables import RESULTS, table_writer, verdict_columns, verdicts_schema, without
 from a2d_jax.jobs.images import flag, open_both
-from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
+from a2d_jax.jobs.large import careful, finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
 from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
 from a2d_jax.jobs.tables import left_out, meet, read_table, shared_columns
 from a2d_jax.measurements import CLEVER, Column, coarse
@@ -168,6 +168,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     failed = flagged = 0
     ends = {name: _Ends(one, stops_at.get(name), stops_at.get(f"{name}.crossing")) for name, one in attacks.items() if name in shortened}
     with opened(spec, source, meta, kinds) as run:
+        plan = careful(plan, spec, source, run)
         work(plan, run)
         for part in run.missing(VERDICTS):
             found = judged(measured(plan, run, [part]), attacks, columns, stored.fitted, stops, source.shape)

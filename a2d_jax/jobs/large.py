@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from a2d_jax import process
@@ -13,6 +14,7 @@ from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.source import ImageSource
 from a2d_jax.io.tables import PREDICTED, table_writer, without
 from a2d_jax.jobs.spec import PartsSpec
+from a2d_jax.scale.quarantine import forget, guarded
 from a2d_jax.scale.runs import RECORDS, Kind, Run, is_folder, open_run, part_size, run_folder
 
 try:
@@ -95,12 +97,19 @@ def opened(
             process.unfinished.discard(run.folder)
 
 
+def careful(plan: Plan, spec: PartsSpec, source: ImageSource, run: Run) -> Plan:
+    """The plan without the images that end the process; it takes a while if processes died on this run."""
+    classifier = getattr(spec, "classifier", None)
+    return replace(plan, source=guarded(source, run, () if classifier is None else (classifier,)))
+
+
 def _retry(run: Run) -> None:
     """Discard the parts in which an image has an error."""
     for part in run.own:
         there = [name for name in run.kinds if part in run.done(name)]
         if any(error is not None for name in there for error in run.read(name, part).columns["error"]):
             run.discard(part)
+            forget(run, part)
 
 
 def predictions(plan: Plan, **how: Any) -> dict[str, Kind]:
