@@ -30,7 +30,8 @@ PATIENCE = 0.3
 """Seconds until a signal that reached the process that waits must have reached the other one too, if it was sent to both."""
 
 _STARTING, _OPENING, _WORKING = range(3)
-_shared: mmap.mmap | None = None  # stage, and how often anything was finished, modulo 256; the process that waits reads it
+_STAGE, _FINISHED, _FIRST = range(3)
+_shared: memoryview | None = None  # numbers that outlive the process that works: its stage, what it has finished, and `first_place`
 _careful = False
 
 
@@ -50,24 +51,24 @@ def supervised(name: str) -> int | None:
     if threading.active_count() > 1 or "jax" in sys.modules:  # a program around the command: its threads would not come along
         return None
     process.open_closed()
-    _shared = shared = mmap.mmap(-1, 2)
+    _shared = shared = memoryview(mmap.mmap(-1, 24)).cast("Q")
     deaths = opening = seen = 0
     while True:
         _careful = opening >= DEATHS
-        shared[0] = _STARTING
+        shared[_STAGE] = _STARTING
         child = _Child()
         if child.is_me:
             return None
         status = child.wait()
         if not os.WIFSIGNALED(status):
             return os.waitstatus_to_exitcode(status)
-        number, finished = os.WTERMSIG(status), shared[1]
-        if child.heard or number not in FAULTS or shared[0] == _STARTING:
+        number, finished = os.WTERMSIG(status), shared[_FINISHED]
+        if child.heard or number not in FAULTS or shared[_STAGE] == _STARTING:
             if number not in child.heard:
                 _say(f"{name}: error: expected the process to end by itself, got its end by {_called(number)}")
             return 128 + number
         deaths = deaths + 1 if finished == seen else 1
-        opening = opening + 1 if shared[0] == _OPENING else 0
+        opening = opening + 1 if shared[_STAGE] == _OPENING else 0
         seen = finished
         if deaths > DEATHS:
             _say(
@@ -85,25 +86,37 @@ def opening() -> Generator[bool]:
     Yields:
       Whether the process has died so often in this block that it must be careful.
     """
-    _set(_OPENING)
+    _set(_STAGE, _OPENING)
     yield _careful
-    _set(_WORKING)
+    _set(_STAGE, _WORKING)
 
 
-def ended() -> None:
-    """The work has ended: what happens to the process from now on is no reason to do it again."""
-    _set(_STARTING)
+def first_place() -> int:
+    """The first place of the set that can be decoded, as far as an earlier process has found out."""
+    return 0 if _shared is None else _shared[_FIRST]
+
+
+def found_first_place(place: int) -> None:
+    """Keep that for the processes to come."""
+    if place != first_place():
+        _set(_FIRST, place)
+        progressed()
 
 
 def progressed() -> None:
     """Something was finished that the next process need not do again."""
     if _shared is not None:
-        _shared[1] = (_shared[1] + 1) % 256
+        _shared[_FINISHED] += 1
 
 
-def _set(stage: int) -> None:
+def ended() -> None:
+    """The work has ended: what happens to the process from now on is no reason to do it again."""
+    _set(_STAGE, _STARTING)
+
+
+def _set(what: int, number: int) -> None:
     if _shared is not None:
-        _shared[0] = stage
+        _shared[what] = number
 
 
 class _Child:

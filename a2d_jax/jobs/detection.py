@@ -1,6 +1,7 @@
 """Jobs that use costs: fit a detector, judge images with it, and measure how well costs separate two kinds of images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from a2d_jax.io.provenance import Meeting, Origin, record, versions
 from a2d_jax.io.source import content_digest
 from a2d_jax.io.tables import RESULTS, table_writer, verdict_columns, verdicts_schema, without
 from a2d_jax.jobs.images import flag, open_both
-from a2d_jax.jobs.large import careful, finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
+from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
 from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
 from a2d_jax.jobs.tables import left_out, meet, read_table, shared_columns
 from a2d_jax.measurements import CLEVER, Column, coarse
 from a2d_jax.metrics import detection_report
+from a2d_jax.scale.quarantine import guarded
 from a2d_jax.scale.runs import Kind
 from a2d_jax.specs import settings_of
 from a2d_jax.types import Attack, AttackResult
@@ -168,7 +170,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     failed = flagged = 0
     ends = {name: _Ends(one, stops_at.get(name), stops_at.get(f"{name}.crossing")) for name, one in attacks.items() if name in shortened}
     with opened(spec, source, meta, kinds) as run:
-        plan = careful(plan, spec, source, run)
+        plan = replace(plan, source=guarded(source, run))
         work(plan, run)
         for part in run.missing(VERDICTS):
             found = judged(measured(plan, run, [part]), attacks, columns, stored.fitted, stops, source.shape)

@@ -20,8 +20,9 @@ from a2d_jax.io.checkpoints import load
 from a2d_jax.io.images import ImageSource, open_images
 from a2d_jax.io.provenance import record
 from a2d_jax.io.tables import COSTS, PREDICTIONS, crafted_schema, npz_writer, stretched
-from a2d_jax.jobs.large import careful, finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
+from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
 from a2d_jax.jobs.spec import AttackSpec, AttacksSpec, CostSpec, PredictSpec
+from a2d_jax.scale.quarantine import guarded
 from a2d_jax.scale.runs import Kind, is_folder, part_size
 from a2d_jax.types import Attack, Classifier
 
@@ -32,7 +33,7 @@ def predict(spec: PredictSpec, report: Report = silent) -> Done:
     model, source = open_both(spec.classifier, spec.checkpoint, spec.images, spec.limit, spec.precision, spec.background)
     plan, meta = planned(model, source, {}, report=report), record(model, source, **told_by(spec))
     with opened(spec, source, meta, predictions(plan, kept=True, meta=meta)) as run:
-        plan = careful(plan, spec, source, run)
+        plan = replace(plan, source=guarded(source, run))
         work(plan, run)
         with finishing(spec, run) as complete:
             if not complete:
@@ -64,7 +65,7 @@ def cost(spec: CostSpec, report: Report = silent) -> Done:
     numbers: dict[str, list[tuple[NDArray[Any], ...]]] = {name: [] for name in attacks}
     failed = 0
     with opened(spec, source, meta, kinds) as run:
-        plan = careful(plan, spec, source, run)
+        plan = replace(plan, source=guarded(source, run))
         work(plan, run)
         with finishing(spec, run) as complete:
             if not complete:
@@ -120,7 +121,7 @@ def attack(spec: AttackSpec, report: Report = silent) -> Done:
     size = part_size(len(source), source.piece_size, 4 * math.prod(source.shape))
     failed = succeeded = there = 0
     with opened(spec, source, meta, predictions(plan) | {name: crafted}, size=size) as run:
-        plan = careful(plan, spec, source, run)
+        plan = replace(plan, source=guarded(source, run))
         work(plan, run)
         with finishing(spec, run) as complete:
             if not complete:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from a2d_jax import process
@@ -14,7 +13,7 @@ from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.source import ImageSource
 from a2d_jax.io.tables import PREDICTED, table_writer, without
 from a2d_jax.jobs.spec import PartsSpec
-from a2d_jax.scale.quarantine import forget, guarded
+from a2d_jax.scale.quarantine import forget
 from a2d_jax.scale.runs import RECORDS, Kind, Run, is_folder, open_run, part_size, run_folder
 
 try:
@@ -95,12 +94,6 @@ def opened(
     finally:
         if not run.folder.exists() or not run.left:
             process.unfinished.discard(run.folder)
-
-
-def careful(plan: Plan, spec: PartsSpec, source: ImageSource, run: Run) -> Plan:
-    """The plan without the images that end the process; it takes a while if processes died on this run."""
-    classifier = getattr(spec, "classifier", None)
-    return replace(plan, source=guarded(source, run, () if classifier is None else (classifier,)))
 
 
 def _retry(run: Run) -> None:

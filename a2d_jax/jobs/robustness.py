@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from a2d_jax.io.provenance import record
 from a2d_jax.io.source import Piece
 from a2d_jax.io.tables import CLEVER
 from a2d_jax.jobs.images import open_both, told_by
-from a2d_jax.jobs.large import careful, finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
+from a2d_jax.jobs.large import finishing, opened, predictions, refuse_nothing, refuse_output, result, unfinished
 from a2d_jax.jobs.spec import CleverSpec
 from a2d_jax.measurements import CLEVER as CLEVER_
 from a2d_jax.robustness import Clever, CleverScores, clever_scores, mean_interval
 from a2d_jax.robustness.clever import ranks_of
+from a2d_jax.scale.quarantine import guarded
 from a2d_jax.scale.runs import Kind, Run
 from a2d_jax.specs import names_of
 
@@ -49,7 +50,7 @@ def clever(spec: CleverSpec, report: Report = silent) -> Done:
     kept: dict[str, list[CleverScores]] = {name: [] for name in names}
     failed = 0
     with opened(spec, source, meta, kinds, size=PART) as run:
-        plan = careful(plan, spec, source, run)
+        plan = replace(plan, source=guarded(source, run))
         work(plan, run)
         _score(plan, run, names, settings, spec.lanes)
         with finishing(spec, run) as complete:

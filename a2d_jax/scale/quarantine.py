@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ UNREADABLE = (
 )
 
 
-def guarded(source: ImageSource, run: Run, modules: Sequence[str] = ()) -> ImageSource:
+def guarded(source: ImageSource, run: Run) -> ImageSource:
     """The images of a run without those that end the process: their rows have an error.
 
     The parts that three processes have died on are read carefully first, as far as this process shall do them.
@@ -44,13 +44,13 @@ def guarded(source: ImageSource, run: Run, modules: Sequence[str] = ()) -> Image
     Args:
       source: the set of the run.
       run: the run folder.
-      modules: import strings of the command. If no image ends a small process, their modules are imported there too.
     """
     marks = _Marks(run.folder / RECORDS / READING, run.cut)
     found = _read_quarantine(run)
     again = {part for part, places in found.items() if places is None}
-    for part in sorted(set(run.own) & (marks.suspects() | again)):
-        found[part] = {**(found.get(part) or {}), **_found(source, run, part, modules)}
+    passed = {place // run.cut.size for place in range((source.description or {}).get("first", 0))}  # as the set was opened
+    for part in sorted(set(run.own) & (marks.suspects() | again | passed - set(found))):
+        found[part] = {**(found.get(part) or {}), **_found(source, run, part)}
         _write_quarantine(run, part, found[part])
         marks.clear(part)
     out = {place: how for places in found.values() for place, how in (places or {}).items()}
@@ -73,11 +73,11 @@ def forget(run: Run, part: int) -> None:
         _write_quarantine(run, part, None)
 
 
-def _found(source: ImageSource, run: Run, part: int, modules: Sequence[str]) -> dict[int, str]:
+def _found(source: ImageSource, run: Run, part: int) -> dict[int, str]:
     if source.description is None:
         return {}
     begin, end = run.cut.span(part)
-    found = killers(source.description, begin, end) or killers(source.description, begin, end, modules)
+    found = killers(source.description, begin, end)
     if found:
         supervision.progressed()
     return found
