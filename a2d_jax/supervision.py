@@ -30,8 +30,8 @@ PATIENCE = 0.3
 """Seconds until a signal that reached the process that waits must have reached the other one too, if it was sent to both."""
 
 _STARTING, _OPENING, _WORKING = range(3)
-_STAGE, _FINISHED, _FIRST = range(3)
-_shared: memoryview | None = None  # numbers that outlive the process that works: its stage, what it has finished, and `first_place`
+_STAGE, _FINISHED, _FIRST, _BEGUN = range(4)
+_shared: memoryview | None = None  # numbers that outlive the process that works, one for each of these names
 _careful = False
 
 
@@ -51,12 +51,16 @@ def supervised(name: str) -> int | None:
     if threading.active_count() > 1 or "jax" in sys.modules:  # a program around the command: its threads would not come along
         return None
     process.open_closed()
-    _shared = shared = memoryview(mmap.mmap(-1, 24)).cast("Q")
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, nobody learns how a process ended
+    _shared = shared = memoryview(mmap.mmap(-1, 32)).cast("Q")
     deaths = opening = seen = 0
     while True:
         _careful = opening >= DEATHS
         shared[_STAGE] = _STARTING
-        child = _Child()
+        try:
+            child = _Child()
+        except OSError:  # no room for a process: this one works alone, as far as it gets
+            return None
         if child.is_me:
             return None
         status = child.wait()
@@ -103,6 +107,16 @@ def found_first_place(place: int) -> None:
         progressed()
 
 
+def goes_on() -> bool:
+    """Whether an earlier process of this command has `begun`: what the command does once, at its beginning, is done."""
+    return _shared is not None and bool(_shared[_BEGUN])
+
+
+def begun() -> None:
+    """From here on, another process goes on with what this one has done."""
+    _set(_BEGUN, 1)
+
+
 def progressed() -> None:
     """Something was finished that the next process need not do again."""
     if _shared is not None:
@@ -136,16 +150,18 @@ class _Child:
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        self._number = os.fork()
-        self.is_me = not self._number
-        if self.is_me:
-            os.close(self._line)
-            threading.Thread(target=_follow, args=(read,), daemon=True).start()
-        else:
-            os.close(read)
-            for number in self._old:
-                signal.signal(number, self._pass_on)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        try:
+            self._number = os.fork()
+            self.is_me = not self._number
+            if self.is_me:
+                os.close(self._line)
+                threading.Thread(target=_follow, args=(read,), daemon=True).start()
+            else:
+                os.close(read)
+                for number in self._old:
+                    signal.signal(number, self._pass_on)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def wait(self) -> int:
         """The status with which it ended."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from a2d_jax import process
+from a2d_jax import process, supervision
 from a2d_jax.console import Done
 from a2d_jax.costs import PREDICT, Cut, NothingUsable, Plan, nothing
 from a2d_jax.errors import BadInput
@@ -79,10 +79,12 @@ def opened(
     identity = {name: meta[name] for name in IDENTITY if name in meta}
     cut = Cut(len(source), spec.part or size or part_size(len(source), source.piece_size))
     job = {"job": spec.as_json(), "result": str(spec.out)}
-    run = open_run(run_folder(spec.out), identity, cut, kinds, share=share_of(spec), restart=spec.restart, job=job)
+    anew = not supervision.goes_on()
+    run = open_run(run_folder(spec.out), identity, cut, kinds, share=share_of(spec), restart=spec.restart and anew, job=job)
     process.unfinished.add(run.folder)
-    if spec.retry_failed:
+    if spec.retry_failed and anew:
         _retry(run)
+    supervision.begun()
     try:
         yield run
     except NothingUsable:

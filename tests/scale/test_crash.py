@@ -134,7 +134,7 @@ def test_an_image_that_kills(here):
     images = pictures(100, kill=(37,), corrupt=(51,))
     folder(images)
     folder([image for i, image in enumerate(images) if i not in bad], "good")
-    done = run("--part", "32", out="parts")
+    done = run("--part", "32", "--restart", out="parts")  # which begins anew once, not after each death
     assert done.returncode == 3, done.stderr
     assert done.stderr.count(ENDED) == 3
     assert done.stderr.splitlines()[-1] == "a2d: 2 rows failed and carry their error"
