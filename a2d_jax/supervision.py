@@ -29,7 +29,7 @@ DEATHS = 3
 PATIENCE = 0.3
 """Seconds until a signal that reached the process that waits must have reached the other one too, if it was sent to both."""
 
-_STARTING, _OPENING, _WORKING = range(3)
+_STARTING, _OPENING, _WORKING, _ENDED = range(4)
 _STAGE, _FINISHED, _FIRST, _BEGUN = range(4)
 _shared: memoryview | None = None  # numbers that outlive the process that works, one for each of these names
 _careful = False
@@ -67,9 +67,13 @@ def supervised(name: str) -> int | None:
         if not os.WIFSIGNALED(status):
             return os.waitstatus_to_exitcode(status)
         number, finished = os.WTERMSIG(status), shared[_FINISHED]
-        if child.heard or number not in FAULTS or shared[_STAGE] == _STARTING:
-            if number not in child.heard:
-                _say(f"{name}: error: expected the process to end by itself, got its end by {_called(number)}")
+        if number in child.heard:
+            if shared[_STAGE] == _STARTING:  # it could not say so itself yet
+                how = "interrupted" if number == signal.SIGINT else f"interrupted by {_called(number)}"
+                _say(f"{name}: {how}; no output was written")
+            return 128 + number
+        if child.heard or number not in FAULTS or shared[_STAGE] in (_STARTING, _ENDED):
+            _say(f"{name}: error: expected the process to end by itself, got its end by {_called(number)}")
             return 128 + number
         deaths = deaths + 1 if finished == seen else 1
         opening = opening + 1 if shared[_STAGE] == _OPENING else 0
@@ -125,7 +129,7 @@ def progressed() -> None:
 
 def ended() -> None:
     """The work has ended: what happens to the process from now on is no reason to do it again."""
-    _set(_STAGE, _STARTING)
+    _set(_STAGE, _ENDED)
 
 
 def _set(what: int, number: int) -> None:
