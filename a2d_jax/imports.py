@@ -13,6 +13,9 @@ from typing import Any
 
 from a2d_jax.errors import BadInput
 
+imported: dict[str, None] = {}
+"""Modules that the user named and that were imported, in order."""
+
 
 def import_string(text: str, example: str) -> Any:
     """Import the object `module:name`; modules in the current directory can be imported.
@@ -36,6 +39,7 @@ def import_string(text: str, example: str) -> Any:
         raise BadInput(
             f"expected an importable module, got {module_name!r}, which raises {one_line(error)}; check the import string"
         ) from error
+    imported[module_name] = None
     try:
         for part in name.split("."):
             found = getattr(found, part)

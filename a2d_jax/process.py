@@ -27,6 +27,8 @@ outputs: list[Path] = []
 """What the command has written under its final name so far."""
 unfinished: set[Path] = set()
 """Folders in which finished parts of the work are kept; the same command goes on there."""
+arrived = 0
+"""Signals that a command has heard so far."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -89,7 +91,7 @@ def streams() -> Generator[Stream]:
     Yields:
       stdout, which tells whether text was lost.
     """
-    _open_closed()
+    open_closed()
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)
     old = sys.stdout, sys.stderr
@@ -190,6 +192,7 @@ class Signals:
 
     def _watch(self, numbers: set[int]) -> None:
         """Read what the interpreter writes the moment a signal comes, whatever the main thread does."""
+        global arrived
         first: int | None = None
         while True:
             ready, _, _ = select.select([self._read], [], [], GRACE if first is not None and not self._heard.is_set() else None)
@@ -198,6 +201,7 @@ class Signals:
                 return
             if came and came[0] not in numbers:
                 continue
+            arrived += len(came)
             if first is None and came:
                 first = came[0]
             elif first is not None and (came or not self._heard.is_set()):
@@ -222,7 +226,7 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _open_closed() -> None:
+def open_closed() -> None:
     """Give standard streams that are closed a file that takes everything, or the next file that is opened would stand in for them."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)

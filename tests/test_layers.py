@@ -7,7 +7,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "a2d_jax"
 FLOORS = [
     {"errors", "process"},
-    {"imports"},
+    {"imports", "supervision"},
     {"inputs"},
     {"types", "metrics", "console", "hardware"},
     {"norms", "losses", "measurements", "classifiers", "nn"},

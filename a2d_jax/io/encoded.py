@@ -7,6 +7,8 @@ Pillow decodes and resizes without Python's lock, so threads are enough. Images 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +22,8 @@ from a2d_jax.io.source import Block, ImageSource, Shape, image_shape, text
 
 DEPTH = 64
 """Images decoded before they are asked for, at most."""
+first_place: ContextVar[int] = ContextVar("first_place", default=0)
+"""Where a set that is opened begins to look for its first good image: behind those that end the process (`a2d_jax.io.probe`)."""
 
 T = TypeVar("T")
 
@@ -46,6 +50,7 @@ def source_of_rows(
     background: Background | None = None,
     choices: Sequence[str] = (),
     sequential: str | None = None,
+    known: Callable[[T], tuple[str, int | None]] | None = None,
 ) -> ImageSource:
     """A source over images that are decoded one by one, all of the shape of the first good one.
 
@@ -54,16 +59,19 @@ def source_of_rows(
       items: `(begin, end)` gives what to decode, from place `begin` to `end - 1`.
       row: decodes an item; called on several threads.
       shape: the shape asked for.
+      known: id and label of an item, without decoding it.
 
     Raises:
       BadInput: there is no good image.
     """
-    wanted = _first_good(map(row, items(0, count)), path, shape)
+    wanted = _first_good(map(row, items(min(first_place.get(), count), count)), path, shape)
 
     def blocks(begin: int, end: int, size: int) -> Iterator[Block]:
         return _collected(_ahead(row, items(begin, end)), size, wanted)
 
-    return ImageSource(path, count, wanted, labels, blocks, digest, preprocessing, background and background.name, choices, sequential)
+    place = background and background.name
+    source = ImageSource(path, count, wanted, labels, blocks, digest, preprocessing, place, choices, sequential)
+    return source if known is None else replace(source, known=lambda place: known(next(iter(items(place, place + 1)))))
 
 
 def _ahead(function: Callable[[T], Row], items: Iterable[T]) -> Iterator[Row]:

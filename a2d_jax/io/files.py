@@ -166,7 +166,7 @@ def _begun(final: Path, folder: bool) -> tuple[Path, int]:
             raise BadInput(
                 f"expected an existing, writable folder for the output {final}, got {final.parent} ({error.strerror}); choose another place"
             ) from error
-        if _locked(lock) is not False and os.fstat(lock).st_nlink:  # else another process has just swept it away
+        if locked(lock) is not False and os.fstat(lock).st_nlink:  # else another process has just swept it away
             return temporary, lock
         _removed(temporary, lock)
 
@@ -243,13 +243,13 @@ def _sweep(final: Path) -> None:
             lock = os.open(found, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 ours = os.fstat(lock).st_uid == os.geteuid() and (is_folder or stat.S_ISREG(os.fstat(lock).st_mode))
-                if ours and _locked(lock):
+                if ours and locked(lock):
                     shutil.rmtree(found) if is_folder else found.unlink()
             finally:
                 os.close(lock)
 
 
-def _locked(file: int) -> bool | None:
+def locked(file: int) -> bool | None:
     """Lock an open file: whether that succeeded; None where there are no locks."""
     if fcntl is None:
         return None

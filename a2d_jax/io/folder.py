@@ -66,9 +66,12 @@ def open_folder(
         files.local(path / TABLE)
     labels = _labels(path, names, classes, found)
 
+    def known(place: int) -> tuple[str, int | None]:
+        return plain(names[place]), None if labels.of is None else int(labels.of[place])
+
     def row(place: int) -> Row:
-        file, name = path / names[place], plain(names[place])
-        label = None if labels.of is None else int(labels.of[place])
+        file = path / names[place]
+        name, label = known(place)
         try:
             data = files.read(file)
         except OSError as error:
@@ -87,6 +90,7 @@ def open_folder(
         preprocessing=preprocessing,
         background=background,
         choices=[*([] if labels.note is None else [labels.note]), *_left_out(found)],
+        known=known,
     )
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io import datasets
+from a2d_jax.io import datasets, probe
 from a2d_jax.io.arrays import open_idx, open_npy, open_npz
 from a2d_jax.io.cifar import PICKLE, open_cifar, open_cifar_python
 from a2d_jax.io.folder import Classes, images_of, open_folder
@@ -62,11 +62,6 @@ def open_images(
     path = files.path
     if isinstance(files, Here) and not path.exists() and not (is_pattern(path.name) and _matching(files)):
         raise BadInput(f"expected images ({FORMS}), got {path}, which does not exist; check the path")
-    with readable(path):
-        source = _open(files, shape, preprocessing, classes, None if background is None else Background(background))
-    if not source.count:
-        raise BadInput(f"expected at least one image, got none in {path}; check the file")
-    check_shape(source, shape)
     origin = {
         "path": str(path.absolute()) if isinstance(files, Here) else url,
         "shape": shape and list(shape),
@@ -74,7 +69,12 @@ def open_images(
         "classes": classes if classes is None or isinstance(classes, int) else list(classes),
         "background": background,
     }
-    return replace(source, origin=origin)
+    with readable(path), probe.opening(origin) as found:
+        source = _open(files, shape, preprocessing, classes, None if background is None else Background(background))
+    if not source.count:
+        raise BadInput(f"expected at least one image, got none in {path}; check the file")
+    check_shape(source, shape)
+    return replace(source, origin=found)
 
 
 def reopen(description: Description | None) -> ImageSource:
@@ -99,7 +99,8 @@ def reopen(description: Description | None) -> ImageSource:
             opened = partial(open_images, description["path"], classes=description["classes"])
     except (KeyError, TypeError) as error:
         raise BadInput(f"expected the description of a set, got {description!r}; take it from the source again") from error
-    source = opened(shape=shape, preprocessing=preprocessing, background=background)
+    with probe.looking_from(description):
+        source = opened(shape=shape, preprocessing=preprocessing, background=background)
     if count > len(source):
         raise BadInput(f"expected at least {count} images in {source.path}, as described, got {len(source)}; restore the missing ones")
     return replace(source, count=count)

@@ -115,6 +115,7 @@ def open_parquet(
         shape=shape,
         preprocessing=preprocessing,
         background=background,
+        known=lambda item: (item[0], item[1] if label_column else None),
     )
 
 

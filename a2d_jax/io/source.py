@@ -73,6 +73,7 @@ class ImageSource:
       choices: decisions made for the user when the set was opened, such as which files to leave out.
       sequential: why the set can be read only from its start, and what to do about it; None for sets that are read from any position.
       url: where the set is, if it is in a store.
+      known: id and label of the image at a place, without decoding it; None if the reader cannot tell.
       origin: how it was opened, see `description`; None for sets in memory.
       seen: findings of the reader.
     """
@@ -88,6 +89,7 @@ class ImageSource:
     choices: Sequence[str] = ()
     sequential: str | None = None
     url: str | None = None
+    known: Callable[[int], tuple[str, int | None]] | None = None
     origin: Description | None = None
     seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from a2d_jax import specs
 from a2d_jax.console import Done, Report, silent
-from a2d_jax.costs import Judged, Unit, judged, measured, planned, stopped, stops_of, told, work
+from a2d_jax.costs import Judged, Plan, Unit, judged, measured, planned, stopped, stops_of, told, work
 from a2d_jax.costs.stored import reading
 from a2d_jax.detectors import Detector, whole_detector
 from a2d_jax.errors import BadInput
@@ -171,7 +171,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     kinds = predictions(plan) | dict.fromkeys(shortened, Kind(without(RESULTS, *absent)))
     kinds |= {VERDICTS: Kind(verdicts_schema(columns), kept=True, meta=meta)}
 
-    def do(run: Run) -> None:
+    def do(plan: Plan, run: Run) -> None:
         work(plan, run)
         for part in run.missing(VERDICTS):
             found = judged(measured(plan, run, [part]), attacks, columns, stored.fitted, stops, source.shape)
@@ -197,7 +197,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
         summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}
         return Done(summary, failed, [*meeting.notes, *source.notes, *said.notes])
 
-    return Job(spec, source, meta, kinds, do, end, notes=meeting.notes)
+    return Job(spec, plan, source, meta, kinds, do, end, notes=meeting.notes)
 
 
 def _verdict_rows(found: Judged) -> dict[str, Any]:

@@ -51,4 +51,4 @@ class Elsewhere:
 
         job = jobs.prepared(jobs.spec_of(self.job, self.spec), silent)
         run = opened_again(job)
-        return lambda parts: job.do(replace(run, only=parts))
+        return lambda parts: job.work(replace(run, only=parts))

@@ -45,7 +45,7 @@ def predict(spec: PredictSpec, report: Report) -> Job:
         accuracy = {} if said.wrong is None else {"accuracy": 1 - said.wrong / said.images}
         return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, [*source.notes, *said.notes])
 
-    return Job(spec, source, meta, predictions(plan, kept=True, meta=meta), lambda run: work(plan, run), end)
+    return Job(spec, plan, source, meta, predictions(plan, kept=True, meta=meta), work, end)
 
 
 @in_parts
@@ -86,7 +86,7 @@ def cost(spec: CostSpec, report: Report) -> Job:
         summary = {"out": str(spec.out), "images": len(source), "failed": failed, **begin_with(said)}
         return Done({**summary, "costs": costs}, failed, [*source.notes, *said.notes])
 
-    return Job(spec, source, meta, kinds, lambda run: work(plan, run), end)
+    return Job(spec, plan, source, meta, kinds, work, end)
 
 
 @in_parts
@@ -133,7 +133,7 @@ def attack(spec: AttackSpec, report: Report) -> Job:
         summary = {"out": str(spec.out), "images": len(source), "failed": failed, "success rate": succeeded / (len(source) - failed)}
         return Done({**summary, **before}, failed, [*source.notes, *said.notes])
 
-    return Job(spec, source, meta, predictions(plan) | {name: crafted}, lambda run: work(plan, run), end, size=size)
+    return Job(spec, plan, source, meta, predictions(plan) | {name: crafted}, work, end, size=size)
 
 
 @contextmanager

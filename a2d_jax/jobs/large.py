@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from a2d_jax import process
+from a2d_jax import process, supervision
 from a2d_jax.console import Done, Report, silent
 from a2d_jax.costs import PREDICT, Cut, NothingUsable, Plan, nothing
 from a2d_jax.errors import BadInput
@@ -21,6 +21,7 @@ from a2d_jax.jobs.elsewhere import Elsewhere
 from a2d_jax.jobs.progress import slowest
 from a2d_jax.jobs.spec import Folder, PartsSpec
 from a2d_jax.scale.engines import Engine, engine
+from a2d_jax.scale.quarantine import forget, guarded
 from a2d_jax.scale.runs import Kind, Run, open_run, part_size, run_folder
 
 try:
@@ -44,23 +45,29 @@ class Job:
 
     Attributes:
       spec: its settings.
+      plan: what it measures.
       source: its images.
       meta: what its result records; that part of it on which numbers depend identifies the job.
       kinds: its measurements.
-      do: does what a run folder is missing.
+      do: does what a run folder is missing of a plan.
       end: puts the result together when nothing is missing.
       size: images of a part; default by the size of the set.
       notes: choices made on the user's behalf.
     """
 
     spec: PartsSpec
+    plan: Plan
     source: ImageSource
     meta: Mapping[str, Any]
     kinds: Mapping[str, Kind]
-    do: Callable[[Run], None]
+    do: Callable[[Plan, Run], None]
     end: Callable[[Run], Done]
     size: int | None = None
     notes: Sequence[str] = ()
+
+    def work(self, run: Run) -> None:
+        """Do what a run folder is missing. An image that would end the process is left out."""
+        self.do(replace(self.plan, source=guarded(self.source, run)), run)
 
 
 class in_parts(Generic[S]):
@@ -79,7 +86,7 @@ class in_parts(Generic[S]):
         if isinstance(job, Done):
             return job
         with opened(job) as run:
-            engine_of(spec)(run, job.do, Elsewhere.of(spec), report)
+            engine_of(spec)(run, job.work, Elsewhere.of(spec), report)
             with finishing(spec, run) as complete:
                 if not complete:
                     return unfinished(job, run)
@@ -160,10 +167,12 @@ def opened(job: Job) -> Generator[Run]:
     Raises:
       BadInput: the folder of another job.
     """
-    run = _opened(job)
+    anew = not supervision.goes_on()
+    run = _opened(job if anew else replace(job, spec=replace(job.spec, restart=False)))
     process.unfinished.add(run.folder)
-    if job.spec.retry_failed:
+    if job.spec.retry_failed and anew:
         _retry(run)
+    supervision.begun()
     try:
         yield run
     except NothingUsable:
@@ -193,6 +202,7 @@ def _retry(run: Run) -> None:
         there = [name for name in run.kinds if part in run.done(name)]
         if any(error is not None for name in there for error in run.read(name, part).columns["error"]):
             run.discard(part)
+            forget(run, part)
 
 
 def predictions(plan: Plan, **how: Any) -> dict[str, Kind]:

@@ -49,7 +49,7 @@ def clever(spec: CleverSpec, report: Report) -> Job:
         CLEVER_ + name: Kind(CLEVER, constants={"target": name}, kept=True, meta={**meta, "targets": [name]}) for name in names
     }
 
-    def do(run: Run) -> None:
+    def do(plan: Plan, run: Run) -> None:
         work(plan, run)
         _score(plan, run, names, settings, spec.lanes)
 
@@ -72,7 +72,7 @@ def clever(spec: CleverSpec, report: Report) -> Job:
         summary = {"out": str(spec.out), "images": len(source), "failed": failed}
         return Done({**summary, "scores": _summary(scores, spec.radius)}, failed, [*source.notes, *said.notes])
 
-    return Job(spec, source, meta, kinds, do, end, size=PART)
+    return Job(spec, plan, source, meta, kinds, do, end, size=PART)
 
 
 def _score(plan: Plan, run: Run, names: Sequence[str], settings: Clever, lanes: int | None) -> None:

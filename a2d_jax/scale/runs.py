@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from a2d_jax import supervision
 from a2d_jax.costs.units import Unit
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic, hidden_name, link
@@ -105,6 +106,7 @@ class Run:
         table = table_of({**names, **{name: [value] * rows for name, value in kind.constants.items()}}, kind.schema)
         with atomic(path) as temporary, temporary.open("wb") as file:
             pq.write_table(table.replace_schema_metadata({"a2d": json.dumps(kind.meta), "unit": json.dumps(facts)}), file)
+        supervision.progressed()
 
     def read(self, measurement: str, part: int) -> Unit:
         """A unit that is there.
