@@ -51,6 +51,8 @@ VARIABLES = {
 """What Ray reads when it starts."""
 PATIENCE = 10.0
 """Seconds that a cluster may take to answer."""
+TRIES = 3
+"""How often Ray asks a cluster that has answered; it takes some seconds each time."""
 POLL = 1.0
 """Seconds between two looks at the run folder, for the progress."""
 
@@ -245,10 +247,11 @@ def _cluster(address: str | None) -> Generator[None]:
 
 
 def _answers(address: str | None) -> None:
-    """Raise an OSError if nobody listens there: Ray would wait for minutes, and then end the process."""
+    """Raise an OSError if nobody listens there, where Ray would try for many minutes."""
     if address not in (None, "auto"):
         host, _, port = address.partition(":")
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(TRIES))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, on loopback; it ends when its stdin does.
+"""A Ray cluster of several nodes on this machine; it ends when its stdin does.
 
     python ray_cluster.py NODES
 
@@ -10,7 +10,7 @@ import sys
 
 from ray.cluster_utils import Cluster
 
-SMALL = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20}
+SMALL = {"object_store_memory": 80 << 20}
 
 
 def main() -> None:
