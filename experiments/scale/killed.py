@@ -2,8 +2,7 @@
 
     python -m experiments.scale.killed --classifier models.lenet:lenet5 --checkpoint lenet5 --images t10k-images-idx3-ubyte
 
-One `a2d cost` runs to its end. Then the same job is killed `--kills` times: each process is left alone for a random time, from its start
-on, so that the moments spread over the whole job. At the end its table is compared with that of the job that was left alone. An image that
+One `a2d cost` runs to its end. Then the same job is killed `--kills` times, at moments drawn evenly over all of its work. At the end its table is compared with that of the job that was left alone. An image that
 an attack had finished when the process was killed, and that was not in a finished part, is done twice; so is the work on the images in
 the lanes, of which half is counted.
 
@@ -27,6 +26,8 @@ import pyarrow.parquet as pq
 import tyro
 
 from a2d_jax.console import run
+from a2d_jax.costs.measuring import ALL
+from a2d_jax.costs.units import PREDICT
 from a2d_jax.errors import BadInput
 from a2d_jax.io.parts import Cut, measurement_folder, read_job, units
 
@@ -74,24 +75,27 @@ def main(args: Args) -> dict[str, object]:
     begin = time.perf_counter()
     alone = json.loads(start(args, "alone.parquet").communicate()[0].rsplit("done ", 1)[1])
     seconds = time.perf_counter() - begin
+    images, names = alone["images"], args.attacks.split(",")
     moments = random.Random(args.seed)
     lost: list[float] = []
-    images, names = alone["images"], args.attacks.split(",")
-    while len(lost) < args.kills:
+    for target in sorted(moments.uniform(0, images * (len(names) + 1)) for _ in range(args.kills)):
         before = committed(args, names)
         process = start(args, "killed.parquet")
-        try:
-            text, _ = process.communicate(timeout=moments.uniform(0, 2 * (seconds / (args.kills + 1) + 7)))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            text, _ = process.communicate()
+        assert process.stdout is not None
+        done: dict[str, int] = {}
+        for line in process.stdout:
+            what, _, count = line.removeprefix("at ").strip().rpartition(" ")
+            done[what] = int(count)
+            if done.get(ALL, 0) + sum(before.values()) >= target:
+                time.sleep(moments.uniform(0, 0.5))  # between two lines
+                break
+        process.kill()
+        done |= {what: int(count) for what, count in re.findall(r"at (.+) (\d+)\n", process.communicate()[0])}
         if process.returncode != -signal.SIGKILL:
             raise BadInput(f"expected the job to be killed {args.kills} times, got its end after {len(lost)}; take more images")
         after = committed(args, names)
-        done = {name: int(n) for name, n in re.findall(r"at (\S+) (\d+)\n", text)}
-        working = [name for name in names if done.get(name, 0) > 0]
-        twice = sum(done[name] - (after[name] - before[name]) for name in working)
-        in_lanes = 32 * (os.cpu_count() or 1) / 2 if working and done[working[-1]] < images - before[working[-1]] else 0
+        twice = sum(done[name] - (after[name] - before[name]) for name in names if name in done)
+        in_lanes = 32 * (os.cpu_count() or 1) / 2 if any(after[name] < images for name in names if name in done) else 0
         lost.append(twice + in_lanes)
         print(f"kill {len(lost)}: {after}, done again {twice} images and half of the lanes", flush=True)
     start(args, "killed.parquet").communicate()
@@ -120,13 +124,13 @@ def start(args: Args, name: str, limit: int = 0) -> "subprocess.Popen[str]":
 
 
 def committed(args: Args, names: list[str]) -> dict[str, int]:
-    """Images in finished parts, by attack."""
+    """Images in finished parts, by measurement."""
     folder = args.out / "killed.parquet.run"
     if not folder.exists():
-        return dict.fromkeys(names, 0)
+        return dict.fromkeys([PREDICT, *names], 0)
     job = read_job(folder)
     cut = Cut(job["count"], job["size"])
-    return {name: cut.length(units(measurement_folder(folder, name, True))) for name in names}
+    return {name: cut.length(units(measurement_folder(folder, name, kept))) for name, kept in job["measurements"].items()}
 
 
 if __name__ == "__main__":
