@@ -2,9 +2,9 @@
 
     python -m experiments.scale.killed --classifier models.lenet:lenet5 --checkpoint lenet5 --images t10k-images-idx3-ubyte
 
-One `a2d cost` runs to its end. Then the same job is killed `--kills` times, at moments drawn evenly over all of its work. At the end its table is compared with that of the job that was left alone. An image that
-an attack had finished when the process was killed, and that was not in a finished part, is done twice; so is the work on the images in
-the lanes, of which half is counted.
+One `a2d cost` runs to its end. Then the same job is killed `--kills` times, at moments drawn evenly over all of its work. At the end its
+table is compared with that of the job that was left alone. An image that an attack had finished when the process was killed, and that was
+not in a finished part, is done twice; so is the work on the images in the lanes, of which half is counted.
 
 Run time: about twice that of the job, and ten seconds for each kill.
 Expected (LeNet-5, 10,000 digits, bim and jsma, 20 kills, 2 cores): see docs/scale.md.
