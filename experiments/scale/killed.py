@@ -75,7 +75,7 @@ def main(args: Args) -> dict[str, object]:
     begin = time.perf_counter()
     alone = json.loads(start(args, "alone.parquet").communicate()[0].rsplit("done ", 1)[1])
     seconds = time.perf_counter() - begin
-    images, names = alone["images"], args.attacks.split(",")
+    images, names = alone["images"], [row["attack"] for row in alone["costs"]]
     moments = random.Random(args.seed)
     lost: list[float] = []
     for target in sorted(moments.uniform(0, images * (len(names) + 1)) for _ in range(args.kills)):
