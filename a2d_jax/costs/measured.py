@@ -15,6 +15,7 @@ from a2d_jax.costs.targets import Target
 from a2d_jax.costs.units import PREDICT, Cut, Ledger, Memory, joined
 from a2d_jax.drivers import Stats
 from a2d_jax.errors import BadInput
+from a2d_jax.io.seen import notes as pixel_notes
 from a2d_jax.types import Attack, AttackResult, Classifier
 
 
@@ -25,7 +26,7 @@ class Told:
     Attributes:
       stats: statistics of the lanes by attack.
       seconds: of the work, by measurement, in all processes together.
-      notes: notes for the caller on the network, the labels and the attacks.
+      notes: notes for the caller on the pixels, the network, the labels and the attacks.
       images: images that can be predicted.
       wrong: how many of them are not predicted as their labels say; None for a set without labels.
     """
@@ -126,10 +127,11 @@ def told(plan: Plan, ledger: Ledger, parts: Sequence[int]) -> Told:
     seen = Seen()
     stats = {name: Stats() for name in plan.attacks}
     seconds, still = dict.fromkeys(plan.measurements, 0.0), dict.fromkeys(plan.attacks, (0, 0))
-    images, wrong = 0, 0
+    images, wrong, pixels = 0, 0, list[Mapping[str, Any]]()
     for part in parts:
         facts = ledger.facts(PREDICT, part)
         images += facts["good"]
+        pixels += [facts["pixels"]] if "pixels" in facts else []
         wrong = None if wrong is None or facts["wrong"] is None else wrong + facts["wrong"]
         seconds[PREDICT] += facts["seconds"]
         seen.merge(Seen.of_json(facts["seen"]))
@@ -141,7 +143,11 @@ def told(plan: Plan, ledger: Ledger, parts: Sequence[int]) -> Told:
             one.useful_steps += facts["useful_steps"]
             one.lane_steps += facts["lane_steps"]
             still[name] = still[name][0] + facts["still"], still[name][1] + facts["good"]
-    notes = seen.notes() + [note for name, (count, good) in still.items() for note in unmoved(name, count, good)]
+    notes = (
+        pixel_notes(pixels, ledger.cut.length(parts))
+        + seen.notes()
+        + [note for name, (count, good) in still.items() for note in unmoved(name, count, good)]
+    )
     return Told(stats, seconds, notes, images, wrong)
 
 

@@ -194,7 +194,9 @@ def predict(plan: Plan, ledger: Ledger) -> None:
             columns = joined(waiting)
             good = np.asarray([error is None for error in columns["error"]])
             wrong = int((columns["label"] != columns["truth"])[good].sum()) if "truth" in columns else None
-            facts = {"seconds": now - begin, "good": int(good.sum()), "wrong": wrong, "seen": seen.as_json()}
+            facts: dict[str, Any] = {"seconds": now - begin, "good": int(good.sum()), "wrong": wrong, "seen": seen.as_json()}
+            if (read := getattr(plan.source, "seen", None)) is not None:  # of a reader of files
+                facts["pixels"] = read.facts(*ledger.cut.span(part))
             ledger.commit(PREDICT, part, Unit(columns, facts))
             waiting, seen, begin = [], Seen(), now
     if len(left) == len(ledger.cut.parts):

@@ -1,6 +1,6 @@
 """Changes and errors found while reading a set, and the notes about them: one line for each kind, with the number of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,20 +34,34 @@ class Seen:
                 flags.extend(bytes(max(0, place + 1 - len(flags))))
                 flags[place] = 1
 
+    def facts(self, begin: int, end: int) -> dict[str, Any]:
+        """What was done to the images from place `begin` to `end - 1`, as JSON can say it: see `notes`."""
+        told = {kind: sum(flags[begin:end]) for kind, flags in self._done.items()}
+        return {"done": {kind: n for kind, n in told.items() if n}, "largest": float(self._largest), "bytes": self._bytes}
+
     def lines(self, count: int) -> list[str]:
         """Notes for the user on the first `count` images, as far as they were read."""
-        told = [(kind, sum(flags[:count])) for kind, flags in self._done.items()]
-        return [f"{kind}: {n} of {count} images" for kind, n in told if n] + self._dark()
+        return notes([self.facts(0, count)], count)
 
-    def _dark(self) -> list[str]:
-        largest = float(self._largest)
-        if not 0 <= largest <= (DARK if self._bytes else DARK / 255):
-            return []
-        if not self._bytes:
-            return [
-                f"no value of any image is larger than {largest:.3g}, so all are nearly black; "
-                "if they were divided by 255 twice, divide once"
-            ]
-        mend = f"; if they range from 0 to {largest:g}, save x / {largest:g} as float32" if largest > 1 else ""
-        mend = "; if they mean 0 and 1, save them as float32" if largest == 1 else mend
-        return [f"no value of any image is larger than {largest:g}, and bytes count from 0 to 255, so all are nearly black{mend}"]
+
+def notes(facts: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+    """Notes for the user on a set of `count` images, from the facts of its parts."""
+    told: dict[str, int] = {}
+    for part in facts:
+        for kind, n in part["done"].items():
+            told[kind] = told.get(kind, 0) + n
+    largest, are_bytes = max((part["largest"] for part in facts), default=-1.0), any(part["bytes"] for part in facts)
+    return [f"{kind}: {n} of {count} images" for kind, n in told.items()] + _dark(largest, are_bytes)
+
+
+def _dark(largest: float, are_bytes: bool) -> list[str]:
+    """A note on a set whose values are all small."""
+    if not 0 <= largest <= (DARK if are_bytes else DARK / 255):
+        return []
+    if not are_bytes:
+        return [
+            f"no value of any image is larger than {largest:.3g}, so all are nearly black; if they were divided by 255 twice, divide once"
+        ]
+    mend = f"; if they range from 0 to {largest:g}, save x / {largest:g} as float32" if largest > 1 else ""
+    mend = "; if they mean 0 and 1, save them as float32" if largest == 1 else mend
+    return [f"no value of any image is larger than {largest:g}, and bytes count from 0 to 255, so all are nearly black{mend}"]

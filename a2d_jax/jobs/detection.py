@@ -195,7 +195,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
         said = told(plan, run, run.cut.parts)
         steps = [{"attack": name, **one.told} for name, one in ends.items()]
         summary = {"out": str(spec.out), "images": len(source), "failed": failed, "adversarial": flagged, "steps": steps}
-        return Done(summary, failed, [*meeting.notes, *source.notes, *said.notes])
+        return Done(summary, failed, [*meeting.notes, *source.choices, *said.notes])
 
     return Job(spec, plan, source, meta, kinds, do, end, notes=meeting.notes)
 

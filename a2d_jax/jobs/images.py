@@ -43,7 +43,7 @@ def predict(spec: PredictSpec, report: Report) -> Job:
         said = told(plan, run, run.cut.parts)
         refuse_nothing(plan, run, PREDICT, failed)
         accuracy = {} if said.wrong is None else {"accuracy": 1 - said.wrong / said.images}
-        return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, [*source.notes, *said.notes])
+        return Done({"out": str(spec.out), "images": len(source), "failed": failed, **accuracy}, failed, [*source.choices, *said.notes])
 
     return Job(spec, plan, source, meta, predictions(plan, kept=True, meta=meta), work, end)
 
@@ -84,7 +84,7 @@ def cost(spec: CostSpec, report: Report) -> Job:
             of_lanes = {"lanes": said.stats[name].lanes, "useful lane fraction": said.stats[name].useful_fraction}
             costs.append({"attack": name, "median cost": float(np.median(cost)), "censored": float(censored.mean()), **queries, **of_lanes})
         summary = {"out": str(spec.out), "images": len(source), "failed": failed, **begin_with(said)}
-        return Done({**summary, "costs": costs}, failed, [*source.notes, *said.notes])
+        return Done({**summary, "costs": costs}, failed, [*source.choices, *said.notes])
 
     return Job(spec, plan, source, meta, kinds, work, end)
 
@@ -131,7 +131,7 @@ def attack(spec: AttackSpec, report: Report) -> Job:
             refuse_nothing(plan, run, name, failed)
         before = {"at the target to begin with": there} if plan.aims(name) else {"wrong to begin with": said.wrong or 0}
         summary = {"out": str(spec.out), "images": len(source), "failed": failed, "success rate": succeeded / (len(source) - failed)}
-        return Done({**summary, **before}, failed, [*source.notes, *said.notes])
+        return Done({**summary, **before}, failed, [*source.choices, *said.notes])
 
     return Job(spec, plan, source, meta, predictions(plan) | {name: crafted}, work, end, size=size)
 

@@ -70,7 +70,7 @@ def clever(spec: CleverSpec, report: Report) -> Job:
         said = told(plan, run, run.cut.parts)
         scores = {name: CleverScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) for name, parts in kept.items()}
         summary = {"out": str(spec.out), "images": len(source), "failed": failed}
-        return Done({**summary, "scores": _summary(scores, spec.radius)}, failed, [*source.notes, *said.notes])
+        return Done({**summary, "scores": _summary(scores, spec.radius)}, failed, [*source.choices, *said.notes])
 
     return Job(spec, plan, source, meta, kinds, do, end, size=PART)
 

@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x = np.random.default_rng(0).random((COUNT, 8, 8, 1), np.float32)
     x[5] = np.nan
-    np.savez("x.npz", x=x, y=np.arange(COUNT) % 5)
+    np.savez("x.npz", x=x / 20, y=np.arange(COUNT) % 5)  # so dark that a note says it
     return tmp_path
 
 
@@ -127,6 +127,7 @@ def test_the_same_command_goes_on(here, name, kill_after):
             assert os.path.isdir(f"killed{ending}.run")
             assert not os.path.exists(f"killed{ending}")
     assert done.failed == 1
+    assert done.notes == alone.notes
     assert len(kill_after.committed) == len(set(kill_after.committed)) > 3
     assert not os.path.exists(f"killed{ending}.run")
     equal(content(f"killed{ending}"), content(f"alone{ending}"))
