@@ -41,6 +41,20 @@ class Piece:
     error: list[str | None]
 
 
+class Fetching(NamedTuple):
+    """What must be on this machine to read images of a set in a store.
+
+    Attributes:
+      ends: of each file of the set in their order, the place behind its last image.
+      sizes: bytes of each file.
+      room: bytes that may be on this machine to be read again.
+    """
+
+    ends: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    room: int
+
+
 Description = dict[str, Any]
 """Plain data, as JSON can hold, from which `a2d_jax.io.images.reopen` opens a set again, here or on another machine."""
 
@@ -73,6 +87,7 @@ class ImageSource:
       choices: decisions made for the user when the set was opened, such as which files to leave out.
       sequential: why the set can be read only from its start, and what to do about it; None for sets that are read from any position.
       url: where the set is, if it is in a store.
+      fetching: what it takes to read images of a set in a store in several files; None for other sets.
       origin: how it was opened, see `description`; None for sets in memory.
       seen: findings of the reader.
     """
@@ -88,6 +103,7 @@ class ImageSource:
     choices: Sequence[str] = ()
     sequential: str | None = None
     url: str | None = None
+    fetching: Fetching | None = None
     origin: Description | None = None
     seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 
@@ -242,6 +258,9 @@ class Here:
     def head(self, file: Path) -> IO[bytes]:
         """A file of which little is read."""
         return file.open("rb")
+
+    def fetching(self, files: Sequence[Path | str], ends: NDArray[np.int64]) -> None:
+        """Nothing needs to be fetched."""
 
 
 def content_digest(*files: Path) -> str:

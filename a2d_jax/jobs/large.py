@@ -2,9 +2,10 @@
 
 import functools
 import os
+import secrets
 import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,9 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.parts import RECORDS
 from a2d_jax.io.source import ImageSource
+from a2d_jax.io.store import store_of
 from a2d_jax.io.tables import PREDICTED, table_writer, without
+from a2d_jax.io.urls import Url
 from a2d_jax.jobs.elsewhere import Elsewhere
 from a2d_jax.jobs.progress import slowest
 from a2d_jax.jobs.spec import Folder, PartsSpec
@@ -81,10 +84,10 @@ class in_parts(Generic[S]):
         with opened(job) as run:
             engine_of(spec)(run, job.do, Elsewhere.of(spec), report)
             with finishing(spec, run) as complete:
-                if not complete:
-                    return unfinished(job, run)
-                done, work = job.end(run), work_of(run)
-                return replace(done, summary={**done.summary, **work})
+                if complete:
+                    done, work = job.end(run), work_of(run)
+                    return replace(done, summary={**done.summary, **work})
+            return unfinished(job, run)
 
 
 def opened_again(job: Job) -> Run:
@@ -94,10 +97,10 @@ def opened_again(job: Job) -> Run:
       BadInput: this process does not see it, or has other weights, images or versions.
     """
     folder = folder_of(job.spec)
-    if not (folder / RECORDS).is_dir():
+    if not store_of(folder).is_dir(folder / RECORDS):
+        where = folder if isinstance(folder, Url) else folder.resolve()
         raise BadInput(
-            f"expected the folder {folder.resolve()} on all machines, got none on {socket.gethostname()}; "
-            "choose an --out that all machines see"
+            f"expected the folder {where} on all machines, got none on {socket.gethostname()}; choose an --out that all machines see"
         )
     return _opened(replace(job, spec=replace(job.spec, restart=False)))
 
@@ -114,7 +117,7 @@ def refuse_output(spec: PartsSpec) -> None:
         raise BadInput(f"expected at least 1 image in a part, got {spec.part}; leave it out to take the default")
     if not is_folder(spec):
         refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
-    elif not spec.out.is_dir():
+    elif not (isinstance(spec.out, Url) or spec.out.is_dir()):
         refuse_existing(spec.out, False, "--force", inputs=spec.inputs(), card=RECORDS)
 
 
@@ -125,7 +128,7 @@ def folder_of(spec: PartsSpec) -> Path:
 
 def is_folder(spec: PartsSpec) -> bool:
     """Whether the result is a folder of parts: its name ends with a slash, or such a folder is there."""
-    return isinstance(spec.out, Folder) or os.path.isdir(spec.out / RECORDS)
+    return isinstance(spec.out, Folder) or store_of(spec.out).is_dir(spec.out / RECORDS)
 
 
 def share_of(spec: PartsSpec) -> tuple[int, int]:
@@ -173,7 +176,7 @@ def opened(job: Job) -> Generator[Run]:
         run.remove_empty()
         raise
     finally:
-        if not run.folder.exists() or not run.left:
+        if not run.there or not run.left:
             process.unfinished.discard(run.folder)
 
 
@@ -210,9 +213,25 @@ def finishing(spec: PartsSpec, run: Run) -> Generator[bool]:
     """
     with _locked(run):
         there = not run.left
-        yield there
-        if there and not is_folder(spec):
-            run.remove()
+        with _announced(spec, run) if there and isinstance(run.folder, Url) else nullcontext():
+            yield there
+            if there and not is_folder(spec):
+                run.remove()
+
+
+@contextmanager
+def _announced(spec: PartsSpec, run: Run) -> Generator[None]:
+    """Several processes may put a result together in a store, which has no locks: the first one that is done has done it for all."""
+    mine = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    folder, store = run.folder / RECORDS / "finishing", store_of(run.folder)
+    store.create(folder / mine, b"")
+    try:
+        yield
+    except BadInput:
+        others = not run.there or set(store.names(folder)) != {mine}
+        if is_folder(spec) or not (others and store.is_file(spec.out)):
+            raise
+        run.remove()
 
 
 @contextmanager
@@ -249,7 +268,7 @@ def work_of(run: Run) -> dict[str, Any]:
 def unfinished(job: Job, run: Run) -> Done:
     """What a job tells whose share is done, and those of others are not."""
     spec, notes = job.spec, job.notes
-    if not run.folder.exists():
+    if not run.there:
         return Done({"out": str(spec.out), "images": run.cut.count}, notes=[*notes, f"another process has written {spec.out}"])
     k, n = share_of(spec)
     summary = {"parts": str(run.folder), "images": run.cut.length(run.own), "share": f"{k}/{n}", "units missing": run.left}
