@@ -209,6 +209,8 @@ class _Objects:
         if others := [file for file in files if file != keep]:
             told(folder, lambda: asked(lambda: _remove(system, others)), "remove")
         self.remove(last)
+        with suppress(FileNotFoundError):  # some stores keep empty folders
+            told(folder, lambda: asked(lambda: system.rm(there, recursive=True)), "remove", FileNotFoundError)
 
     def _kind(self, path: Path) -> str | None:
         system, there = connected(path)

@@ -187,7 +187,12 @@ def _opened(job: Job) -> Run:
     facts = {"job": spec.as_json(), "result": str(spec.out)}
     run = open_run(folder_of(spec), identity, cut, job.kinds, restart=spec.restart, job=facts)
     k, n = share_of(spec)
-    return run if n == 1 else replace(run, only=run.cut.parts[k - 1 :: n])
+    if n == 1:
+        return run
+    parts = run.cut.parts
+    if source.fetching is None:
+        return replace(run, only=parts[k - 1 :: n])
+    return replace(run, only=parts[len(parts) * (k - 1) // n : len(parts) * k // n])  # neighbours share files, which are fetched once
 
 
 def _retry(run: Run) -> None:

@@ -111,7 +111,7 @@ def test_a_folder_is_a_table(bucket, here):  # noqa: F811
     jobs.detect(jobs.DetectSpec(out="v.parquet", detector="d.json", costs="c.parquet"))
     equal(content(fetched(f"{bucket}/v.parquet")), content("v.parquet"))
     jobs.detect(spec(jobs.DetectSpec, "i/", detector=f"{bucket}/d.json"))
-    assert jobs.evaluate(jobs.EvaluateSpec(benign=f"{bucket}/c/", adversarial=(f"{bucket}/c/",))).summary["benign"] == f"{bucket}/c/"
+    assert jobs.evaluate(jobs.EvaluateSpec(benign=f"{bucket}/c/", adversarial=(f"{bucket}/c/",))).summary["benign"] == f"{bucket}/c"
     jobs.shift(jobs.ShiftSpec(benign=f"{bucket}/c", new=f"{bucket}/again.parquet"))
     for path in (f"{bucket}/nothing", f"{bucket}/nothing.parquet"):
         with pytest.raises(BadInput, match=f"got {path}, which is not a file; check the path"):
@@ -185,7 +185,7 @@ def test_two_processes_finish(bucket, here, when, monkeypatch):  # noqa: F811
     monkeypatch.setattr(large, "table_writer", meet)
     if when == "after it":
         end = Run.remove
-        monkeypatch.setattr(Run, "remove", lambda self: (end(self), end(self)))
+        monkeypatch.setattr(Run, "remove", lambda self: [end(self) for _ in range(2 if isinstance(self.folder, Url) else 1)])
     done = jobs.cost(cost(f"{bucket}/c.parquet"))
     assert when == "after it" or done.notes == [f"another process has written {bucket}/c.parquet"]
     assert everything(bucket) == ["c.parquet"]
@@ -197,22 +197,20 @@ def test_a_file_that_appears(bucket, here, monkeypatch):  # noqa: F811
     """Protects other people's files: what has appeared under the name of the result stays, and the result has another name."""
     system = fsspec.core.url_to_fs(bucket)[0]
     jobs.cost(cost("c.parquet"))
-    jobs.fit(jobs.FitSpec(out="d.json", benign="c.parquet", detector="vote", k=1))
-    end = large.work_of
-    monkeypatch.setattr(Run, "all_facts", Run.all_facts)
     written = large.table_writer
-    monkeypatch.setattr(large, "table_writer", lambda *given: system.pipe_file("bucket/c.parquet", b"mine") or written(*given))
+    monkeypatch.setattr(large, "table_writer", lambda *given: (system.pipe_file("bucket/c.parquet", b"mine"), written(*given))[1])
     with pytest.raises(BadInput, match=rf"to be free when the work ended, .* the result is in {bucket}/a2d-\w+.parquet"):
         jobs.cost(cost(f"{bucket}/c.parquet"))
     assert system.cat_file("bucket/c.parquet") == b"mine"
-    assert end is large.work_of
     (kept,) = [name for name in everything(bucket) if name.startswith("a2d-")]
     equal(content(fetched(f"{bucket}/{kept}")), content("c.parquet"))
 
 
-def failing(monkeypatch, system, method, times, error):
-    """A store that fails some times."""
-    left, right, kind = [times], getattr(type(system), method), type(system)
+def failing(monkeypatch, system, times, error):
+    """A store that fails at some puts."""
+    kind, left = type(system), [times]
+    method = "_put_file" if hasattr(kind, "_put_file") else "put_file"
+    right = getattr(kind, method)
 
     def fails(self, *given, **more):
         if left[0]:
@@ -220,7 +218,11 @@ def failing(monkeypatch, system, method, times, error):
             raise error
         return right(self, *given, **more)
 
-    monkeypatch.setattr(kind, method, fails)
+    async def fails_later(self, *given, **more):
+        return await fails(self, *given, **more)
+
+    monkeypatch.setattr(kind, method, fails_later if method.startswith("_") else fails)
+    kind.clear_instance_cache()  # instances have taken the right one over
     return left
 
 
@@ -228,9 +230,10 @@ def test_a_put_that_fails(bucket, here, monkeypatch):  # noqa: F811
     """Protects hours of work: one failure is made good at once; a store that stays away ends the job by one line, and it goes on later."""
     system = fsspec.core.url_to_fs(bucket)[0]
     with monkeypatch.context() as patched:
-        left = failing(patched, system, "put_file", 2, OSError(errno.EIO, "the server is busy"))
+        left = failing(patched, system, 2, OSError(errno.EIO, "the server is busy"))
         assert jobs.cost(cost(f"{bucket}/c.parquet")).failed == 1
         assert left == [0]
+    type(system).clear_instance_cache()
     for times, error, why in ((99, OSError(errno.EIO, "the server is busy"), "the server is busy"), (1, PermissionError("no"), "no")):
         with monkeypatch.context() as patched:
             commit, units = Run.commit, []
@@ -239,12 +242,13 @@ def test_a_put_that_fails(bucket, here, monkeypatch):  # noqa: F811
                 commit(self, *unit)
                 units.append(unit)
                 if len(units) == 8:
-                    failing(patched, system, "put_file", times, error)
+                    failing(patched, system, times, error)
 
             patched.setattr(Run, "commit", counted)
             with pytest.raises(BadInput, match=rf"expected to write {bucket}/k.parquet.run/\S*, got: .*{why}; .* run it again"):
                 jobs.cost(cost(f"{bucket}/k.parquet"))
             assert len(units) == 8
+        type(system).clear_instance_cache()
     assert jobs.status(jobs.StatusSpec(run=f"{bucket}/k.parquet")).summary["units missing"] == 18 - 16
     jobs.cost(cost(f"{bucket}/k.parquet"))
     equal(content(fetched(f"{bucket}/k.parquet")), content(fetched(f"{bucket}/c.parquet")))
@@ -274,7 +278,7 @@ def test_refused_outputs(bucket, here):  # noqa: F811
 def dumb():
     """The address of a server that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
-        yield "http://127.0.0.1:{}".format(listening.getsockname()[1])
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("trouble", ["no bucket", "no credentials", "no server", "no answer"])
@@ -291,9 +295,11 @@ def test_stores_that_are_not_there(here, settings, trouble, monkeypatch, dumb): 
             monkeypatch.setenv(name, "nothing")
     elif trouble != "no bucket":
         with socket.create_server(("127.0.0.1", 0)) as free:
-            nobody = "http://127.0.0.1:{}".format(free.getsockname()[1])
+            nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", nobody if trouble == "no server" else dumb)
-    words = {"no bucket": "bucket", "no credentials": "credentials", "no server": "onnect", "no answer": "no answer in 3 s"}[trouble]
+    words = {"no bucket": "no-such-bucket", "no credentials": "credentials", "no server": "onnect", "no answer": "no answer in 3 s"}[
+        trouble
+    ]
     for do in (
         lambda: jobs.cost(cost("s3://no-such-bucket/c.parquet")),
         lambda: jobs.cost(cost("s3://no-such-bucket/c/")),
@@ -302,8 +308,9 @@ def test_stores_that_are_not_there(here, settings, trouble, monkeypatch, dumb): 
         lambda: read_measurements("s3://no-such-bucket/c/"),
     ):
         begin = time.monotonic()
-        with pytest.raises(BadInput, match=rf"^expected .*s3://no-such-bucket/[^;]*{words if do.__code__.co_consts else ''}.*; "):
+        with pytest.raises(BadInput, match=r"^expected .*s3://no-such-bucket/.*; ") as caught:
             do()
+        assert words in str(caught.value)
         assert time.monotonic() - begin < 20
     fsspec.filesystem("s3").clear_instance_cache()
 
