@@ -12,7 +12,7 @@ import numpy as np
 
 from a2d_jax.console import Report
 from a2d_jax.costs.units import Cut, Ledger, Unit
-from a2d_jax.io.source import Fetching
+from a2d_jax.io.here import Fetching
 
 P = TypeVar("P", bound=Any)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from a2d_jax import process
 from a2d_jax.errors import BadInput
 from a2d_jax.io import store
-from a2d_jax.io.store import FULL
+from a2d_jax.io.asking import FULL
 from a2d_jax.io.urls import Url, as_path
 
 try:

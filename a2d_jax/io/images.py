@@ -17,11 +17,12 @@ from a2d_jax.io import datasets
 from a2d_jax.io.arrays import open_idx, open_npy, open_npz
 from a2d_jax.io.cifar import PICKLE, open_cifar, open_cifar_python
 from a2d_jax.io.folder import Classes, images_of, open_folder
+from a2d_jax.io.here import Here
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background
 from a2d_jax.io.remote import Cache, Files, is_pattern, open_remote
 from a2d_jax.io.shards import left_out, open_shards, shards_of
-from a2d_jax.io.source import Block, Description, Here, ImageSource, Piece, Shape, check_shape, readable
+from a2d_jax.io.source import Block, Description, ImageSource, Piece, Shape, check_shape, readable
 from a2d_jax.io.urls import Url, as_path
 
 __all__ = ["Description", "ImageSource", "Piece", "Shape", "open_images", "reopen"]

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import idx_labels_names
+from a2d_jax.io.asking import asked, connected, info, told
 from a2d_jax.io.files import cache_folder
+from a2d_jax.io.here import Fetching, Here
 from a2d_jax.io.listing import Listing, is_stray
-from a2d_jax.io.source import Fetching, Here
-from a2d_jax.io.store import asked, connected, info, told
 
 LIMIT = 20.0
 """Gigabytes of the cache at most, if `LIMIT_GIVEN` does not say otherwise."""

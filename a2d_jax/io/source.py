@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.listing import Listing, listing
+from a2d_jax.io.here import Fetching
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.seen import Seen
 
@@ -39,20 +39,6 @@ class Piece:
     x: NDArray[np.float32]  # n h w c, in [0, 1]
     label: NDArray[np.int64] | None
     error: list[str | None]
-
-
-class Fetching(NamedTuple):
-    """What must be on this machine to read images of a set in a store.
-
-    Attributes:
-      ends: of each file of the set in their order, the place behind its last image.
-      sizes: bytes of each file.
-      room: bytes that may be on this machine to be read again.
-    """
-
-    ends: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    room: int
 
 
 Description = dict[str, Any]
@@ -229,38 +215,6 @@ def _one_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
         while (piece := following.result()) is not None:
             following = pool.submit(next, pieces, None)
             yield piece
-
-
-@dataclass(frozen=True)
-class Here:
-    """Files of a set on this machine; `a2d_jax.io.remote.Remote` does the same for a store.
-
-    Attributes:
-      path: a file, a folder or a pattern.
-    """
-
-    path: Path
-
-    def listing(self, depth: int) -> Listing | None:
-        """What lies in the folder, `depth` levels down, or in the folder of the pattern; None for a file."""
-        if self.path.is_dir():
-            return listing(self.path, depth)
-        return None if self.path.exists() else listing(self.path.parent)
-
-    def local(self, file: Path) -> Path:
-        """A file of the set on this machine."""
-        return file
-
-    def read(self, file: Path) -> bytes:
-        """All bytes of a file of the set."""
-        return file.read_bytes()
-
-    def head(self, file: Path) -> IO[bytes]:
-        """A file of which little is read."""
-        return file.open("rb")
-
-    def fetching(self, files: Sequence[Path | str], ends: NDArray[np.int64]) -> None:
-        """Nothing needs to be fetched."""
 
 
 def content_digest(*files: Path) -> str:

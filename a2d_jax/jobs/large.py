@@ -17,7 +17,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.parts import RECORDS
 from a2d_jax.io.source import ImageSource
-from a2d_jax.io.store import store_of
+from a2d_jax.io.store import Appeared, store_of
 from a2d_jax.io.tables import PREDICTED, table_writer, without
 from a2d_jax.io.urls import Url
 from a2d_jax.jobs.elsewhere import Elsewhere
@@ -232,10 +232,12 @@ def _announced(spec: PartsSpec, run: Run) -> Generator[None]:
     store.create(folder / mine, b"")
     try:
         yield
-    except BadInput:
+    except BadInput as error:
         others = not run.there or set(store.names(folder)) != {mine}
         if is_folder(spec) or not (others and store.is_file(spec.out)):
             raise
+        if isinstance(error, Appeared):
+            store.remove(error.kept)
         run.remove()
 
 

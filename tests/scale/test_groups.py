@@ -16,9 +16,9 @@ from a2d_jax import console, costs, jobs, presets, specs
 from a2d_jax.costs import Cut
 from a2d_jax.costs.groups import grouped
 from a2d_jax.errors import BadInput
+from a2d_jax.io.here import Fetching
 from a2d_jax.io.images import open_images
 from a2d_jax.io.remote import Cache
-from a2d_jax.io.source import Fetching
 from tests.io.test_many_files import write_parquet
 from tests.io.test_remote import memory, put  # noqa: F401 (a fixture)
 from tests.io.test_tar import write_tar

@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from a2d_jax import jobs
 from a2d_jax.errors import BadInput
-from a2d_jax.io import store
+from a2d_jax.io import asking, store
 from a2d_jax.io.measurements import read_measurements
 from a2d_jax.io.parts import JOB, RECORDS
 from a2d_jax.io.urls import Url, as_path
@@ -44,7 +44,7 @@ def settings(server, monkeypatch, tmp_path):
 @pytest.fixture(params=["memory", "s3"])
 def bucket(request, settings, monkeypatch):
     """The URL of an empty bucket."""
-    monkeypatch.setattr(store, "WAITS", (0.01, 0.02))
+    monkeypatch.setattr(asking, "WAITS", (0.01, 0.02))
     system = fsspec.filesystem(request.param)
     if request.param == "s3":
         system.mkdir("bucket")
@@ -170,7 +170,7 @@ def test_failed_rows_and_damage(bucket, here):  # noqa: F811
             read()
 
 
-@pytest.mark.parametrize("when", ["before the file", "after it"])
+@pytest.mark.parametrize("when", ["before the file", "at its end", "after it"])
 def test_two_processes_finish(bucket, here, when, monkeypatch):  # noqa: F811
     """Protects shares that end together: there are no locks in a store, and both end well with one file."""
     written, first = large.table_writer, []
@@ -183,6 +183,16 @@ def test_two_processes_finish(bucket, here, when, monkeypatch):  # noqa: F811
         return written(path, *more)
 
     monkeypatch.setattr(large, "table_writer", meet)
+    if when == "at its end":
+        put = type(store.OBJECTS).put
+
+        def late(self, here, path, *, new):
+            if path.name == "c.parquet" and len(first) == 1:
+                first.append(True)
+                jobs.cost(cost(f"{bucket}/c.parquet", share="1/1"))
+            put(self, here, path, new=new)
+
+        monkeypatch.setattr(type(store.OBJECTS), "put", late)
     if when == "after it":
         end = Run.remove
         monkeypatch.setattr(Run, "remove", lambda self: [end(self) for _ in range(2 if isinstance(self.folder, Url) else 1)])
@@ -284,8 +294,8 @@ def dumb():
 @pytest.mark.parametrize("trouble", ["no bucket", "no credentials", "no server", "no answer"])
 def test_stores_that_are_not_there(here, settings, trouble, monkeypatch, dumb):  # noqa: F811
     """Protects the user's time: for sets, tables and outputs one line says what is wrong, in seconds, and nothing is done before."""
-    monkeypatch.setattr(store, "WAITS", (0.01,))
-    monkeypatch.setattr(store, "PATIENCE", 3.0)
+    monkeypatch.setattr(asking, "WAITS", (0.01,))
+    monkeypatch.setattr(asking, "PATIENCE", 3.0)
     fsspec.filesystem("s3").clear_instance_cache()
     if trouble == "no credentials":
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
