@@ -4,6 +4,8 @@ import errno
 import os
 import pathlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -21,7 +23,7 @@ from a2d_jax.io.urls import Url, as_path
 from a2d_jax.jobs import large
 from a2d_jax.jobs.spec import Folder
 from a2d_jax.scale.runs import Run
-from tests.scale.test_large import JOBS, Killed, content, cost, detect, equal, here, kill_after, spec  # noqa: F401 (fixtures)
+from tests.scale.test_large import JOBS, NET, Killed, content, cost, detect, equal, here, kill_after, spec  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="module")
@@ -359,3 +361,53 @@ def test_urls_as_paths(tmp_path, monkeypatch):
     again = jobs.CostSpec.of_json(made.as_json())
     assert again.as_json() == made.as_json()
     assert isinstance(again.out, Folder)
+
+
+@pytest.mark.slow
+def test_kill_9_in_a_store(here, settings, tmp_path):  # noqa: F811
+    """Protects a real job: killed with -9 at some moments, it loses and doubles no row, and does little twice, with set and run in S3."""
+    system = fsspec.filesystem("s3")
+    system.mkdir("killed")
+    np.savez("x.npz", x=np.random.default_rng(0).random((120, 8, 8, 1), np.float32))
+    system.put_file("x.npz", "killed/x.npz")
+    given = ["--classifier", NET, "--images", "s3://killed/x.npz", "--attacks", "bim", "--max-steps", "1000", "--epsilon", "0.001"]
+    root = pathlib.Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "a2d_jax", "cost", *given, "--part", "4", "--out"]
+    subprocess.run([*command, "s3://killed/alone.parquet"], check=True, env=environment, capture_output=True, timeout=120)
+    done = 0
+    for _ in range(3):
+        with subprocess.Popen([*command, "s3://killed/k.parquet"], env=environment, stdout=subprocess.DEVNULL) as running:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and running.poll() is None and units(Url("s3://killed/k.parquet.run/bim")) <= done:
+                time.sleep(0.05)
+            running.kill()
+        found = units(Url("s3://killed/k.parquet.run/bim"))
+        assert found > done
+        done = found
+    ended = subprocess.run([*command, "s3://killed/k.parquet"], env=environment, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    system.invalidate_cache()
+    assert sorted(system.ls("killed")) == ["killed/alone.parquet", "killed/k.parquet", "killed/x.npz"]
+    equal(content(fetched("s3://killed/k.parquet")), content(fetched("s3://killed/alone.parquet")))
+    system.rm("killed", recursive=True)
+
+
+def units(folder: pathlib.Path) -> int:
+    return len(store.OBJECTS.names(folder))
+
+
+def test_commands(here, settings):  # noqa: F811
+    """Protects scripts: exit codes, one line without a traceback, and URLs written as such, also after a signal."""
+    command = [sys.executable, "-m", "a2d_jax", "predict", "--classifier", NET, "--images", "x.npz", "--out"]
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
+    ended = subprocess.run([*command, "s3://no-such-bucket/p.parquet"], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert "s3://no-such-bucket/p.parquet" in line
+    fsspec.filesystem("s3").mkdir("command")
+    ended = subprocess.run([*command, "s3://command/p/"], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 3
+    assert "s3://command/p" in ended.stdout
+    fsspec.filesystem("s3").rm("command", recursive=True)
