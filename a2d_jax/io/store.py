@@ -85,10 +85,10 @@ class _Disk:
         return [file for pattern in (f"*{suffix}", f"*/*{suffix}") for file in folder.glob(pattern) if file.is_file()]
 
     def is_file(self, path: Path) -> bool:
-        return path.is_file()
+        return os.path.isfile(path)
 
     def is_dir(self, path: Path) -> bool:
-        return path.is_dir()
+        return os.path.isdir(path)  # pathlib raises for names that are too long
 
     def make(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
