@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from a2d_jax import console
 from a2d_jax.console import Report
 from a2d_jax.costs.units import Cut, Ledger, Unit
 from a2d_jax.io.here import Fetching
@@ -68,6 +69,12 @@ def in_groups(plan: P, ledger: Ledger, measurements: list[str]) -> Iterator[tupl
     if len(groups) < 2:
         yield plan, ledger
         return
+    most = max(_bytes(group, ledger.cut, fetching) for group in groups)
+    if most > 2 * fetching.room:
+        console.note(
+            f"the files of some images take {most / 1e9:.3g} GB, and the cache has {2 * fetching.room / 1e9:.3g}: "
+            "they are fetched for every attack; set A2D_CACHE_GB to more"
+        )
     left = ledger.cut.length(parts)
     report = _Together(plan.report)
     for group in groups:
@@ -89,9 +96,7 @@ def grouped(parts: list[int], cut: Cut, fetching: Fetching) -> list[list[int]]:
     groups: list[list[int]] = []
     behind = used = 0  # number of the file behind the last one of the group, and bytes of its files
     for part in parts:
-        begin, end = cut.span(part)
-        first = int(np.searchsorted(fetching.ends, begin, "right"))
-        last = int(np.searchsorted(fetching.ends, end - 1, "right")) + 1
+        first, last = _files(part, cut, fetching)
         more = int(before[last] - before[max(first, behind)])
         if not groups or used + more > fetching.room:
             groups.append([])
@@ -99,6 +104,17 @@ def grouped(parts: list[int], cut: Cut, fetching: Fetching) -> list[list[int]]:
         groups[-1].append(part)
         used, behind = used + more, last
     return groups
+
+
+def _files(part: int, cut: Cut, fetching: Fetching) -> tuple[int, int]:
+    """The files of a part: the first, and one behind the last."""
+    begin, end = cut.span(part)
+    return int(np.searchsorted(fetching.ends, begin, "right")), int(np.searchsorted(fetching.ends, end - 1, "right")) + 1
+
+
+def _bytes(parts: list[int], cut: Cut, fetching: Fetching) -> int:
+    """Bytes of the files of neighbouring parts."""
+    return int(fetching.sizes[_files(parts[0], cut, fetching)[0] : _files(parts[-1], cut, fetching)[1]].sum())
 
 
 class _Together:

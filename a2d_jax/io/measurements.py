@@ -19,6 +19,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.joining import Joining
 from a2d_jax.io.provenance import MIXED, Meeting, Origin, same_origins
 from a2d_jax.io.rows import LENGTHS, Records, Rows, files_of, read_rows
+from a2d_jax.io.store import each
 from a2d_jax.io.tables import Meta
 from a2d_jax.io.urls import as_path
 from a2d_jax.measurements import CLEVER, Column, farthest, honest, same_rows
@@ -144,8 +145,8 @@ def read_measurements(path: str | Path, *, mixed_origins: bool = False, how: str
 def _rows_of(path: Path) -> tuple[Rows, list[Origin]]:
     """The rows of all files of a table, and the origin of each file."""
     records, origins, joining, kinds = Records(), list[Origin](), Joining(), set[bool]()
-    for file in files_of(path):
-        rows, meta = read_rows(file, records)
+    files = files_of(path)
+    for file, (rows, meta) in zip(files, each(lambda file: read_rows(file, records), files), strict=True):
         kinds.add(rows.clever)
         if len(kinds) > 1:
             raise BadInput(

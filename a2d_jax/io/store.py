@@ -9,7 +9,8 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
@@ -21,6 +22,9 @@ from a2d_jax.io.urls import Url, as_path
 
 FOOTER = 1 << 16
 """Bytes from the end of a parquet file that are read first, to find its schema."""
+
+AT_ONCE = 16
+"""Requests to a store at the same time."""
 
 T = TypeVar("T")
 
@@ -213,6 +217,15 @@ class _Objects:
 
 
 DISK, OBJECTS = _Disk(), _Objects()
+
+
+def each(call: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
+    """What a call returns for each path, in order; in a store several are asked for at a time, since each takes a while."""
+    if not paths or store_of(paths[0]) is DISK:
+        yield from map(call, paths)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(call, paths)
 
 
 @contextmanager

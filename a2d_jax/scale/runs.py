@@ -14,7 +14,6 @@ import json
 import os
 import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from a2d_jax.costs.units import Unit
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic, hidden_name
 from a2d_jax.io.parts import JOB, RECORDS, Cut, measurement_folder, read_job, unit_path, units
-from a2d_jax.io.store import DISK, Store, store_of
+from a2d_jax.io.store import DISK, Store, each, store_of
 from a2d_jax.io.tables import columns_of, table_of
 from a2d_jax.io.urls import as_path
 
@@ -38,8 +37,6 @@ PARTS = 160
 """Parts of a set of middle size: a kill costs about one part, and a part some milliseconds."""
 PART_BYTES = 64 << 20
 """Size of a part of images that are written, at most."""
-AT_ONCE = 16
-"""Requests to a store at the same time."""
 LONGEST = 255
 """Bytes of a name, on most file systems."""
 
@@ -174,15 +171,12 @@ def unit_facts(path: Path) -> Mapping[str, Any]:
 
 
 def units_facts(paths: Sequence[Path]) -> list[Mapping[str, Any]]:
-    """The facts of some units; many are asked for at a time where each takes a while.
+    """The facts of some units.
 
     Raises:
       BadInput: as `unit_facts`.
     """
-    if not paths or store_of(paths[0]) is DISK:
-        return [unit_facts(path) for path in paths]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(unit_facts, paths))
+    return list(each(unit_facts, paths))
 
 
 def run_folder(out: Path) -> Path:

@@ -137,3 +137,13 @@ def test_a_limit_that_is_none(memory, monkeypatch, given_):  # noqa: F811
     monkeypatch.setenv("A2D_CACHE_GB", given_)
     with pytest.raises(BadInput, match=r"^expected a number of gigabytes above 0 in A2D_CACHE_GB, got .*; "):
         open_images("memory://bucket/a.npz")
+
+
+def test_a_cache_that_is_too_small(there, capsys):
+    """Protects the network bill: where a cache cannot hold the files of a part, a note says what to do."""
+    _, url, _ = there
+    for limit, said in ((1e-7, True), (1.0, False)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("A2D_CACHE_GB", repr(limit))
+            jobs.run(job("cost", f"{limit}.parquet", url), console.silent)
+        assert ("set A2D_CACHE_GB to more" in capsys.readouterr().err) == said
