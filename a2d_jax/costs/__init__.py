@@ -5,6 +5,7 @@ commands in a run folder.
 """
 
 from a2d_jax.costs.defense import Arrays, Defense, FittedDefense, Verdicts, costs
+from a2d_jax.costs.groups import in_groups
 from a2d_jax.costs.inputs import examples, fingerprints, predictions
 from a2d_jax.costs.judging import Judged, bounded, judge_images, judged, stopped, stops_of
 from a2d_jax.costs.measured import Measured, Told, measure, measured, nothing, told
@@ -39,6 +40,7 @@ __all__ = [
     "costs",
     "examples",
     "fingerprints",
+    "in_groups",
     "joined",
     "judge_images",
     "judged",

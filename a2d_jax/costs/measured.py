@@ -18,6 +18,9 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.seen import notes as pixel_notes
 from a2d_jax.types import Attack, AttackResult, Classifier
 
+PART = 256
+"""Images of a part of a set in a store."""
+
 
 @dataclass(frozen=True)
 class Told:
@@ -93,7 +96,8 @@ def measure(
         raise BadInput("expected at least one attack, got none; name one")
     how: dict[str, Any] = {"seed": seed, "lanes": lanes, "devices": devices, "report": report, "labels": labels, "target": target}
     plan = planned(classifier, source, attacks, keep_x_adv=keep_x_adv, **how)
-    ledger = Memory(Cut(len(source), len(source)))
+    several = getattr(source, "fetching", None) is not None  # parts, so that they can be measured in groups
+    ledger = Memory(Cut(len(source), PART if several else len(source)))
     work(plan, ledger)
     found = measured(plan, ledger, ledger.cut.parts)
     if not found.good.any():

@@ -2,7 +2,7 @@
 
 A `Plan` says what is measured. `work` does what a ledger is missing: it feeds all missing images of a measurement to one stream, so that
 lanes never wait at the border of a part, and commits each part when its last image is done. A set that is larger than memory needs the
-images in flight and nothing else.
+images in flight and nothing else. Of a set in a store all measurements of some parts are done before those of others.
 """
 
 import math
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from a2d_jax import drivers
 from a2d_jax.console import Report, silent
+from a2d_jax.costs.groups import in_groups
 from a2d_jax.costs.inputs import decided, fingerprints, keyed, logits_of
 from a2d_jax.costs.lanes import Lanes, fastest_lanes
 from a2d_jax.costs.notes import Seen, still
@@ -142,15 +143,16 @@ def planned(
 
 
 def work(plan: Plan, ledger: Ledger) -> None:
-    """Do all that the ledger is missing.
+    """Do all that the ledger is missing, one group of parts after the other (`a2d_jax.costs.groups`).
 
     Raises:
       NothingUsable: no image of the set can be used.
     """
     plan = replace(plan, report=_Overall(plan, ledger))
-    predict(plan, ledger)
-    for name in plan.attacks:
-        attack(plan, name, ledger)
+    for some, group in in_groups(plan, ledger, plan.measurements):
+        predict(some, group)
+        for name in some.attacks:
+            attack(some, name, group)
 
 
 class _Overall:

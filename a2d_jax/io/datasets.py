@@ -26,11 +26,12 @@ from a2d_jax.io.cifar import CIFAR10, CIFAR100, open_cifar, open_cifar_python
 from a2d_jax.io.class_names import IMAGENET_CLASSES
 from a2d_jax.io.files import home_folder
 from a2d_jax.io.folder import open_folder
+from a2d_jax.io.here import Here
 from a2d_jax.io.listing import listing
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background
 from a2d_jax.io.prepared import open_prepared, prepared_folder
-from a2d_jax.io.source import Here, ImageSource, Shape, check_shape, in_memory, joined, readable
+from a2d_jax.io.source import ImageSource, Shape, check_shape, in_memory, joined, readable
 
 DIGITS_TRAIN = 1152  # of 1797; the other 645 are test images
 

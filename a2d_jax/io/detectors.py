@@ -14,6 +14,8 @@ from a2d_jax.detectors import FittedDetector, from_params, to_params
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic
 from a2d_jax.io.provenance import Origin, checked_meta
+from a2d_jax.io.store import store_of
+from a2d_jax.io.urls import as_path
 
 FORMAT = "a2d detector 1"
 
@@ -63,11 +65,14 @@ def read_detector(path: str | Path, plugins: Sequence[str] = ()) -> StoredDetect
       BadInput: no such file, not JSON, not a detector, another version, a module that is not among the plugins, or parameters that do not
         belong together.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        with store_of(path).local(path) as here:
+            content = json.loads(here.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError as error:
         raise BadInput(f"expected a detector, got {path}, which does not exist; check the path or run `a2d fit`") from error
+    except BadInput:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"expected a detector as JSON, got {path}, which cannot be read as such; give a file of `a2d fit`") from error
     found = content.get("format") if isinstance(content, dict) else None

@@ -2,7 +2,8 @@
 
 While it is written, an output has a short temporary name, `.a2d-KEY-TOKEN.tmp`, in its final folder. KEY derives from the final name, and
 the writing process holds a lock on the file. Files of a killed process have no lock; the next process that writes the same output removes
-them. If the output is a link, its target is written and the link stays.
+them. If the output is a link, its target is written and the link stays. An output by URL is written on this machine and put to its store
+when it is complete (`a2d_jax.io.store`).
 """
 
 import errno
@@ -17,6 +18,9 @@ from pathlib import Path
 
 from a2d_jax import process
 from a2d_jax.errors import BadInput
+from a2d_jax.io import store
+from a2d_jax.io.asking import FULL
+from a2d_jax.io.urls import Url, as_path
 
 try:
     import fcntl
@@ -25,7 +29,6 @@ except ImportError:  # Windows has no locks of this kind; leftovers stay there
 
 FORCE = "force=True"
 """How a caller in Python has an output replaced."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder() -> Path | None:
@@ -57,6 +60,9 @@ def refuse_existing(path: str | Path, force: bool, how: str = FORCE, *, inputs: 
     Raises:
       BadInput: `path` exists and `force` is not given, or it is a folder, a device or an input, or nothing can be written there.
     """
+    if isinstance(place := as_path(path), Url):
+        store.refuse_existing(place, force, how, inputs, folder=card is not None)
+        return
     final = _followed(path)
     if card is None and final.is_dir():
         raise BadInput(f"expected a file name for the output, got the folder {path}; add a name")
@@ -89,8 +95,13 @@ def atomic(path: str | Path, force: bool | None = None) -> Generator[Path]:
         files: they are replaced and are not an output of the command.
 
     Raises:
-      BadInput: a file that must not be replaced has appeared (the new file is then kept under another name), or the disk is full.
+      BadInput: a file that must not be replaced has appeared (the new file is then kept under another name), or the disk is full, or the
+        store of a URL does not take the file.
     """
+    if isinstance(place := as_path(path), Url):
+        with store.written(place, force) as temporary:
+            yield temporary
+        return
     with _written(_followed(path), force, folder=False) as temporary:
         yield temporary
         with temporary.open("rb+") as file:

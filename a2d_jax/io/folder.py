@@ -14,6 +14,7 @@ File names have no meaning: a number at the beginning may be a class, a date or 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -79,7 +80,7 @@ def open_folder(
             return Row(name, label, f"expected a readable file, got {plain(trouble)}; bring it back")
         return Row(name, label, *decoded(data, shape, preprocessing, background))
 
-    return source_of_rows(
+    source = source_of_rows(
         path,
         len(names),
         range,
@@ -92,6 +93,7 @@ def open_folder(
         choices=[*([] if labels.note is None else [labels.note]), *_left_out(found)],
         known=known,
     )
+    return replace(source, fetching=files.fetching(names, np.arange(1, len(names) + 1)))
 
 
 def images_of(found: Listing) -> list[str]:

@@ -17,11 +17,13 @@ from a2d_jax.io import datasets, probe
 from a2d_jax.io.arrays import open_idx, open_npy, open_npz
 from a2d_jax.io.cifar import PICKLE, open_cifar, open_cifar_python
 from a2d_jax.io.folder import Classes, images_of, open_folder
+from a2d_jax.io.here import Here
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background
-from a2d_jax.io.remote import Cache, Files, is_pattern, open_remote, url_of
+from a2d_jax.io.remote import Cache, Files, is_pattern, open_remote
 from a2d_jax.io.shards import left_out, open_shards, shards_of
-from a2d_jax.io.source import Block, Description, Here, ImageSource, Piece, Shape, check_shape, readable
+from a2d_jax.io.source import Block, Description, ImageSource, Piece, Shape, check_shape, readable
+from a2d_jax.io.urls import Url, as_path
 
 __all__ = ["Description", "ImageSource", "Piece", "Shape", "open_images", "reopen"]
 
@@ -57,13 +59,13 @@ def open_images(
     Raises:
       BadInput: no such colour, no such path, no usable image, or a file of another kind, type or shape.
     """
-    url = url_of(path)
-    files = Here(Path(path)) if url is None or Path(path).exists() else open_remote(url, cache)
+    given = as_path(path)
+    files = open_remote(str(given), cache) if isinstance(given, Url) else Here(Path(given))
     path = files.path
     if isinstance(files, Here) and not path.exists() and not (is_pattern(path.name) and _matching(files)):
         raise BadInput(f"expected images ({FORMS}), got {path}, which does not exist; check the path")
     origin = {
-        "path": str(path.absolute()) if isinstance(files, Here) else url,
+        "path": str(path.absolute()) if isinstance(files, Here) else files.url,
         "shape": shape and list(shape),
         "preprocessing": preprocessing and asdict(preprocessing),
         "classes": classes if classes is None or isinstance(classes, int) else list(classes),

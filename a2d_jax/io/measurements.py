@@ -19,7 +19,9 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.joining import Joining
 from a2d_jax.io.provenance import MIXED, Meeting, Origin, same_origins
 from a2d_jax.io.rows import LENGTHS, Records, Rows, files_of, read_rows
+from a2d_jax.io.store import each
 from a2d_jax.io.tables import Meta
+from a2d_jax.io.urls import as_path
 from a2d_jax.measurements import CLEVER, Column, farthest, honest, same_rows
 from a2d_jax.norms import NORMS
 
@@ -121,7 +123,7 @@ def read_measurements(path: str | Path, *, mixed_origins: bool = False, how: str
     """Read a long table of costs, or of CLEVER scores, and make it wide.
 
     Args:
-      path: a parquet file, or a folder of parquet files, which lie in it or one level down.
+      path: a parquet file, or a folder of parquet files, which lie in it or one level down; also by URL.
       mixed_origins: accept files of a folder that were measured in different ways.
       how: the option that the user must pass for this, for the error.
 
@@ -129,7 +131,7 @@ def read_measurements(path: str | Path, *, mixed_origins: bool = False, how: str
       BadInput: no such file, no such table, no good image, an image with a measurement missing or given twice, or files of a folder that
         were measured in different ways.
     """
-    path = Path(path)
+    path = as_path(path)
     rows, origins = _rows_of(path)
     meeting = Meeting()
     if len(origins) > 1:
@@ -143,8 +145,8 @@ def read_measurements(path: str | Path, *, mixed_origins: bool = False, how: str
 def _rows_of(path: Path) -> tuple[Rows, list[Origin]]:
     """The rows of all files of a table, and the origin of each file."""
     records, origins, joining, kinds = Records(), list[Origin](), Joining(), set[bool]()
-    for file in files_of(path):
-        rows, meta = read_rows(file, records)
+    files = files_of(path)
+    for file, (rows, meta) in zip(files, each(lambda file: read_rows(file, records), files), strict=True):
         kinds.add(rows.clever)
         if len(kinds) > 1:
             raise BadInput(

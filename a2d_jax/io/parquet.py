@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -58,6 +59,7 @@ def open_parquet(
     path = place.path
     groups: list[tuple[int, int]] = []  # of each row group, its file and its number there
     sizes: list[int] = []
+    rows: list[int] = []  # of each file
     schema: Any = None
     first = path  # the file of this schema
     for part, file in enumerate(files):
@@ -68,6 +70,7 @@ def open_parquet(
             elif sum(here):
                 _same(schema, opened.schema_arrow, first, file)
         groups += [(part, number) for number in range(len(here))]
+        rows.append(sum(here))
         sizes += here
     ends, count = np.cumsum(sizes, dtype=np.int64), sum(sizes)
     if not count:
@@ -105,7 +108,7 @@ def open_parquet(
             return Row(name, 0, f"expected a class number below 2^63, got {label}; correct it")
         return Row(name, label if label_column else None, *image(value))
 
-    return source_of_rows(
+    source = source_of_rows(
         path,
         count,
         values,
@@ -117,6 +120,7 @@ def open_parquet(
         background=background,
         known=lambda item: (item[0], item[1] if label_column else None),
     )
+    return replace(source, fetching=place.fetching(files, np.cumsum(rows, dtype=np.int64)))
 
 
 @contextmanager

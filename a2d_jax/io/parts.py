@@ -1,7 +1,6 @@
 """The layout of a folder in which a large job keeps its parts; `a2d_jax.scale.runs` describes it."""
 
 import json
-import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.store import store_of
 
 RECORDS = ".a2d"
 """The folder of what only the job itself needs: tools that read parquet data sets leave out hidden names."""
@@ -55,11 +55,7 @@ def unit_path(folder: Path, part: int) -> Path:
 
 def units(folder: Path) -> set[int]:
     """Numbers of the units in a folder."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return set()
-    return {int(found[1]) for name in names if (found := UNIT.fullmatch(name))}
+    return {int(found[1]) for name in store_of(folder).names(folder) if (found := UNIT.fullmatch(name))}
 
 
 def read_job(folder: Path) -> dict[str, Any]:
@@ -70,12 +66,15 @@ def read_job(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORDS / JOB
     try:
-        job = json.loads(path.read_text(encoding="utf-8"))
+        with store_of(path).local(path) as here:
+            job = json.loads(here.read_text(encoding="utf-8"))
         cut = "count" not in job or (isinstance(job["measurements"], dict) and job["size"] > 0 and job["count"] >= 0)
         if not (isinstance(job["identity"], dict) and cut):
             raise TypeError
     except FileNotFoundError as error:
         raise BadInput(f"expected the folder of a job, got {folder}, which has no {RECORDS}/{JOB}; check the path") from error
+    except BadInput:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"expected {path} as a job writes it, got something else; pass --restart to begin anew") from error
     return job
@@ -87,7 +86,7 @@ def units_missing(folder: Path) -> int:
     Raises:
       BadInput: as `read_job`.
     """
-    if not (folder / RECORDS / JOB).exists():
+    if not store_of(folder).is_file(folder / RECORDS / JOB):
         return 0
     job = read_job(folder)
     if "count" not in job:

@@ -6,9 +6,7 @@ cache grows above its limit, the files that were used longest ago go first. A fi
 """
 
 import hashlib
-import importlib
 import os
-import re
 import secrets
 import tempfile
 import threading
@@ -20,17 +18,21 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import idx_labels_names
-from a2d_jax.io.files import FULL, cache_folder
+from a2d_jax.io.asking import asked, connected, info, told
+from a2d_jax.io.files import cache_folder
+from a2d_jax.io.here import Fetching, Here
 from a2d_jax.io.listing import Listing, is_stray
-from a2d_jax.io.source import Here
 
-URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?P<rest>.*)")
-"""Also with one slash, which is what a path keeps of two."""
+LIMIT = 20.0
+"""Gigabytes of the cache at most, if `LIMIT_GIVEN` does not say otherwise."""
 
-LIMIT = 20 * 10**9
-"""Bytes of the cache at most."""
+LIMIT_GIVEN = "A2D_CACHE_GB"
+"""The variable of the environment that gives another limit."""
 
 TRIES = 5
 """How often a file is fetched for one reading, if it goes at once."""
@@ -40,12 +42,6 @@ ABANDONED = 86_400
 
 VERSION = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 """What stores say of the version of a file."""
-
-
-def url_of(path: str | Path) -> str | None:
-    """The URL that a user gave as a path; None for a path."""
-    found = URL.fullmatch(str(path))
-    return None if found is None else f"{found[1]}://{found['rest']}"
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,7 @@ class Remote:
       cache: the cache.
       system: file system of fsspec.
       base: folder of the set in the store.
+      sizes: bytes of its files, by name relative to the base.
     """
 
     url: str
@@ -71,6 +68,7 @@ class Remote:
     cache: "Cache"
     system: Any
     base: str
+    sizes: Mapping[str, int]
 
     def listing(self, depth: int) -> Listing | None:
         """What lies in the folder, `depth` levels down, which the store told when it was opened."""
@@ -85,7 +83,7 @@ class Remote:
         """
         if not self.cache.has(file):
             source = self._there(file)
-            self.cache.add(file, lambda here: _told(source, lambda: self.system.get_file(source, str(here))))
+            self.cache.add(file, lambda here: told(source, lambda: self.system.get_file(source, str(here))))
         return file
 
     def read(self, file: Path) -> bytes:
@@ -102,11 +100,20 @@ class Remote:
     def head(self, file: Path) -> IO[bytes]:
         """A file of which little is read: it is not fetched."""
         source = self._there(file)
-        return _told(source, lambda: self.system.open(source, "rb", block_size=1 << 16))
+        return told(source, lambda: self.system.open(source, "rb", block_size=1 << 16))
+
+    def fetching(self, files: Sequence[Path | str], ends: NDArray[np.int64]) -> Fetching:
+        """What it takes to read images of the set; see `Fetching`. Names are relative to the folder."""
+        names = [file if isinstance(file, str) else self._name(file) for file in files]
+        sizes = np.fromiter((self.sizes.get(name, 0) for name in names), np.int64, len(names))
+        return Fetching(ends, sizes, self.cache.limit // 2)
 
     def _there(self, file: Path) -> str:
+        return f"{self.base}/{self._name(file)}"
+
+    def _name(self, file: Path) -> str:
         folder = self.path if self.found is not None and not is_pattern(self.path.name) else self.path.parent
-        return f"{self.base}/{file.relative_to(folder).as_posix()}"
+        return file.relative_to(folder).as_posix()
 
 
 Files = Here | Remote
@@ -123,7 +130,7 @@ class Cache:
     """
 
     folder: Path
-    limit: int = LIMIT
+    limit: int = int(LIMIT * 1e9)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _known: dict[str, int] = field(default_factory=dict[str, int], repr=False)  # bytes since the folder was looked through
 
@@ -177,35 +184,32 @@ def open_remote(url: str, cache: Cache | None = None) -> Remote:
 
     Args:
       url: a file, a folder (one level of sub-folders is read), or a pattern in the last name.
-      cache: where files are kept; default `remote` in the folder of the program's own data.
+      cache: where files are kept; default `default_cache()`.
 
     Raises:
       BadInput: a package is missing, or there is no such set, or it cannot be listed.
     """
-    system, root = _told(url, lambda: _fsspec().core.url_to_fs(url))
-    root = str(root).rstrip("/")
+    system, root = connected(url, whole=False)
     system.invalidate_cache()  # of lists: the set may have changed since this process saw it
     above, _, own = root.rpartition("/")
-    folder = False
-    if _told(url, lambda: system.isfile(root)):
-        base, infos = above, {own: _told(url, lambda: system.info(root))}
-        for name in idx_labels_names(own):
-            if _told(url, lambda name=name: system.isfile(f"{above}/{name}")):
-                infos[name] = _told(url, lambda name=name: system.info(f"{above}/{name}"))
-    elif _told(url, lambda: system.isdir(root)):
-        folder = True
-        base, infos = root, _below(root, _told(url, lambda: system.find(root, maxdepth=2, withdirs=True, detail=True)))
-    elif is_pattern(own) and _told(url, lambda: system.isdir(above)):
-        every = _below(above, _told(url, lambda: system.find(above, maxdepth=1, detail=True)))
+    kind = _kind(url, system, root)
+    folder = kind == "directory"
+    if kind == "file":
+        names = [own, *(name for name in idx_labels_names(own) if _kind(url, system, f"{above}/{name}") == "file")]
+        base, infos = above, {name: told(url, lambda name=name: system.info(f"{above}/{name}")) for name in names}
+    elif folder:
+        base, infos = root, _below(root, told(url, lambda: asked(lambda: system.find(root, maxdepth=2, withdirs=True, detail=True))))
+    elif is_pattern(own) and _kind(url, system, above) == "directory":
+        every = _below(above, told(url, lambda: asked(lambda: system.find(above, maxdepth=1, detail=True))))
         base, infos = above, {name: info for name, info in every.items() if fnmatchcase(name, own)}
     else:
         base, infos = root, {}
     if not infos:
         raise BadInput(f"expected images, got {url}, which does not exist or is empty; check the URL")
     hashed = hashlib.sha256(url.encode())
-    for name, info in sorted(infos.items()):
-        hashed.update(os.fsencode(f"{name} {info.get('size')} {[str(info[key]) for key in VERSION if key in info]}\n"))
-    cache = cache or Cache((cache_folder() or Path(tempfile.gettempdir(), "a2d-jax")) / "remote")
+    for name, one in sorted(infos.items()):
+        hashed.update(os.fsencode(f"{name} {one.get('size')} {[str(one[key]) for key in VERSION if key in one]}\n"))
+    cache = cache or default_cache()
     here = cache.folder / hashed.hexdigest()[:24]
     single = not folder and not is_pattern(own)
     return Remote(
@@ -217,7 +221,30 @@ def open_remote(url: str, cache: Cache | None = None) -> Remote:
         cache,
         system,
         base,
+        {name: int(one.get("size") or 0) for name, one in infos.items()},
     )
+
+
+def default_cache() -> Cache:
+    """The cache of the program: `remote` in the folder of its own data.
+
+    Raises:
+      BadInput: the environment gives a limit that is none.
+    """
+    given = os.environ.get(LIMIT_GIVEN) or str(LIMIT)
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < 1e9:
+        raise BadInput(f"expected a number of gigabytes above 0 in {LIMIT_GIVEN}, got {given}; correct or unset it")
+    return Cache((cache_folder() or Path(tempfile.gettempdir(), "a2d-jax")) / "remote", int(limit * 1e9))
+
+
+def _kind(url: str, system: Any, path: str) -> str | None:
+    """A file, a directory or None."""
+    found = told(url, lambda: info(system, path))
+    return None if found is None else found["type"]
 
 
 def is_pattern(name: str) -> bool:
@@ -233,37 +260,14 @@ def _below(root: str, infos: Mapping[str, Any]) -> dict[str, Any]:
 def _listed(infos: Mapping[str, Any]) -> Listing:
     """The same kinds as `a2d_jax.io.listing.listing` finds."""
     found = Listing()
-    for name, info in sorted(infos.items()):
+    for name, one in sorted(infos.items()):
         parts = name.split("/")
         stray = next((place for place, part in enumerate(parts, 1) if is_stray(part)), None)
         if stray is not None:
             if stray == len(parts):
                 found.strays.append(name)
-        elif info["type"] != "directory":
+        elif one["type"] != "directory":
             found.files.append(name)
         else:
             (found.deeper if len(parts) > 1 else found.folders).append(name)
     return found
-
-
-def _fsspec() -> Any:
-    try:
-        return importlib.import_module("fsspec")
-    except ImportError as error:
-        raise BadInput('expected the package fsspec to read sets by URL, got none; run: pip install "a2d-jax[remote]"') from error
-
-
-def _told(url: str, call: Callable[[], Any]) -> Any:
-    """What a store answers; its exceptions, of many kinds, as one line."""
-    try:
-        return call()
-    except BadInput:
-        raise
-    except ImportError as error:
-        raise BadInput(f'expected the package for {url}, got none ({error}); run: pip install "a2d-jax[remote]"') from error
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            why = os.strerror(error.errno or 0)
-            raise BadInput(f"expected room for {url} in the cache, got: {why}; free some space, or set XDG_CACHE_HOME") from error
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"expected to read {url}, got: {why}; check the URL, the network and your rights, and run it again") from error

@@ -6,7 +6,8 @@ leaves them (`costs/bim/part-000123.parquet`). Names that begin with a dot or an
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.casting import EXACT, Cast, Texts, flags, real_numbers, texts, whole_numbers
 from a2d_jax.io.parts import units_missing
 from a2d_jax.io.provenance import checked_meta
+from a2d_jax.io.store import store_of
 from a2d_jax.io.tables import Meta
 from a2d_jax.measurements import ATTACK_NUMBERS, CLEVER_NUMBERS
 
 LENGTHS = ("distance", "crossing")
 MOST = 2**31 - 1
 """No attack counts further."""
-PARTS = ("*.parquet", "*/*.parquet")
-"""The parts of a table that is a folder."""
+PARTS = ".parquet"
+"""How the parts of a table that is a folder end."""
 OURS = ("index", "id", "attack", "target", "label", "success", "censored", "fingerprint", "error", *ATTACK_NUMBERS, *CLEVER_NUMBERS)
 
 
@@ -69,11 +71,12 @@ def files_of(path: Path) -> list[Path]:
     Raises:
       BadInput: a folder without any, or one of a job that is not finished.
     """
-    if not path.is_dir():
+    store = store_of(path)
+    if not store.is_dir(path):
         return [path]
     if missing := units_missing(path):
         raise BadInput(f"expected a finished job in {path}, got one that is not (units missing: {missing}); give the same command again")
-    found = sorted(file for parts in PARTS for file in path.glob(parts) if not _hidden(file.relative_to(path)) and file.is_file())
+    found = sorted(file for file in store.below(path, PARTS) if not _hidden(file.relative_to(path)))
     if not found:
         raise BadInput(f"expected a parquet table of costs, or a folder of such files, got {path}, a folder without any; check the path")
     return found
@@ -216,13 +219,12 @@ def _fingerprint(column: Any, path: Path) -> NDArray[np.int64] | None:
 
 def _columns(path: Path) -> tuple[dict[str, Any], int, Mapping[bytes, bytes] | None]:
     """The columns of a parquet file that are ours, its number of rows and its metadata."""
-    if not path.is_file():
+    store = store_of(path)
+    if not store.is_file(path):
         raise BadInput(f"expected a parquet table of costs, got {path}, which is not a file; check the path")
     try:
-        if kind := _other_kind(path):
-            raise BadInput(f"expected a parquet table of costs, got {path}, which is {kind}; write it as parquet (pandas: to_parquet)")
         # PyArrow takes names that are not UTF-8 as bytes only
-        with pa.OSFile(os.fsencode(path)) as file, pq.ParquetFile(file) as parquet:
+        with store.local(path) as here, _parquet(here, path) as parquet:
             schema = parquet.schema_arrow
             if twice := [name for name in OURS if schema.names.count(name) > 1]:
                 raise BadInput(f"expected each column once, got {', '.join(twice)} more than once in {path}; leave one out")
@@ -232,6 +234,15 @@ def _columns(path: Path) -> tuple[dict[str, Any], int, Mapping[bytes, bytes] | N
     except (OSError, pa.ArrowException, ValueError, KeyError, OverflowError) as error:
         raise BadInput(f"expected a parquet table of costs, got {path}, which is damaged or of another kind; write it again") from error
     return {name: table[name] for name in table.column_names}, len(table), schema.metadata
+
+
+@contextmanager
+def _parquet(here: Path, path: Path) -> Generator[Any]:
+    """A parquet file, of which there is a copy `here`."""
+    if kind := _other_kind(here):
+        raise BadInput(f"expected a parquet table of costs, got {path}, which is {kind}; write it as parquet (pandas: to_parquet)")
+    with pa.OSFile(os.fsencode(here)) as file, pq.ParquetFile(file) as parquet:
+        yield parquet
 
 
 def _other_kind(path: Path) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from a2d_jax.errors import BadInput
+from a2d_jax.io.here import Here
 from a2d_jax.io.listing import Listing, plain
 from a2d_jax.io.parquet import open_parquet
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.pixels import Background
 from a2d_jax.io.prepared import open_prepared_folder
 from a2d_jax.io.remote import Files
-from a2d_jax.io.source import Here, ImageSource, Shape
+from a2d_jax.io.source import ImageSource, Shape
 from a2d_jax.io.tar import open_tar
 
 PARQUET, TAR = (".parquet",), (".tar", ".tar.gz", ".tgz")

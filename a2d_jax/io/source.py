@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from a2d_jax.errors import BadInput
-from a2d_jax.io.listing import Listing, listing
+from a2d_jax.io.here import Fetching
 from a2d_jax.io.photographs import Preprocessing
 from a2d_jax.io.seen import Seen
 
@@ -74,6 +74,7 @@ class ImageSource:
       sequential: why the set can be read only from its start, and what to do about it; None for sets that are read from any position.
       url: where the set is, if it is in a store.
       known: id and label of the image at a place, without decoding it; None if the reader cannot tell.
+      fetching: what it takes to read images of a set in a store in several files; None for other sets.
       origin: how it was opened, see `description`; None for sets in memory.
       seen: findings of the reader.
     """
@@ -90,6 +91,7 @@ class ImageSource:
     sequential: str | None = None
     url: str | None = None
     known: Callable[[int], tuple[str, int | None]] | None = None
+    fetching: Fetching | None = None
     origin: Description | None = None
     seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 
@@ -215,35 +217,6 @@ def _one_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
         while (piece := following.result()) is not None:
             following = pool.submit(next, pieces, None)
             yield piece
-
-
-@dataclass(frozen=True)
-class Here:
-    """Files of a set on this machine; `a2d_jax.io.remote.Remote` does the same for a store.
-
-    Attributes:
-      path: a file, a folder or a pattern.
-    """
-
-    path: Path
-
-    def listing(self, depth: int) -> Listing | None:
-        """What lies in the folder, `depth` levels down, or in the folder of the pattern; None for a file."""
-        if self.path.is_dir():
-            return listing(self.path, depth)
-        return None if self.path.exists() else listing(self.path.parent)
-
-    def local(self, file: Path) -> Path:
-        """A file of the set on this machine."""
-        return file
-
-    def read(self, file: Path) -> bytes:
-        """All bytes of a file of the set."""
-        return file.read_bytes()
-
-    def head(self, file: Path) -> IO[bytes]:
-        """A file of which little is read."""
-        return file.open("rb")
 
 
 def content_digest(*files: Path) -> str:

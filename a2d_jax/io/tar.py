@@ -14,11 +14,13 @@ import os
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.arrays import Stream, exactly, packed, packed_with_gzip, uncompressed
@@ -94,7 +96,7 @@ def open_tar(
             return Row(name, 0, index.errors.get(number, "expected a label, got none; fill it in"))
         return Row(name, label if labels else None, *decoded(data, shape, preprocessing, background))
 
-    return source_of_rows(
+    source = source_of_rows(
         path,
         count,
         items,
@@ -107,6 +109,7 @@ def open_tar(
         choices=[f"left out {kind}: {len(names)}, first {plain(names[0])}" for kind, names in index.left_out.items()],
         sequential=packed_with_gzip(packs[0]) if packs else None,
     )
+    return replace(source, fetching=place.fetching(files, np.asarray(index.ends[1:], np.int64)))
 
 
 def _add(index: _Index, path: Path) -> None:

@@ -19,6 +19,7 @@ from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.measurements import Measurements
 from a2d_jax.io.provenance import Meeting, Origin, record, versions
 from a2d_jax.io.source import content_digest
+from a2d_jax.io.store import store_of
 from a2d_jax.io.tables import RESULTS, table_writer, verdict_columns, verdicts_schema, without
 from a2d_jax.jobs.images import flag, open_both
 from a2d_jax.jobs.large import Job, in_parts, predictions, refuse_nothing, refuse_output, result
@@ -166,7 +167,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     plan = planned(model, source, shortened, **how)
     stops_at = {str(column): stop for column, stop in zip(columns, stops, strict=True)}
     meta |= {**here, "attacks": settings_of(attacks), "bounds": stops_at, **meeting.as_meta}
-    meta |= {"columns": list(map(str, columns)), "target": plan.target, "detector_sha256": content_digest(spec.detector)}
+    meta |= {"columns": list(map(str, columns)), "target": plan.target, "detector_sha256": _sha256(spec.detector)}
     absent = () if plan.target is not None else ("target",)
     kinds = predictions(plan) | dict.fromkeys(shortened, Kind(without(RESULTS, *absent)))
     kinds |= {VERDICTS: Kind(verdicts_schema(columns), kept=True, meta=meta)}
@@ -198,6 +199,11 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
         return Done(summary, failed, [*meeting.notes, *source.choices, *said.notes])
 
     return Job(spec, plan, source, meta, kinds, do, end, notes=meeting.notes)
+
+
+def _sha256(path: Path) -> str:
+    with store_of(path).local(path) as here:
+        return content_digest(here)
 
 
 def _verdict_rows(found: Judged) -> dict[str, Any]:

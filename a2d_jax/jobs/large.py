@@ -2,9 +2,10 @@
 
 import functools
 import os
+import secrets
 import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,7 +17,9 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.parts import RECORDS
 from a2d_jax.io.source import ImageSource
+from a2d_jax.io.store import DISK, Appeared, store_of
 from a2d_jax.io.tables import PREDICTED, table_writer, without
+from a2d_jax.io.urls import Url
 from a2d_jax.jobs.elsewhere import Elsewhere
 from a2d_jax.jobs.progress import slowest
 from a2d_jax.jobs.spec import Folder, PartsSpec
@@ -66,8 +69,9 @@ class Job:
     notes: Sequence[str] = ()
 
     def work(self, run: Run) -> None:
-        """Do what a run folder is missing. An image that would end the process is left out."""
-        self.do(replace(self.plan, source=guarded(self.source, run)), run)
+        """Do what a run folder is missing. An image that would end the process is left out, if the folder is on a disk, which has locks."""
+        source = guarded(self.source, run) if store_of(run.folder) is DISK else self.source
+        self.do(replace(self.plan, source=source), run)
 
 
 class in_parts(Generic[S]):
@@ -88,10 +92,10 @@ class in_parts(Generic[S]):
         with opened(job) as run:
             engine_of(spec)(run, job.work, Elsewhere.of(spec), report)
             with finishing(spec, run) as complete:
-                if not complete:
-                    return unfinished(job, run)
-                done, work = job.end(run), work_of(run)
-                return replace(done, summary={**done.summary, **work})
+                if complete:
+                    done, work = job.end(run), work_of(run)
+                    return replace(done, summary={**done.summary, **work})
+            return unfinished(job, run)
 
 
 def opened_again(job: Job) -> Run:
@@ -101,10 +105,10 @@ def opened_again(job: Job) -> Run:
       BadInput: this process does not see it, or has other weights, images or versions.
     """
     folder = folder_of(job.spec)
-    if not (folder / RECORDS).is_dir():
+    if not store_of(folder).is_dir(folder / RECORDS):
+        where = folder if isinstance(folder, Url) else folder.resolve()
         raise BadInput(
-            f"expected the folder {folder.resolve()} on all machines, got none on {socket.gethostname()}; "
-            "choose an --out that all machines see"
+            f"expected the folder {where} on all machines, got none on {socket.gethostname()}; choose an --out that all machines see"
         )
     return _opened(replace(job, spec=replace(job.spec, restart=False)))
 
@@ -121,7 +125,7 @@ def refuse_output(spec: PartsSpec) -> None:
         raise BadInput(f"expected at least 1 image in a part, got {spec.part}; leave it out to take the default")
     if not is_folder(spec):
         refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
-    elif not spec.out.is_dir():
+    elif not (isinstance(spec.out, Url) or spec.out.is_dir()):
         refuse_existing(spec.out, False, "--force", inputs=spec.inputs(), card=RECORDS)
 
 
@@ -132,7 +136,7 @@ def folder_of(spec: PartsSpec) -> Path:
 
 def is_folder(spec: PartsSpec) -> bool:
     """Whether the result is a folder of parts: its name ends with a slash, or such a folder is there."""
-    return isinstance(spec.out, Folder) or os.path.isdir(spec.out / RECORDS)
+    return isinstance(spec.out, Folder) or store_of(spec.out).is_dir(spec.out / RECORDS)
 
 
 def share_of(spec: PartsSpec) -> tuple[int, int]:
@@ -182,7 +186,7 @@ def opened(job: Job) -> Generator[Run]:
         run.remove_empty()
         raise
     finally:
-        if not run.folder.exists() or not run.left:
+        if not run.there or not run.left:
             process.unfinished.discard(run.folder)
 
 
@@ -193,7 +197,12 @@ def _opened(job: Job) -> Run:
     facts = {"job": spec.as_json(), "result": str(spec.out)}
     run = open_run(folder_of(spec), identity, cut, job.kinds, restart=spec.restart, job=facts)
     k, n = share_of(spec)
-    return run if n == 1 else replace(run, only=run.cut.parts[k - 1 :: n])
+    if n == 1:
+        return run
+    parts = run.cut.parts
+    if source.fetching is None:
+        return replace(run, only=parts[k - 1 :: n])
+    return replace(run, only=parts[len(parts) * (k - 1) // n : len(parts) * k // n])  # neighbours share files, which are fetched once
 
 
 def _retry(run: Run) -> None:
@@ -220,9 +229,27 @@ def finishing(spec: PartsSpec, run: Run) -> Generator[bool]:
     """
     with _locked(run):
         there = not run.left
-        yield there
-        if there and not is_folder(spec):
-            run.remove()
+        with _announced(spec, run) if there and isinstance(run.folder, Url) else nullcontext():
+            yield there
+            if there and not is_folder(spec):
+                run.remove()
+
+
+@contextmanager
+def _announced(spec: PartsSpec, run: Run) -> Generator[None]:
+    """Several processes may put a result together in a store, which has no locks: the first one that is done has done it for all."""
+    mine = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    folder, store = run.folder / RECORDS / "finishing", store_of(run.folder)
+    store.create(folder / mine, b"")
+    try:
+        yield
+    except BadInput as error:
+        others = not run.there or set(store.names(folder)) != {mine}
+        if is_folder(spec) or not (others and store.is_file(spec.out)):
+            raise
+        if isinstance(error, Appeared):
+            store.remove(error.kept)
+        run.remove()
 
 
 @contextmanager
@@ -259,7 +286,7 @@ def work_of(run: Run) -> dict[str, Any]:
 def unfinished(job: Job, run: Run) -> Done:
     """What a job tells whose share is done, and those of others are not."""
     spec, notes = job.spec, job.notes
-    if not run.folder.exists():
+    if not run.there:
         return Done({"out": str(spec.out), "images": run.cut.count}, notes=[*notes, f"another process has written {spec.out}"])
     k, n = share_of(spec)
     summary = {"parts": str(run.folder), "images": run.cut.length(run.own), "share": f"{k}/{n}", "units missing": run.left}

@@ -7,8 +7,9 @@ from typing import Any
 from a2d_jax.console import Done, Report, silent
 from a2d_jax.errors import BadInput
 from a2d_jax.io.parts import JOB, RECORDS, Cut, measurement_folder, read_job, unit_path, units
+from a2d_jax.io.store import store_of
 from a2d_jax.jobs.spec import StatusSpec
-from a2d_jax.scale.runs import Run, run_folder, unit_facts
+from a2d_jax.scale.runs import Run, run_folder, units_facts
 from a2d_jax.scale.steps import Steps
 
 
@@ -30,7 +31,7 @@ def status(spec: StatusSpec, report: Report = silent) -> Done:
     for name, kept in job["measurements"].items():
         here = measurement_folder(folder, name, kept)
         done = sorted(units(here))
-        facts = [unit_facts(unit_path(here, part)) for part in done]
+        facts = units_facts([unit_path(here, part) for part in done])
         machines |= {one["machine"]: max(one["time"], machines.get(one["machine"], "")) for one in facts}
         rows.append({"measurement": name, **of_units(facts, cut, done)})
     missing = sum(row["parts missing"] for row in rows)
@@ -41,9 +42,9 @@ def status(spec: StatusSpec, report: Report = silent) -> Done:
 
 def _folder(path: Path) -> Path:
     for folder in (path, run_folder(path)):
-        if (folder / RECORDS / JOB).is_file():
+        if store_of(folder).is_file(folder / RECORDS / JOB):
             return folder
-    if path.is_file():
+    if store_of(path).is_file(path):
         raise BadInput(f"expected a job that is not finished, got {path}, which is complete; its parts are gone")
     raise BadInput(f"expected the output of a job that works in parts, got {path}, where none does; check the path")
 
@@ -67,7 +68,7 @@ def slowest(run: Run) -> list[dict[str, Any]]:
     """Where the time of a job went, by measurement, and which part took longest."""
     rows: list[dict[str, Any]] = []
     for name in run.kinds:
-        facts = [run.facts(name, part) for part in run.cut.parts]
+        facts = run.all_facts(name)
         seconds = [one.get("seconds", 0.0) for one in facts]
         if not any(seconds):
             continue

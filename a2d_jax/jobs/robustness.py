@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from a2d_jax.console import Done, Report
-from a2d_jax.costs import CHANGED, PREDICT, Plan, Unit, class_count, examples, fingerprints, joined, planned, told, work
+from a2d_jax.costs import CHANGED, PREDICT, Ledger, Plan, Unit, class_count, examples, fingerprints, in_groups, joined, planned, told, work
 from a2d_jax.errors import BadInput
 from a2d_jax.io.provenance import record
 from a2d_jax.io.source import Piece
@@ -50,8 +50,9 @@ def clever(spec: CleverSpec, report: Report) -> Job:
     }
 
     def do(plan: Plan, run: Run) -> None:
-        work(plan, run)
-        _score(plan, run, names, settings, spec.lanes)
+        for some, group in in_groups(plan, run, list(kinds)):
+            work(some, group)
+            _score(some, group, names, settings, spec.lanes)
 
     def end(run: Run) -> Done:
         kept: dict[str, list[CleverScores]] = {name: [] for name in names}
@@ -75,7 +76,7 @@ def clever(spec: CleverSpec, report: Report) -> Job:
     return Job(spec, plan, source, meta, kinds, do, end, size=PART)
 
 
-def _score(plan: Plan, run: Run, names: Sequence[str], settings: Clever, lanes: int | None) -> None:
+def _score(plan: Plan, run: Ledger, names: Sequence[str], settings: Clever, lanes: int | None) -> None:
     """Do the missing units. Targets share points, so all that a part is missing are done at once."""
     missing = {name: set(run.missing(CLEVER_ + name)) for name in names}
     parts = sorted(set().union(*missing.values()))

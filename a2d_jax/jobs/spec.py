@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from a2d_jax.io.urls import Url, as_path
+
 Lanes = int | Literal["auto"] | None
 
 
@@ -19,9 +21,16 @@ class Folder(type(Path())):
     """The path of an output that was given with a slash at its end: a folder of parts."""
 
 
+class UrlFolder(Url, Folder):
+    """The same in a store."""
+
+
 def output_path(text: str) -> Path:
     """A path as typed; a slash at its end makes it a folder."""
-    return Folder(text) if text.endswith(("/", os.sep)) else Path(text)
+    path = as_path(text)
+    if not text.endswith(("/", os.sep)):
+        return path
+    return UrlFolder(path) if isinstance(path, Url) else Folder(path)
 
 
 _OUTPUT = PrimitiveConstructorSpec(
@@ -64,6 +73,8 @@ class Spec:
 def _paths(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(_paths(one) for one in value)
+    if isinstance(value, Path) and not isinstance(value, Folder):
+        return as_path(value)
     return output_path(value) if isinstance(value, str) else value
 
 
@@ -71,7 +82,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     if isinstance(value, Folder):
-        return f"{value}{os.sep}"
+        return f"{value}{'/' if isinstance(value, Url) else os.sep}"
     return str(value) if isinstance(value, Path) else value
 
 
@@ -87,7 +98,7 @@ class OutputSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TablesSpec(Spec):
-    """Jobs that read tables. A table is a parquet file, or a folder of parquet files that are parts of one table."""
+    """Jobs that read tables. A table is a parquet file, or a folder of parquet files that are parts of one table, also by URL."""
 
     mixed_origins: bool = False
     """Accept costs that were measured in different ways: with different networks, attack settings or image preparation. Without this
@@ -100,7 +111,8 @@ class PartsSpec(OutputSpec):
 
     out: Annotated[Path, _OUTPUT]
     """File to write, or a folder if it ends with a slash. A folder keeps the result in parts, as parquet files. A file appears complete at
-    the end; until then the finished parts are in a folder beside it, OUT.run. The same command goes on where an earlier one ended."""
+    the end; until then the finished parts are in a folder beside it, OUT.run. The same command goes on where an earlier one ended. A URL,
+    such as s3://bucket/costs/, is possible too."""
     restart: bool = False
     """Begin anew, and remove the parts that an earlier command has finished."""
     part: int | None = None

@@ -6,12 +6,12 @@
 
 A unit is done if and only if its file is there; no second record says what is done, so none can disagree. Files appear by rename, so that
 several processes may work in one folder: a unit that two of them measure is written twice with the same content. What is in flight at a
-kill is done again by the next process that opens the folder with the same identity.
+kill is done again by the next process that opens the folder with the same identity. The folder may be in an object store, by URL; there a
+file appears by one put (`a2d_jax.io.store`).
 """
 
 import json
 import os
-import shutil
 import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,9 +26,11 @@ import pyarrow.parquet as pq
 from a2d_jax import supervision
 from a2d_jax.costs.units import Unit
 from a2d_jax.errors import BadInput
-from a2d_jax.io.files import atomic, hidden_name, link
+from a2d_jax.io.files import atomic, hidden_name
 from a2d_jax.io.parts import JOB, RECORDS, Cut, measurement_folder, read_job, unit_path, units
+from a2d_jax.io.store import DISK, Store, each, store_of
 from a2d_jax.io.tables import columns_of, table_of
+from a2d_jax.io.urls import as_path
 
 LARGEST = 4096
 """Images of a part, at most."""
@@ -98,7 +100,7 @@ class Run:
     def commit(self, measurement: str, part: int, unit: Unit) -> None:
         kind, path = self.kinds[measurement], self._unit(measurement, part)
         unit = unit if kind.change is None else kind.change(unit)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        store_of(path).make(path.parent)
         names = {kind.names.get(name, name): values for name, values in unit.columns.items()}
         rows = len(unit.columns["error"])
         good = sum(error is None for error in unit.columns["error"])
@@ -115,7 +117,7 @@ class Run:
           BadInput: it is damaged.
         """
         kind, path = self.kinds[measurement], self._unit(measurement, part)
-        with _opened(path) as file:
+        with _opened(path) as here, pa.OSFile(os.fsencode(here)) as file:
             table = pq.read_table(file)
             facts = json.loads(table.schema.metadata[b"unit"])
         old = {there: name for name, there in kind.names.items()}
@@ -124,21 +126,34 @@ class Run:
     def facts(self, measurement: str, part: int) -> Mapping[str, Any]:
         return unit_facts(self._unit(measurement, part))
 
+    def all_facts(self, measurement: str) -> list[Mapping[str, Any]]:
+        """The facts of all units of a measurement, which are there."""
+        return units_facts([self._unit(measurement, part) for part in self.cut.parts])
+
+    @property
+    def there(self) -> bool:
+        """The folder has not been removed, as it is when the result of the job is written as one file."""
+        return self._store.is_file(self.folder / RECORDS / JOB)
+
     def discard(self, part: int) -> None:
         """Forget what was measured of a part."""
         for name in self.kinds:
-            self._unit(name, part).unlink(missing_ok=True)
+            self._store.remove(self._unit(name, part))
 
     def remove(self) -> None:
         """Remove the folder and all that is in it."""
-        shutil.rmtree(self.folder)
+        self._store.remove_folder(self.folder, self.folder / RECORDS / JOB)
 
     def remove_empty(self) -> None:
         """Remove the folder if hardly anything was done, so that another job may have its name."""
         first, *others = self.kinds
         if len(self.done(first)) <= 1 and not any(self.done(name) for name in others):
-            with suppress(OSError):
+            with suppress(OSError, BadInput):
                 self.remove()
+
+    @property
+    def _store(self) -> Store:
+        return store_of(self.folder)
 
     def _folder(self, measurement: str) -> Path:
         return measurement_folder(self.folder, measurement, self.kinds[measurement].kept)
@@ -153,8 +168,17 @@ def unit_facts(path: Path) -> Mapping[str, Any]:
     Raises:
       BadInput: it is damaged.
     """
-    with _opened(path) as file:
+    with _readable(path), store_of(path).footer(path) as file:
         return json.loads(pq.read_schema(file).metadata[b"unit"])
+
+
+def units_facts(paths: Sequence[Path]) -> list[Mapping[str, Any]]:
+    """The facts of some units.
+
+    Raises:
+      BadInput: as `unit_facts`.
+    """
+    return list(each(unit_facts, paths))
 
 
 def run_folder(out: Path) -> Path:
@@ -203,7 +227,7 @@ def open_run(
     """
     kept = {name: kind.kept for name, kind in kinds.items()}
     there = open_job(folder, {"identity": identity, "count": cut.count, "size": cut.size, "measurements": kept, **(job or {})}, restart)
-    return Run(folder, Cut(cut.count, there["size"]), kinds)
+    return Run(as_path(folder), Cut(cut.count, there["size"]), kinds)
 
 
 def open_job(folder: Path, job: Mapping[str, Any], restart: bool = False) -> dict[str, Any]:
@@ -220,15 +244,17 @@ def open_job(folder: Path, job: Mapping[str, Any], restart: bool = False) -> dic
     Raises:
       BadInput: the folder is that of another job, naming what differs, or no folder of a job at all.
     """
-    path = folder / RECORDS / JOB
+    folder = as_path(folder)
+    path, store = folder / RECORDS / JOB, store_of(folder)
     try:
-        if restart and path.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(exist_ok=True)
-        if not path.exists():
-            if any(name != RECORDS for name in os.listdir(folder)):
+        if restart and store.is_file(path):
+            store.remove_folder(folder, path)
+        if store is DISK:
+            folder.mkdir(exist_ok=True)
+        if not store.is_file(path):
+            if any(name != RECORDS for name in store.names(folder)):
                 raise BadInput(f"expected a new folder, or the folder of this job, got {folder}, which holds other files; choose another")
-            path.parent.mkdir(exist_ok=True)
+            store.make(path.parent)
             _create(path, job)
     except OSError as error:
         raise BadInput(f"expected a folder for the parts of the job, got {folder} ({error.strerror}); choose another place") from error
@@ -241,16 +267,7 @@ def open_job(folder: Path, job: Mapping[str, Any], restart: bool = False) -> dic
 
 def _create(path: Path, content: Mapping[str, Any]) -> None:
     """Write a new file unless another process was first: then its file stays."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    store_of(path).create(path, json.dumps(content, indent=1).encode())
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -275,14 +292,21 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Generator[Any]:
-    """A unit to read; PyArrow takes names that are not UTF-8 as bytes only.
+def _opened(path: Path) -> Generator[Path]:
+    """A unit to read, on this machine. PyArrow takes names that are not UTF-8 as bytes only.
 
     Raises:
       BadInput: it is damaged.
     """
+    with _readable(path), store_of(path).local(path) as here:
+        yield here
+
+
+@contextmanager
+def _readable(path: Path) -> Generator[None]:
     try:
-        with pa.OSFile(os.fsencode(path)) as file:
-            yield file
+        yield
+    except BadInput:
+        raise
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"expected a unit of the job, got {path}, which is damaged; remove it and run the command again") from error

@@ -6,6 +6,8 @@ One `a2d cost` runs to its end. Then the same job is killed `--kills` times, at 
 table is compared with that of the job that was left alone. An image that an attack had finished when the process was killed, and that was
 not in a finished part, is done twice; so is the work on the images in the lanes, of which half is counted.
 
+`--out s3://bucket/killed` does the same in a store; `--server` starts a server of S3 on this machine for it (moto, of the extra `test`).
+
 Run time: about twice that of the job, and ten seconds for each kill.
 Expected (LeNet-5, 10,000 digits, bim and jsma, 20 kills, 2 cores): see docs/scale.md.
 """
@@ -14,11 +16,14 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +34,9 @@ from a2d_jax.console import run
 from a2d_jax.costs.measuring import ALL
 from a2d_jax.costs.units import PREDICT
 from a2d_jax.errors import BadInput
-from a2d_jax.io.parts import Cut, measurement_folder, read_job, units
+from a2d_jax.io.parts import JOB, RECORDS, Cut, measurement_folder, read_job, units
+from a2d_jax.io.store import store_of
+from a2d_jax.io.urls import as_path
 
 WORKER = """
 import sys
@@ -64,13 +71,24 @@ class Args:
     seed: int = 0
     """Seed of the moments."""
     out: Path = Path("killed")
-    """Folder for the tables. It is replaced."""
+    """Folder for the tables, or its URL. It is replaced."""
+    server: bool = False
+    """Start a server of S3 on this machine, in a process of its own, with the bucket of `out`."""
 
 
 def main(args: Args) -> dict[str, object]:
     """Run the job alone and killed, print and return what was lost."""
-    shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True)
+    args.out = as_path(args.out)
+    with s3_server(args.out.parts[1]) if args.server else nullcontext():
+        return killed(args)
+
+
+def killed(args: Args) -> dict[str, object]:
+    """The same, with a store that is there."""
+    store = store_of(args.out)
+    if store.is_dir(args.out):
+        store.remove_folder(args.out, args.out / "none")
+    store.make(args.out)
     start(args, "warm.parquet", 64).communicate()  # programs are compiled once, for both
     begin = time.perf_counter()
     alone = json.loads(start(args, "alone.parquet").communicate()[0].rsplit("done ", 1)[1])
@@ -99,7 +117,8 @@ def main(args: Args) -> dict[str, object]:
         lost.append(twice + in_lanes)
         print(f"kill {len(lost)}: {after}, done again {twice} images and half of the lanes", flush=True)
     start(args, "killed.parquet").communicate()
-    one, other = (pq.read_table(args.out / name) for name in ("alone.parquet", "killed.parquet"))
+    with store.local(args.out / "alone.parquet") as one, store.local(args.out / "killed.parquet") as other:
+        one, other = pq.read_table(one), pq.read_table(other)
     found: dict[str, object] = {
         "images": images,
         "attacks": args.attacks,
@@ -126,11 +145,33 @@ def start(args: Args, name: str, limit: int = 0) -> "subprocess.Popen[str]":
 def committed(args: Args, names: list[str]) -> dict[str, int]:
     """Images in finished parts, by measurement."""
     folder = args.out / "killed.parquet.run"
-    if not folder.exists():
+    if not store_of(folder).is_file(folder / RECORDS / JOB):
         return dict.fromkeys([PREDICT, *names], 0)
     job = read_job(folder)
     cut = Cut(job["count"], job["size"])
     return {name: cut.length(units(measurement_folder(folder, name, kept))) for name, kept in job["measurements"].items()}
+
+
+@contextmanager
+def s3_server(bucket: str) -> Generator[None]:
+    """A server of S3 on the loopback interface with an empty bucket, which processes of this one find by their environment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    url = f"http://127.0.0.1:{port}"
+    os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < deadline:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), timeout=1):
+                    break
+                time.sleep(0.1)
+            request = urllib.request.Request(f"{url}/{bucket}", method="PUT")
+            urllib.request.urlopen(request, timeout=60).close()
+            yield
+        finally:
+            process.kill()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from moto.server import ThreadedMotoServer
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.images import open_images, reopen
-from a2d_jax.io.remote import Cache, url_of
+from a2d_jax.io.remote import Cache
+from a2d_jax.io.urls import url_of
 from tests.io.test_cifar import IMAGES, write_binary
 from tests.io.test_cifar import LABELS as CIFAR_LABELS
 from tests.io.test_images import BYTES, N, encoded, write
