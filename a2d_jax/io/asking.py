@@ -66,7 +66,8 @@ def fsspec() -> Any:
 
 
 def info(system: Any, path: str) -> dict[str, Any] | None:
-    """What a store tells of a path; None if nothing is there. Its own `exists` is no if it does not answer."""
+    """What a store tells of a path now; None if nothing is there. Its own `exists` is no if it does not answer."""
+    system.invalidate_cache()  # of lists, which other processes change
     try:
         return asked(lambda: system.info(path))
     except FileNotFoundError:

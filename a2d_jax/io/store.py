@@ -153,7 +153,10 @@ class _Objects:
     @contextmanager
     def footer(self, path: Path) -> Generator[IO[bytes]]:
         system, there = connected(path)
-        size = self._read(path, lambda: system.info(there))["size"]
+        found = told(path, lambda: info(system, there))
+        if found is None:
+            raise FileNotFoundError(path)
+        size = found["size"]
         end, length = b"", min(size, FOOTER)
         while len(end) < length:
             end = self._read(path, lambda length=length: system.cat_file(there, start=size - length, end=size))

@@ -186,8 +186,9 @@ def opened(job: Job) -> Generator[Run]:
         run.remove_empty()
         raise
     finally:
-        if not run.there or not run.left:
-            process.unfinished.discard(run.folder)
+        with suppress(BadInput):  # a store that is away
+            if not run.there or not run.left:
+                process.unfinished.discard(run.folder)
 
 
 def _opened(job: Job) -> Run:
@@ -229,9 +230,10 @@ def finishing(spec: PartsSpec, run: Run) -> Generator[bool]:
     """
     with _locked(run):
         there = not run.left
-        with _announced(spec, run) if there and isinstance(run.folder, Url) else nullcontext():
+        as_file = there and not is_folder(spec)
+        with _announced(spec, run) if as_file and isinstance(run.folder, Url) else nullcontext():
             yield there
-            if there and not is_folder(spec):
+            if as_file:
                 run.remove()
 
 
@@ -244,8 +246,9 @@ def _announced(spec: PartsSpec, run: Run) -> Generator[None]:
     try:
         yield
     except BadInput as error:
-        others = not run.there or set(store.names(folder)) != {mine}
-        if is_folder(spec) or not (others and store.is_file(spec.out)):
+        overtaken = not run.there or set(store.names(folder)) != {mine}
+        if not (overtaken and store.is_file(spec.out)):
+            store.remove(folder / mine)
             raise
         if isinstance(error, Appeared):
             store.remove(error.kept)

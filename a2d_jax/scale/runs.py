@@ -147,8 +147,8 @@ class Run:
     def remove_empty(self) -> None:
         """Remove the folder if hardly anything was done, so that another job may have its name."""
         first, *others = self.kinds
-        if len(self.done(first)) <= 1 and not any(self.done(name) for name in others):
-            with suppress(OSError, BadInput):
+        with suppress(OSError, BadInput):
+            if len(self.done(first)) <= 1 and not any(self.done(name) for name in others):
                 self.remove()
 
     @property

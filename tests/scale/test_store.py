@@ -159,6 +159,20 @@ def test_unfinished_folders(bucket, here, kill_after):  # noqa: F811
         jobs.cost(cost(f"{bucket}/bad/"))
 
 
+def test_lists_are_those_of_now(bucket, here):  # noqa: F811
+    """Protects shares: what another process has written or removed is seen at once, though libraries keep lists."""
+    folder = as_path(f"{bucket}/c/bim")
+    others = type(fsspec.core.url_to_fs(bucket)[0])(skip_instance_cache=True)
+    for _ in range(2):
+        others.pipe_file("bucket/c/bim/part-000000.parquet", b"x")
+        assert store.OBJECTS.names(folder) == ["part-000000.parquet"]
+        assert store.OBJECTS.is_file(folder / "part-000000.parquet")
+        assert store.OBJECTS.is_dir(folder)
+        others.rm_file("bucket/c/bim/part-000000.parquet")
+        assert not store.OBJECTS.is_file(folder / "part-000000.parquet")
+        assert store.OBJECTS.names(folder) == []
+
+
 def test_failed_rows_and_damage(bucket, here):  # noqa: F811
     """Protects each row: a unit that is damaged is named, parts with an error are done again."""
     jobs.cost(cost(f"{bucket}/c/"))
