@@ -36,7 +36,9 @@ class Command:
     job: Job
     """The command to run."""
     json: bool = False
-    """Print the result as JSON on stdout, and nothing else on stdout. Progress becomes lines of JSON on stderr."""
+    """Print the result as JSON on stdout, and nothing else on stdout."""
+    json_progress: bool = False
+    """Print the progress as lines of JSON on stderr, one a second at most for each measurement."""
     no_progress: bool = False
     """Hide the progress bars on stderr. They are always hidden if stderr is not a terminal."""
 
@@ -59,6 +61,6 @@ def command(arguments: Sequence[str] | None = None) -> int:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries; ours are errors or notes of the result
-        with console.progress(not given.no_progress, as_json=given.json) as report:
+        with console.progress(not given.no_progress, as_json=given.json_progress) as report:
             done = jobs.run(given.job, report)
     return console.tell(done, "a2d", given.json)

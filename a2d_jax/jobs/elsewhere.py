@@ -33,7 +33,10 @@ class Elsewhere:
     @classmethod
     def of(cls, spec: PartsSpec) -> "Elsewhere":
         """The job that a spec describes, to be opened elsewhere."""
-        return cls(jobs.name_of(spec), spec.as_json(), str(Path.cwd()))
+        folder = ""
+        with suppress(OSError):  # the folder is gone, and nothing is found from there
+            folder = str(Path.cwd())
+        return cls(jobs.name_of(spec), spec.as_json(), folder)
 
     def __call__(self) -> Callable[[Sequence[int]], None]:
         """Open the job.

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -87,7 +88,7 @@ def test_results_are_in_sight(run):
 
 def test_shares(run):
     """Protects completeness: shares are disjoint, cover all parts, and each sees what the others did."""
-    shares = [open_run(run.folder, IDENTITY, CUT, KINDS, share=(k, 2)) for k in (1, 2)]
+    shares = [replace(open_run(run.folder, IDENTITY, CUT, KINDS), only=run.cut.parts[k::2]) for k in (0, 1)]
     assert [share.missing("bim") for share in shares] == [[0, 2], [1]]
     shares[0].commit("bim", 0, unit(0))
     assert shares[1].left == 4 * 3 - 1

@@ -12,6 +12,7 @@ import time
 import fsspec
 import numpy as np
 import pytest
+import s3fs
 from moto.server import ThreadedMotoServer
 
 from a2d_jax import jobs
@@ -29,6 +30,7 @@ from tests.scale.test_large import JOBS, NET, Killed, content, cost, detect, equ
 @pytest.fixture(scope="module")
 def server():
     """A server of S3 on the loopback interface."""
+    s3fs.S3FileSystem.clear_instance_cache()  # they know the server of another file of tests
     started = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     started.start()
     yield "http://{}:{}".format(*started.get_host_and_port())
