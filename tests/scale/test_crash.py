@@ -134,7 +134,7 @@ def test_an_image_that_kills(here):
     images = pictures(100, kill=(37,), corrupt=(51,))
     folder(images)
     folder([image for i, image in enumerate(images) if i not in bad], "good")
-    done = run("--part", "32", "--restart", out="parts")  # which begins anew once, not after each death
+    done = run("--part", "32", "--restart", out="parts/")  # which begins anew once, not after each death
     assert done.returncode == 3, done.stderr
     assert done.stderr.count(ENDED) == 3
     assert done.stderr.splitlines()[-1] == "a2d: 2 rows failed and carry their error"
@@ -148,7 +148,7 @@ def test_an_image_that_kills(here):
     good = rows("good.parquet")
     for name in ("label", "probability"):
         assert [value for i, value in enumerate(found[name]) if i not in bad] == good[name]
-    again = run("--part", "32", "--retry-failed", out="parts")
+    again = run("--part", "32", "--retry-failed", out="parts/")
     assert (again.returncode, again.stderr.count(ENDED)) == (3, 0)  # the part is read carefully at once
     assert rows("parts/predict") == found
 
@@ -161,7 +161,7 @@ def test_other_sources_and_measurements(here):
     (here / "tiny_net.py").write_text(FACTORY + HOOK + "\nwatch()\n")
     names = [f"picture {i}" for i in range(40)]
     pq.write_table(pa.table({"image": pictures(40, kill=(0,)), "id": names, "y": [i % 2 for i in range(40)]}), "set.parquet")
-    done = run("--part", "16", "--attacks", "bim", images="set.parquet", out="costs", job="cost")
+    done = run("--part", "16", "--attacks", "bim", images="set.parquet", out="costs/", job="cost")
     assert done.returncode == 3, done.stderr
     assert done.stderr.count(ENDED) == 3
     found = rows("costs/bim")
