@@ -109,7 +109,7 @@ def begun(parts: int, *arguments: str) -> subprocess.Popen[str]:
     running = subprocess.Popen(
         command("--part", "8", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while running.poll() is None and time.monotonic() < until:
         if Path("started").exists() and Path("started").stat().st_size > parts:
             return running
@@ -121,7 +121,7 @@ def begun(parts: int, *arguments: str) -> subprocess.Popen[str]:
 def ended(running: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command, when the processes that have its streams are gone."""
     try:
-        out, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=120)
     finally:
         running.kill()
     return running.returncode, out, err
@@ -218,7 +218,7 @@ def test_a_process_that_is_killed_takes_the_other_one_along(here):
         running.kill()
         begin = time.monotonic()
         assert ended(running) == (-signal.SIGKILL, "", "")  # both streams are closed: nobody has them any more
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         assert len(list(Path("out.parquet.run/.a2d/reading").glob("part-000000-*"))) == deaths
     (here / "tiny_net.py").write_text(FACTORY + SLOW.replace("SECONDS", "0"))
     done = run("--part", "8")

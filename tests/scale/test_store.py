@@ -339,7 +339,7 @@ def test_stores_that_are_not_there(here, settings, trouble, monkeypatch, dumb): 
         with pytest.raises(BadInput, match=r"^expected .*s3://no-such-bucket/.*; ") as caught:
             do()
         assert words in str(caught.value)
-        assert time.monotonic() - begin < 20
+        assert time.monotonic() - begin < 60
     fsspec.filesystem("s3").clear_instance_cache()
 
 
@@ -390,18 +390,18 @@ def test_kill_9_in_a_store(here, settings, tmp_path):  # noqa: F811
     root = pathlib.Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     command = [sys.executable, "-m", "a2d_jax", "cost", *given, "--part", "4", "--out"]
-    subprocess.run([*command, "s3://killed/alone.parquet"], check=True, env=environment, capture_output=True, timeout=120)
+    subprocess.run([*command, "s3://killed/alone.parquet"], check=True, env=environment, capture_output=True, timeout=400)
     done = 0
     for _ in range(3):
         with subprocess.Popen([*command, "s3://killed/k.parquet"], env=environment, stdout=subprocess.DEVNULL) as running:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while time.monotonic() < deadline and running.poll() is None and units(Url("s3://killed/k.parquet.run/bim")) <= done:
                 time.sleep(0.05)
             running.kill()
         found = units(Url("s3://killed/k.parquet.run/bim"))
         assert found > done
         done = found
-    ended = subprocess.run([*command, "s3://killed/k.parquet"], env=environment, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([*command, "s3://killed/k.parquet"], env=environment, capture_output=True, text=True, timeout=400)
     assert (ended.returncode, ended.stderr) == (0, "")
     system.invalidate_cache()
     assert sorted(system.ls("killed")) == ["killed/alone.parquet", "killed/k.parquet", "killed/x.npz"]
@@ -417,13 +417,13 @@ def test_commands(here, settings):  # noqa: F811
     """Protects scripts: exit codes, one line without a traceback, and URLs written as such, also after a signal."""
     command = [sys.executable, "-m", "a2d_jax", "predict", "--classifier", NET, "--images", "x.npz", "--out"]
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
-    ended = subprocess.run([*command, "s3://no-such-bucket/p.parquet"], env=environment, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([*command, "s3://no-such-bucket/p.parquet"], env=environment, capture_output=True, text=True, timeout=400)
     assert ended.returncode == 1
     assert ended.stdout == ""
     (line,) = ended.stderr.splitlines()
     assert "s3://no-such-bucket/p.parquet" in line
     fsspec.filesystem("s3").mkdir("command")
-    ended = subprocess.run([*command, "s3://command/p/"], env=environment, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([*command, "s3://command/p/"], env=environment, capture_output=True, text=True, timeout=400)
     assert ended.returncode == 3
     assert "s3://command/p" in ended.stdout
     fsspec.filesystem("s3").rm("command", recursive=True)
