@@ -193,23 +193,11 @@ def _removed(temporary: Path, lock: int) -> None:
 def _place_file(temporary: Path, final: Path, force: bool | None) -> None:
     try:
         if force is False:
-            link(temporary, final)
+            store.link(temporary, final)
         else:
             temporary.replace(final)
     except (FileExistsError, IsADirectoryError) as error:
         raise _kept(temporary, final) from error
-
-
-def link(temporary: Path, final: Path) -> None:
-    """Give a file its final name, if that is still free: a link is made in one step, or not at all."""
-    try:
-        os.link(temporary, final)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links, as on memory cards; looking first leaves a moment open
-        if os.path.lexists(final):
-            raise FileExistsError from None
-        temporary.rename(final)
 
 
 def _place_folder(temporary: Path, final: Path, force: bool | None) -> None:

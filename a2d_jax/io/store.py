@@ -114,7 +114,7 @@ class _Disk:
                 file.flush()
                 os.fsync(file.fileno())
             with suppress(FileExistsError):
-                os.link(temporary, path)
+                link(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -220,6 +220,18 @@ class _Objects:
 
 
 DISK, OBJECTS = _Disk(), _Objects()
+
+
+def link(temporary: Path, final: Path) -> None:
+    """Give a file its final name, if that is still free: a link is made in one step, or not at all."""
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, as on memory cards; looking first leaves a moment open
+        if os.path.lexists(final):
+            raise FileExistsError from None
+        temporary.rename(final)
 
 
 def each(call: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:

@@ -1,5 +1,6 @@
 """The run folder: a unit is done if and only if its file is there, whoever was killed and whoever works beside."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -130,6 +131,18 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="another place"):
         open_run(tmp_path / "file", IDENTITY, CUT, KINDS)
+
+
+def test_a_file_system_without_links(tmp_path, monkeypatch):
+    """Protects memory cards and network drives: a folder is begun there too, and the job that was first stays."""
+
+    def refused(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    run = open_run(tmp_path / "c.run", IDENTITY, CUT, KINDS)
+    assert open_run(run.folder, IDENTITY, Cut(25, 999), KINDS).cut == CUT
+    assert sorted(os.listdir(run.folder / RECORDS)) == [JOB]
 
 
 def test_a_damaged_unit_is_named(run):
