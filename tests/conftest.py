@@ -110,3 +110,24 @@ def mnist(shared) -> pathlib.Path:
 def cifar10(shared) -> pathlib.Path:
     """Folder of the CIFAR-10 files in binary format."""
     return fetched(shared, "cifar10", "cifar-10-batches-bin")
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    """A server of S3 on the loopback interface."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    s3fs.S3FileSystem.clear_instance_cache()  # they know the server of another file of tests
+    started = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    started.start()
+    yield "http://{}:{}".format(*started.get_host_and_port())
+    started.stop()
+
+
+@pytest.fixture
+def s3_settings(s3_server, monkeypatch, tmp_path):
+    """Settings of AWS and a cache that are those of the test alone."""
+    found = {"AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in (found | {"XDG_CACHE_HOME": str(tmp_path / "cache")}).items():
+        monkeypatch.setenv(name, value)

@@ -175,7 +175,7 @@ def slowly(parts: list[list[tuple]]) -> tuple[bool, dict[tuple, dict[str, object
         if cost is None:
             mention = seen.get((index, name, pixels, attack), 0)
             seen[index, name, pixels, attack] = mention + 1
-        images.setdefault((index, name, pixels, mention), {}).setdefault(attack, []).append(cost)  # type: ignore[union-attr]
+        images.setdefault((index, name, pixels, mention), {}).setdefault(attack, []).append(cost)
     return len(images) > len({index for index, *_ in images}), images
 
 

@@ -10,8 +10,6 @@ from dataclasses import replace
 import fsspec
 import numpy as np
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from a2d_jax.errors import BadInput
 from a2d_jax.io.images import open_images, reopen
@@ -227,22 +225,9 @@ def test_what_is_a_url():
     assert [url_of(path) for path in ("a/b", "/a/b", "c:/a", "a:b", "http", "")] == [None] * 6
 
 
-@pytest.fixture(scope="module")
-def server():
-    """A server of S3 on the loopback interface."""
-    s3fs.S3FileSystem.clear_instance_cache()  # they know the server of another file of tests
-    started = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    started.start()
-    yield "http://{}:{}".format(*started.get_host_and_port())
-    started.stop()
-
-
 @pytest.fixture
-def s3(server, monkeypatch, tmp_path):
-    """Its store with an empty bucket; settings of AWS are those of the test alone."""
-    found = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in (found | {"XDG_CACHE_HOME": str(tmp_path / "cache")}).items():
-        monkeypatch.setenv(name, value)
+def s3(s3_settings):
+    """Its store with an empty bucket."""
     store = fsspec.filesystem("s3")
     store.mkdir("bucket")
     yield store

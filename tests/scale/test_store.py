@@ -12,8 +12,6 @@ import time
 import fsspec
 import numpy as np
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from a2d_jax import jobs
 from a2d_jax.errors import BadInput
@@ -27,26 +25,8 @@ from a2d_jax.scale.runs import Run
 from tests.scale.test_large import JOBS, NET, Killed, content, cost, detect, equal, here, kill_after, spec  # noqa: F401 (fixtures)
 
 
-@pytest.fixture(scope="module")
-def server():
-    """A server of S3 on the loopback interface."""
-    s3fs.S3FileSystem.clear_instance_cache()  # they know the server of another file of tests
-    started = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    started.start()
-    yield "http://{}:{}".format(*started.get_host_and_port())
-    started.stop()
-
-
-@pytest.fixture
-def settings(server, monkeypatch, tmp_path):
-    """Settings of AWS are those of the test alone."""
-    found = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in (found | {"XDG_CACHE_HOME": str(tmp_path / "cache")}).items():
-        monkeypatch.setenv(name, value)
-
-
 @pytest.fixture(params=["memory", "s3"])
-def bucket(request, settings, monkeypatch):
+def bucket(request, s3_settings, monkeypatch):
     """The URL of an empty bucket."""
     monkeypatch.setattr(asking, "WAITS", (0.01, 0.02))
     system = fsspec.filesystem(request.param)
@@ -310,7 +290,7 @@ def dumb():
 
 
 @pytest.mark.parametrize("trouble", ["no bucket", "no credentials", "no server", "no answer"])
-def test_stores_that_are_not_there(here, settings, trouble, monkeypatch, dumb):  # noqa: F811
+def test_stores_that_are_not_there(here, s3_settings, trouble, monkeypatch, dumb):  # noqa: F811
     """Protects the user's time: for sets, tables and outputs one line says what is wrong, in seconds, and nothing is done before."""
     monkeypatch.setattr(asking, "WAITS", (0.01,))
     monkeypatch.setattr(asking, "PATIENCE", 3.0)
@@ -380,7 +360,7 @@ def test_urls_as_paths(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_kill_9_in_a_store(here, settings, tmp_path):  # noqa: F811
+def test_kill_9_in_a_store(here, s3_settings, tmp_path):  # noqa: F811
     """Protects a real job: killed with -9 at some moments, it loses and doubles no row, and does little twice, with set and run in S3."""
     system = fsspec.filesystem("s3")
     system.mkdir("killed")
@@ -413,7 +393,7 @@ def units(folder: pathlib.Path) -> int:
     return len(store.OBJECTS.names(folder))
 
 
-def test_commands(here, settings):  # noqa: F811
+def test_commands(here, s3_settings):  # noqa: F811
     """Protects scripts: exit codes, one line without a traceback, and URLs written as such, also after a signal."""
     command = [sys.executable, "-m", "a2d_jax", "predict", "--classifier", NET, "--images", "x.npz", "--out"]
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
