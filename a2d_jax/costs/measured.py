@@ -107,11 +107,12 @@ def measure(
 
 def measured(plan: Plan, ledger: Ledger, parts: Sequence[int]) -> Measured:
     """The measurements of some parts of which all units are there."""
-    known = joined([ledger.read(PREDICT, part) for part in parts])
+    units = {name: [ledger.read(name, part) for part in parts] for name in plan.measurements}
+    known = joined(units[PREDICT])
     error, results = list(known["error"]), dict[str, AttackResult]()
     broken: dict[int, list[str]] = {}
     for name in plan.attacks:
-        columns = joined([ledger.read(name, part) for part in parts])
+        columns = joined(units[name])
         for row, one in enumerate(columns["error"]):
             if one == NOT_FINITE.format(name):
                 broken.setdefault(row, []).append(name)
@@ -123,24 +124,31 @@ def measured(plan: Plan, ledger: Ledger, parts: Sequence[int]) -> Measured:
         error[row] = error[row] or NOT_FINITE.format(" and ".join(names))
     good = np.asarray([one is None for one in error])
     identity = (known["index"], known["id"], known["fingerprint"], plan.start(known), known.get("target"))
-    return Measured(*identity, error, good, results, told(plan, ledger, parts))
+    return Measured(
+        *identity, error, good, results, _told(plan, {name: [unit.facts for unit in some] for name, some in units.items()}, len(good))
+    )
 
 
 def told(plan: Plan, ledger: Ledger, parts: Sequence[int]) -> Told:
     """What the units of some parts say as a whole."""
+    facts = {name: [ledger.facts(name, part) for part in parts] for name in plan.measurements}
+    return _told(plan, facts, ledger.cut.length(parts))
+
+
+def _told(plan: Plan, of_units: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> Told:
+    """What the facts of units say as a whole, by measurement, of `count` images."""
     seen = Seen()
     stats = {name: Stats() for name in plan.attacks}
     seconds, still = dict.fromkeys(plan.measurements, 0.0), dict.fromkeys(plan.attacks, (0, 0))
     images, wrong, pixels = 0, 0, list[Mapping[str, Any]]()
-    for part in parts:
-        facts = ledger.facts(PREDICT, part)
+    for facts in of_units[PREDICT]:
         images += facts["good"]
         pixels += [facts["pixels"]] if "pixels" in facts else []
         wrong = None if wrong is None or facts["wrong"] is None else wrong + facts["wrong"]
         seconds[PREDICT] += facts["seconds"]
         seen.merge(Seen.of_json(facts["seen"]))
-        for name, one in stats.items():
-            facts = ledger.facts(name, part)
+    for name, one in stats.items():
+        for facts in of_units[name]:
             seconds[name] += facts["seconds"]
             one.lanes = max(one.lanes, facts["lanes"])
             one.finished += facts["good"]
@@ -148,9 +156,7 @@ def told(plan: Plan, ledger: Ledger, parts: Sequence[int]) -> Told:
             one.lane_steps += facts["lane_steps"]
             still[name] = still[name][0] + facts["still"], still[name][1] + facts["good"]
     notes = (
-        pixel_notes(pixels, ledger.cut.length(parts))
-        + seen.notes()
-        + [note for name, (count, good) in still.items() for note in unmoved(name, count, good)]
+        pixel_notes(pixels, count) + seen.notes() + [note for name, (count, good) in still.items() for note in unmoved(name, count, good)]
     )
     return Told(stats, seconds, notes, images, wrong)
 

@@ -208,9 +208,10 @@ def _opened(job: Job) -> Run:
 
 def _retry(run: Run) -> None:
     """Discard the parts in which an image has an error."""
+    done = {name: run.done(name) for name in run.kinds}
     for part in run.own:
-        there = [name for name in run.kinds if part in run.done(name)]
-        if any(error is not None for name in there for error in run.read(name, part).columns["error"]):
+        images = run.cut.length([part])
+        if any(part in there and run.facts(name, part)["good"] < images for name, there in done.items()):
             run.discard(part)
             forget(run, part)
 

@@ -255,7 +255,7 @@ def open_job(folder: Path, job: Mapping[str, Any], restart: bool = False) -> dic
             if any(name != RECORDS for name in store.names(folder)):
                 raise BadInput(f"expected a new folder, or the folder of this job, got {folder}, which holds other files; choose another")
             store.make(path.parent)
-            _create(path, job)
+            store.create(path, json.dumps(job, indent=1).encode())  # unless another process was first: then its file stays
     except OSError as error:
         raise BadInput(f"expected a folder for the parts of the job, got {folder} ({error.strerror}); choose another place") from error
     there = read_job(folder)
@@ -263,11 +263,6 @@ def open_job(folder: Path, job: Mapping[str, Any], restart: bool = False) -> dic
     if differs:
         raise BadInput(f"expected the job that {folder} was begun with, {differs}; pass --restart to begin anew, or choose another place")
     return there
-
-
-def _create(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a new file unless another process was first: then its file stays."""
-    store_of(path).create(path, json.dumps(content, indent=1).encode())
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
