@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,6 +17,7 @@ from a2d_jax.io.images import open_images
 from a2d_jax.io.measurements import read_measurements
 from a2d_jax.io.parts import RECORDS
 from a2d_jax.scale.runs import Run
+from tests.held import held
 
 COUNT, PART = 22, 4
 FEW = "bim:max_steps=6,lsa:max_steps=6"
@@ -360,13 +360,11 @@ def test_kill_9_and_sigterm(here):
     given = ["--classifier", NET, "--images", "x.npz", "--attacks", "bim", "--max-steps", "1000", "--epsilon", "0.001", "--part", "32"]
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment = {**os.environ, "PYTHONPATH": root}
-    listening = "import signal; [signal.signal(s, signal.SIG_DFL) for s in (signal.SIGTERM, signal.SIGHUP)]"
-    command = [sys.executable, "-c", f"{listening}\nimport sys, a2d_jax.cli\nsys.exit(a2d_jax.cli.main())", "cost", *given, "--out"]
-    subprocess.run([*command, "alone.parquet"], check=True, env=environment, capture_output=True)
+    subprocess.run([*held(), "cost", *given, "--out", "alone.parquet"], check=True, env=environment, capture_output=True)
     ends, done = [], 0
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         with subprocess.Popen(
-            [*command, "c.parquet"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*held(8), "cost", *given, "--out", "c.parquet"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as running:
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline and running.poll() is None:
@@ -383,6 +381,6 @@ def test_kill_9_and_sigterm(here):
         done = found
     assert ends[1][0] == 143
     assert "finished parts are in c.parquet.run; the same command goes on" in ends[1][1]
-    subprocess.run([*command, "c.parquet"], check=True, env=environment, capture_output=True)
+    subprocess.run([*held(), "cost", *given, "--out", "c.parquet"], check=True, env=environment, capture_output=True)
     equal(content("c.parquet"), content("alone.parquet"))
     assert not os.path.exists("c.parquet.run")

@@ -22,6 +22,7 @@ from a2d_jax.io.urls import Url, as_path
 from a2d_jax.jobs import large
 from a2d_jax.jobs.spec import Folder
 from a2d_jax.scale.runs import Run
+from tests.held import held
 from tests.scale.test_large import JOBS, NET, Killed, content, cost, detect, equal, here, kill_after, spec  # noqa: F401 (fixtures)
 
 
@@ -369,11 +370,11 @@ def test_kill_9_in_a_store(here, s3_settings, tmp_path):  # noqa: F811
     given = ["--classifier", NET, "--images", "s3://killed/x.npz", "--attacks", "bim", "--max-steps", "1000", "--epsilon", "0.001"]
     root = pathlib.Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "a2d_jax", "cost", *given, "--part", "4", "--out"]
-    subprocess.run([*command, "s3://killed/alone.parquet"], check=True, env=environment, capture_output=True, timeout=400)
+    options = ["cost", *given, "--part", "4", "--out"]
+    subprocess.run([*held(), *options, "s3://killed/alone.parquet"], check=True, env=environment, capture_output=True, timeout=400)
     done = 0
     for _ in range(3):
-        with subprocess.Popen([*command, "s3://killed/k.parquet"], env=environment, stdout=subprocess.DEVNULL) as running:
+        with subprocess.Popen([*held(8), *options, "s3://killed/k.parquet"], env=environment, stdout=subprocess.DEVNULL) as running:
             deadline = time.monotonic() + 240
             while time.monotonic() < deadline and running.poll() is None and units(Url("s3://killed/k.parquet.run/bim")) <= done:
                 time.sleep(0.05)
@@ -381,7 +382,7 @@ def test_kill_9_in_a_store(here, s3_settings, tmp_path):  # noqa: F811
         found = units(Url("s3://killed/k.parquet.run/bim"))
         assert found > done
         done = found
-    ended = subprocess.run([*command, "s3://killed/k.parquet"], env=environment, capture_output=True, text=True, timeout=400)
+    ended = subprocess.run([*held(), *options, "s3://killed/k.parquet"], env=environment, capture_output=True, text=True, timeout=400)
     assert (ended.returncode, ended.stderr) == (0, "")
     system.invalidate_cache()
     assert sorted(system.ls("killed")) == ["killed/alone.parquet", "killed/k.parquet", "killed/x.npz"]
