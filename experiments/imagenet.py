@@ -29,7 +29,6 @@ core: 0.81, 0.80 and 1.00 for BIM, 0.80, 0.82 and 1.00 for BIM2; all intervals a
 """
 
 import csv
-import os
 import platform
 import shutil
 import sys
@@ -45,7 +44,6 @@ import tyro
 from rich.console import Console
 
 from a2d_jax import jobs
-from a2d_jax.console import progress
 from a2d_jax.console import run as run_command
 from a2d_jax.errors import BadInput
 from a2d_jax.io.files import atomic
@@ -54,7 +52,8 @@ from a2d_jax.io.listing import listing
 from a2d_jax.io.measurements import read_measurements
 from a2d_jax.io.provenance import versions
 from a2d_jax.metrics import auroc, auroc_interval
-from a2d_jax.scale.steps import Steps, open_steps
+from a2d_jax.scale.steps import open_steps
+from experiments.work import Work, cores
 from models.table import lite0_checkpoint
 
 LITE0 = "models.efficientnet:efficientnet_lite0"
@@ -94,30 +93,6 @@ class Settings:
     """Its weights, as `a2d convert` writes them."""
     restart: bool = False
     """Remove the folder with all that is in it, and begin anew."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """The folder of a run, and where its progress is told."""
-
-    steps: Steps
-    console: Console
-
-    def once(self, name: str, kind: type[jobs.Spec], **settings: Any) -> Path:
-        """The output of a job, which runs unless it has done so before."""
-        path = self.steps.folder / name
-
-        def work() -> dict[str, Any]:
-            spec: Any = kind(out=path, force=True, **settings)  # a file without its step is of a process that was killed in between
-            with progress(console=self.console) as report:
-                return {"summary": jobs.run(spec, lambda what, done, total: report(f"{name}: {what}", done, total)).summary}
-
-        if not self.steps.done(name):
-            self.console.print(f"{name} ...", highlight=False)
-            done = self.steps.once(name, work)
-            seconds, processor = done["seconds"], done["processor_seconds"]
-            self.console.print(f"{name}: {seconds:.0f} s, {processor:.0f} s of processor time", highlight=False)
-        return path
 
 
 def main(settings: Settings) -> str:
@@ -269,11 +244,6 @@ def machine(told: dict[str, Any]) -> str:
     devices = jax.devices()
     where = f"{cores()} cores ({platform.machine()}), {len(devices)} x {devices[0].device_kind}, JAX {jax.__version__}"
     return f"{seconds:.0f} s by the clock, {processor:.0f} s of processor time; {where}"
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -48,7 +48,7 @@ from a2d_jax.losses import look, margin
 from a2d_jax.measurements import Column
 from a2d_jax.types import Attack, Classifier
 from experiments import demo
-from experiments.imagenet import cores
+from experiments.work import cores
 from models.table import LITE0, lite0_checkpoint, photographs
 from models.training import whole
 

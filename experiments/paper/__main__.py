@@ -1,0 +1,135 @@
+"""The paper, table by table: makes tables and figures, resumable, and writes a page.
+
+    python -m experiments.paper [ITEM ...] [--size tiny|small|cpu|full] [--checkpoints DIR] [--photographs DIR] [--out DIR]
+
+ITEM is a table or figure, such as `table2` or `figure6`; without one, all are made. Networks, sets of images, costs and scores are shared
+by all items and made once, in OUT/SIZE (`experiments.paper.study` lists the files); after a kill the same command goes on. OUT/SIZE/ also
+gets `index.html`, the page with all items that are made, and each table as CSV. MNIST and CIFAR-10 are looked for under `A2D_DATA`,
+weights in the folder of checkpoints; what is not there is trained, named with its public source, or replaced by a small LeNet for
+scikit-learn's digits. What is missing is told before the work begins.
+
+Run time: see the sizes (`experiments.paper.sizes`). Expected: the tables of docs/paper.md, which name the machine, the date and the time.
+"""
+
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+
+from a2d_jax.console import run as run_command
+from a2d_jax.errors import BadInput
+from a2d_jax.io.provenance import versions
+from a2d_jax.scale.steps import open_steps
+from experiments.paper import page
+from experiments.paper.blocks import Made
+from experiments.paper.items import NAMES, item
+from experiments.paper.networks import ROLES, Places, find
+from experiments.paper.sizes import SIZES
+from experiments.paper.study import Study
+from experiments.work import Work, cores
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Make the paper's tables and figures. After an interruption the same command goes on."""
+
+    items: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Tables and figures, such as table2 figure6; default all."""
+    size: str = "small"
+    """tiny (a test, minutes), small (about an hour), cpu (what the documents show, hours) or full (the paper's numbers of images)."""
+    out: Path = Path("paper-output")
+    """Folder for everything; each size has a folder of its own in it."""
+    checkpoints: Path | None = None
+    """Folder of checkpoints as their authors published them."""
+    photographs: Path | None = None
+    """Folder of photographs named `CLASS_anything.jpg`."""
+    seed: int = 0
+    """Seed of everything random."""
+    lanes: int | None = None
+    """Images that each device works on at the same time."""
+    restart: bool = False
+    """Remove what is there of this size, and begin anew."""
+
+
+def main(settings: Settings, console: Console) -> list[Made]:
+    """Make what is missing, write the page, return the items.
+
+    Raises:
+      BadInput: an unknown item or size, or a folder of something else.
+    """
+    if settings.size not in SIZES:
+        raise BadInput(f"expected a size among {', '.join(SIZES)}, got {settings.size!r}; pass one of them")
+    if unknown := [name for name in settings.items if name not in NAMES]:
+        raise BadInput(f"expected tables and figures among {', '.join(NAMES)}, got {', '.join(unknown)}; pass some of them")
+    names = [name for name in NAMES if name in settings.items] or list(NAMES)
+    study = opened(settings, names, console)
+    made: list[Made] = []
+    for name in names:
+        one = item(name)
+        lacks = [f"{ROLES[role].title}: {study.missing[role]}" for role in one.roles if role in study.missing]
+        begin = time.perf_counter()
+        blocks = one.make(study) if len(lacks) < len(one.roles) else []
+        made.append(Made(name, one.title, blocks, time.perf_counter() - begin, lacks))
+        page.write(study.folder, made, lead(study), facts(settings))  # after each item, so that the page can be read meanwhile
+        console.print(f"{name}: {study.folder / 'index.html'}", highlight=False, soft_wrap=True)
+    return made
+
+
+def opened(settings: Settings, names: list[str], console: Console) -> Study:
+    """The protocol with the networks that these items need; what is missing is told at once."""
+    places = Places(settings.checkpoints, settings.photographs)
+    roles = [role for role in ROLES if any(role in item(name).roles for name in names)]
+    subjects, missing = find(roles, places, settings.size == "tiny")
+    for role in roles:
+        console.print(
+            f"{ROLES[role].title}: {_said(subjects[role]) if role in subjects else missing[role]}", highlight=False, soft_wrap=True
+        )
+    size = SIZES[settings.size]
+    console.print(f"{settings.size}: about {size.time} for all items", highlight=False)
+    identity = {"size": settings.size, "seed": settings.seed, "versions": versions()}
+    steps = open_steps(settings.out / settings.size, identity, settings.restart)
+    return Study(Work(steps, console), size, subjects, missing, places, settings.seed, settings.lanes)
+
+
+def _said(subject) -> str:
+    if subject.stands_in:
+        return "no data here; a small LeNet on scikit-learn's digits stands in"
+    if subject.source is None:
+        return f"{subject.network} will be trained"
+    why = ROLES[subject.role].why
+    return subject.network + (f" ({why})" if why else "")
+
+
+def lead(study: Study) -> list[str]:
+    """What stands in for what, for the first lines of the page."""
+    standing = [subject for subject in study.subjects.values() if subject.stands_in]
+    lines = [
+        f"{subject.title}: {ROLES[role].why}." for role, subject in study.subjects.items() if not subject.stands_in and ROLES[role].why
+    ]
+    if standing:
+        lines.append(f"A small LeNet for digits of 8 x 8 pixels stands in for {', '.join(ROLES[one.role].title for one in standing)}.")
+    return lines
+
+
+def facts(settings: Settings) -> dict[str, str]:
+    """Where and when."""
+    device = jax.devices()[0].device_kind
+    machine = f"{cores()} cores ({platform.machine()}), {len(jax.devices())} x {device}"
+    return {"size": settings.size, "date": date.today().isoformat(), "machine": machine, "JAX": jax.__version__}
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command("experiments.paper", lambda: main(tyro.cli(Settings, prog="python -m experiments.paper", args=arguments), Console()))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", cores())  # as the command line does
+    sys.exit(run())

@@ -1,0 +1,381 @@
+"""The protocol that all tables and figures share: networks, sets of images, measurements, scores, each made once.
+
+    OUT/networks/NAME/                 weights, for the command line
+    OUT/SETS/SPLIT-pool.npz            images that the network classifies correctly: x, y
+    OUT/SETS/SPLIT-benign.npz          the first of them
+    OUT/SETS/SPLIT-SET.npz             adversarial images: x, y, success, index (position in the pool)
+    OUT/SETS/SPLIT-SET.ATTACK.parquet  costs
+    OUT/SETS/SPLIT-SET.clever.parquet  CLEVER scores
+    OUT/SETS/NAME.npz                  arrays of a step that is no job, such as the scores of a baseline
+    OUT/.a2d/                          what OUT was begun with, and which steps are done (`a2d status OUT`)
+
+SETS is a section of `settings.toml`, SPLIT is `test` (images that are judged) or `fit` (images that detectors learn from). Each file is a
+step: after a kill the same command goes on with the step that was interrupted, and a job goes on within it. The protocol knows no table.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from a2d_jax import costs, drivers, jobs
+from a2d_jax.classifiers import predict_by
+from a2d_jax.errors import BadInput
+from a2d_jax.io import checkpoints
+from a2d_jax.io.datasets import load
+from a2d_jax.io.files import atomic
+from a2d_jax.io.measurements import Measurements, read_measurements
+from a2d_jax.io.provenance import weights_digest
+from a2d_jax.measurements import Column
+from a2d_jax.types import Attack, Classifier
+from experiments.paper import crafting
+from experiments.paper.networks import DIGITS, Places, Subject
+from experiments.paper.settings import Crafting, craftings
+from experiments.paper.sizes import Size
+from experiments.work import Work
+from models.table import photographs
+from models.training import whole
+from models.training.command import main as train
+from models.training.settings import Args
+
+BENIGN = "benign"
+TEST, FIT = "test", "fit"
+BATCH = 64
+"""Images whose logits are computed at a time."""
+POOL = 8
+"""Images of the pool for each image wanted: crafting that often fails needs many."""
+WORTH_TELLING = 2.0
+"""Seconds of a step that is no job."""
+SLOW = ("dba", "cw", "lbfgs", "lsa")
+"""Attacks that need hundreds of queries for every image."""
+DIGITS_DEFENCE = {
+    "bim2": "bim2:epsilon=0.2:step_size=0.0004",  # the ball of MNIST is too small for one digit in four
+    "dba": "dba:mse_threshold=0.01:max_steps=300",
+    "cw": "cw:max_steps=500:steps_per_constant=100",
+    "lbfgs": "lbfgs:max_steps=500",
+}
+"""Attacks whose settings for MNIST do not suit 8 x 8 pixels (see `experiments.demo`)."""
+
+
+class Pictures(NamedTuple):
+    """Images of a set.
+
+    Attributes:
+      x: `n h w c` in [0, 1].
+      label: their true classes.
+      index: position in the pool of the image that each was made from.
+      path: the file.
+    """
+
+    x: np.ndarray
+    label: np.ndarray
+    index: np.ndarray
+    path: Path
+
+
+class Measured(NamedTuple):
+    """What an attack found on the images of a set.
+
+    Attributes:
+      cost: what a detector reads, `n`: the cost, of Newton the crossing. A low number is suspicious.
+      numbers: all numbers of the table, by name, each `n`.
+      index: position of each image in its set.
+      censored: the budget ended first, `n`.
+      seconds: of one image in the stream.
+    """
+
+    cost: np.ndarray
+    numbers: Mapping[str, np.ndarray]
+    index: np.ndarray
+    censored: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """The folder of a run, its size and its networks.
+
+    Attributes:
+      work: the folder, and where progress is told.
+      size: numbers of images.
+      subjects: the networks that are there, by role.
+      missing: why others are not, by role.
+      places: where weights and data are looked for.
+      seed: of everything random.
+      lanes: images that each device works on at the same time.
+    """
+
+    work: Work
+    size: Size
+    subjects: Mapping[str, Subject]
+    missing: Mapping[str, str]
+    places: Places
+    seed: int = 0
+    lanes: int | None = None
+    _opened: dict[str, Path] = field(default_factory=dict, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is."""
+        return self.work.steps.folder
+
+    @property
+    def console(self) -> Console:
+        """Where progress is told."""
+        return self.work.console
+
+    @cached_property
+    def settings(self) -> Mapping[str, Mapping[str, Crafting]]:
+        """How the sets are crafted."""
+        return craftings()
+
+    # Networks
+
+    def network(self, subject: Subject) -> dict[str, Any]:
+        """The classifier as jobs take it: factory and checkpoint."""
+        return {"classifier": subject.facts.factory, "checkpoint": self._weights(subject)}
+
+    def classifier(self, subject: Subject) -> Classifier:
+        """The classifier."""
+        return checkpoints.load(subject.facts.factory, self._weights(subject)).classifier
+
+    def _weights(self, subject: Subject) -> Path:
+        """A folder with its weights: published, converted or trained."""
+        if subject.network not in self._opened:
+            self._opened[subject.network] = self._open(subject)
+        return self._opened[subject.network]
+
+    def _open(self, subject: Subject) -> Path:
+        source, factory = subject.source, subject.facts.factory
+        if source is None:
+            folder = self._trained(subject)
+        elif source.is_dir():
+            folder = source
+        else:
+            folder = self.work.once(self._place(f"networks/{subject.network}"), jobs.ConvertSpec, source=source, classifier=factory)
+        now = weights_digest(checkpoints.load(factory, folder).classifier)
+        begun = self.work.steps.once(f"weights of {subject.network}", lambda: {"weights_sha256": now})["weights_sha256"]
+        if now != begun:
+            raise BadInput(f"expected the weights of {subject.network} with which {self.folder} began, got others; choose another --out")
+        return folder
+
+    def _trained(self, subject: Subject) -> Path:
+        folder = self.folder / self._place(f"networks/{subject.network}")
+
+        def work() -> dict[str, Any]:
+            train(Args(classifier=subject.facts.factory, data=subject.facts.data, out=folder, seed=self.seed), self.console)
+            return {}
+
+        self.work.steps.once(f"train {subject.network}", work)
+        return folder
+
+    def _place(self, name: str) -> str:
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        return name
+
+    # Images
+
+    def images(self, subject: Subject) -> int:
+        """Benign images, and images of each set."""
+        return self.size.of(self.size.images, subject.network)
+
+    def sets(self, subject: Subject) -> Mapping[str, Crafting]:
+        """Its sets of adversarial images, without those that a single figure needs."""
+        return {name: one for name, one in self.settings[subject.sets].items() if not one.extra}
+
+    def pictures(self, subject: Subject, name: str, split: str = TEST) -> Pictures:
+        """The images of a set, crafted unless they are there."""
+        path = self._benign(subject, split) if name == BENIGN else self._crafted(subject, name, split)
+        with np.load(path, allow_pickle=False) as file:
+            x, label = file["x"], file["y"]
+            return Pictures(x, label, file["index"] if "index" in file else np.arange(len(x)), path)
+
+    def training(self, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels that baselines learn from; the first ones of the training set.
+
+        Raises:
+          BadInput: the data set has no training images.
+        """
+        if subject.facts.data == "photographs":
+            raise BadInput("expected training images for a baseline, got the photographs, which are too few; leave it out")
+        x, label = whole(load(subject.facts.data, "train"))
+        many = self.size.of(self.size.training, subject.network)
+        return x[:many], label[:many]
+
+    def pool(self, subject: Subject, split: str) -> Path:
+        """Images that the network classifies correctly, in the order of the data set."""
+        name = self._place(f"{subject.sets}/{split}-pool.npz")
+
+        def work() -> dict[str, Any]:
+            x, label = self._all(subject, split)
+            many = min(len(x), POOL * self.images(subject))
+            right = costs.predictions(self.classifier(subject), x[:many])[0] == label[:many]
+            _write(self.folder / name, x=x[:many][right], y=label[:many][right].astype(np.int64))
+            return {"images": many, "right": int(right.sum())}
+
+        self.work.steps.once(name, work)
+        return self.folder / name
+
+    def accuracy(self, subject: Subject) -> tuple[float, int]:
+        """Share of the first test images that the network classifies correctly, and their number."""
+        self.pool(subject, TEST)
+        told = self.work.steps.facts()[f"{subject.sets}/{TEST}-pool.npz"]
+        return told["right"] / told["images"], told["images"]
+
+    def _all(self, subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
+        if subject.facts.data != "photographs":
+            return whole(load(subject.facts.data, "test" if split == TEST else "train"))
+        if self.places.photographs is None:
+            raise BadInput("expected photographs for this network, got none; pass --photographs")
+        x, label = photographs(self.places.photographs)
+        mine = np.sort(np.array_split(np.random.default_rng(self.seed).permutation(len(x)), 2)[split == TEST])
+        return x[mine], label[mine]
+
+    def _benign(self, subject: Subject, split: str) -> Path:
+        name = f"{subject.sets}/{split}-{BENIGN}.npz"
+
+        def work() -> dict[str, Any]:
+            with np.load(self.pool(subject, split), allow_pickle=False) as file:
+                many = self.images(subject)
+                _write(self.folder / name, x=file["x"][:many], y=file["y"][:many])
+            return {}
+
+        self.work.steps.once(name, work)
+        return self.folder / name
+
+    def _crafted(self, subject: Subject, name: str, split: str) -> Path:
+        path = f"{subject.sets}/{split}-{slug(name)}.npz"
+
+        def work() -> dict[str, Any]:
+            made = crafting.craft(self, subject, self.settings[subject.sets][name], split, path.removesuffix(".npz"))
+            if not len(made.x):
+                raise BadInput(f"expected at least one image of {name} that fools {subject.network}, got none; choose a larger --size")
+            _write(self.folder / path, x=made.x, y=made.label, success=made.success, index=made.index)
+            return {"images": len(made.x), "tried": made.tried, "fool the network": int(made.success.sum())}
+
+        self.work.steps.once(path, work)
+        return self.folder / path
+
+    # Measurements
+
+    def leaves_out(self, subject: Subject, attack: str) -> bool:
+        """Whether this size leaves an attack out."""
+        return attack in SLOW and not self.size.of(self.size.slow, subject.network)
+
+    def costs(self, subject: Subject, name: str, attack: str, split: str = TEST, *, bound: int | None = None) -> Measured:
+        """What an attack costs on each image of a set; of few images if the attack is slow.
+
+        Args:
+          subject: the network.
+          name: of the set.
+          attack: of the presets, for defence.
+          split: of the images.
+          bound: updates after which the attack stops, as a detector stops it; default those of the preset.
+        """
+        images = self.pictures(subject, name, split).path
+        path = f"{subject.sets}/{split}-{slug(name)}.{attack}{'' if bound is None else f'-{bound}'}.parquet"
+        few = self.size.of(self.size.slow, subject.network) if attack in SLOW else None
+        spec = DIGITS_DEFENCE.get(attack, attack) if subject.network == DIGITS else attack
+        how = {"images": images, "attacks": spec, "preset": subject.facts.preset, "limit": few, "max_steps": bound}
+        found = read_measurements(self.work.once(path, jobs.CostSpec, **self.network(subject), **how, seed=self.seed, lanes=self.lanes))
+        (measured,) = found.names
+        column = Column(measured, "crossing" if attack.startswith("newton") else "cost")
+        numbers = {key: np.asarray(values) for key, values in found.numbers[measured].items()}
+        seconds = self.work.steps.facts()[path]["seconds"] / len(found.index)
+        return Measured(found.select([column])[:, 0].astype(np.float64), numbers, found.index, found.censored[measured], seconds)
+
+    def alone(self, subject: Subject, name: str, title: str, attack: Attack) -> np.ndarray:
+        """Seconds of an attack on each of the first images of a set, when nothing else is attacked: a batch of one, compiled before.
+
+        Args:
+          subject: the network.
+          name: of the set.
+          title: of the attack, for the name of the file.
+          attack: the attack with its settings.
+        """
+
+        def work() -> dict[str, Any]:
+            classifier = self.classifier(subject)
+            examples = costs.examples(classifier, self.pictures(subject, name).x[: self.size.timed], seed=self.seed)
+            found: list[float] = []
+            for place in (0, *range(len(examples.label))):  # the first one compiles
+                one = jax.tree.map(lambda leaf, place=place: leaf[place : place + 1], examples)
+                begin = time.perf_counter()
+                drivers.attack(attack, classifier, one, driver="run", devices=jax.local_devices()[:1])
+                found.append(time.perf_counter() - begin)
+            return {"seconds": np.array(found[1:])}
+
+        return self.arrays(subject, f"{TEST}-{slug(name)}.{slug(title)}-alone", work)["seconds"]
+
+    def together(self, subject: Subject, name: str, title: str, attack: Attack) -> float:
+        """Seconds of an image when these images go through the stream together, compiled before."""
+
+        def work() -> dict[str, Any]:
+            classifier = self.classifier(subject)
+            examples = costs.examples(classifier, self.pictures(subject, name).x[: self.size.timed], seed=self.seed)
+            drivers.warm(attack, classifier, examples.x.shape[1:], lanes=self.lanes)
+            begin = time.perf_counter()
+            drivers.attack(attack, classifier, examples, lanes=self.lanes)
+            return {"seconds": np.array((time.perf_counter() - begin) / len(examples.label))}
+
+        return float(self.arrays(subject, f"{TEST}-{slug(name)}.{slug(title)}-together", work)["seconds"])
+
+    def margins(self, subject: Subject, name: str, split: str = TEST) -> np.ndarray:
+        """The margin between the two largest logits of each image, which costs one forward pass. A low number is suspicious."""
+
+        def work() -> dict[str, Any]:
+            x = self.pictures(subject, name, split).path
+            with np.load(x, allow_pickle=False) as file:
+                ranked = np.sort(predict_by(self.classifier(subject), file["x"], BATCH), axis=1)
+            return {"margin": ranked[:, -1] - ranked[:, -2]}
+
+        return self.arrays(subject, f"{split}-{slug(name)}.margin", work)["margin"]
+
+    def clever(self, subject: Subject, name: str, targets: Sequence[str]) -> Measurements:
+        """CLEVER scores of the first images of a set."""
+        images, score = self.pictures(subject, name).path, self.size.score
+        how = {"images": images, "limit": self.size.clever, "seed": self.seed, "targets": ",".join(targets)}
+        ball = {"radius": score.radius, "norm": score.norm, "batches": score.batches, "samples": score.samples}
+        path = f"{subject.sets}/{TEST}-{slug(name)}.clever.parquet"
+        return read_measurements(self.work.once(path, jobs.CleverSpec, **self.network(subject), **how, **ball))
+
+    def arrays(self, subject: Subject, name: str, work: Callable[[], Mapping[str, Any]]) -> Mapping[str, np.ndarray]:
+        """Arrays of a step that is no job, computed unless they are there.
+
+        Args:
+          subject: whose folder they go to.
+          name: of the step, which must say all that they depend on.
+          work: computes them.
+        """
+        path = self._place(f"{subject.sets}/{name}.npz")
+
+        def once() -> dict[str, Any]:
+            begin = time.perf_counter()
+            _write(self.folder / path, **work())
+            if (seconds := time.perf_counter() - begin) > WORTH_TELLING:
+                self.console.print(f"{path}: {seconds:.0f} s", highlight=False)
+            return {}
+
+        self.work.steps.once(path, once)
+        with np.load(self.folder / path, allow_pickle=False) as file:
+            return dict(file)
+
+    def told(self, subject: Subject, name: str) -> dict[str, Any]:
+        """What a step of `arrays` told, such as its seconds."""
+        return self.work.steps.facts()[f"{subject.sets}/{name}.npz"]
+
+
+def slug(name: str) -> str:
+    """The name of a set in the names of files."""
+    return "".join(letter for letter in name.lower() if letter.isalnum() or letter in "-_")
+
+
+def _write(path: Path, **arrays: Any) -> None:
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)

@@ -1,0 +1,91 @@
+"""Table 3: what the detectors cost: iterations, true queries, with the bound and without, at the baseline's rate of false alarms."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.paper.blocks import Block, Number, Row, Table
+from experiments.paper.items import Item
+from experiments.paper.networks import Subject
+from experiments.paper.numbers import mean, share
+from experiments.paper.published import number, published
+from experiments.paper.study import BENIGN, Measured, Study
+
+ROLES = {"env2-mnist": "MNIST", "env2-cifar10": "CIFAR10", "env2-imagenet": "ImageNet"}
+DEFENCES = {"JSMA_d": "jsma", "BIM_d": "bim", "BIM2_d": "bim2", "DBA_d": "dba", "Newton (ours)": "newton"}
+RIGHT = {"MNIST": 0.897, "CIFAR10": 0.740, "ImageNet": 0.88}
+"""Share of benign images that the paper's baseline, or for ImageNet its own detectors, judge right: thresholds are set for it."""
+
+
+def make(study: Study) -> Sequence[Block]:
+    """The paper's columns, and the queries behind them."""
+    paper = {(row["dataset"], row["detector"]): row for row in published("table3")}
+    iterations: list[Row] = []
+    queries: list[Row] = []
+    for role, data in ROLES.items():
+        if role not in study.subjects:
+            continue
+        for title, attack in DEFENCES.items():
+            if study.leaves_out(study.subjects[role], attack):
+                continue
+            one, other = _rows(study, study.subjects[role], title, attack, RIGHT[data], paper.get((data, title), {}))
+            iterations.append(one)
+            queries.append(other)
+    heads = ("network", "detector")
+    first = ("iterations, adversarial", "caught, %", "iterations, benign", "threshold", "benign right, %")
+    note = (
+        "The threshold is the largest cost at which the paper's share of benign images is still judged benign. The paper's counts are "
+        "iterations without the bound. The threshold of Newton is a radius, given in thousandths of the pixel range."
+    )
+    second = ("forward", "backward", "forward, bound", "backward, bound", "saved by the bound, %")
+    return [
+        Table("Iterations and accuracy", heads, first, iterations, decimals=(1, 1, 1, 1, 1), note=note),
+        Table(
+            "Queries of a benign image",
+            *(heads, second, queries),
+            decimals=(1, 1, 1, 1, 1),
+            note="With the bound an attack stops as soon as the verdict must be benign; no verdict changes.",
+        ),
+    ]
+
+
+def _rows(study: Study, subject: Subject, title: str, attack: str, right: float, paper: dict[str, str]) -> tuple[Row, Row]:
+    benign = study.costs(subject, BENIGN, attack)
+    crafted = [study.costs(subject, name, attack) for name in study.sets(subject)]
+    cost = np.concatenate([one.cost for one in crafted])
+    threshold = threshold_for(benign.cost, right)
+    unit = 1000 if title.startswith("Newton") else 1
+    found = (
+        mean(subject, _iterations(crafted), number(paper.get("n_queries_adv", ""))),
+        share(subject, cost < threshold, number(paper.get("acc_adv_percent", "")), scale=100),
+        mean(subject, _iterations([benign]), number(paper.get("n_queries_benign", ""))),
+        Number(threshold * unit, number(paper.get("threshold", "")), (len(benign.cost),)),
+        share(subject, benign.cost >= threshold, number(paper.get("acc_benign_percent", "").removeprefix(">=")), scale=100),
+    )
+    heads = (subject.title, title)
+    return Row(heads, found), Row(heads, _queries(study, subject, attack, benign, threshold))
+
+
+def _queries(study: Study, subject: Subject, attack: str, benign: Measured, threshold: float) -> list[Number]:
+    """Forward and backward queries of a benign image: in full, and stopped at the threshold."""
+    full = [benign.numbers[name].astype(float) for name in ("forward_queries", "backward_queries")]
+    if attack == "newton":  # its bound is a radius; docs/newton.md gives what it saves
+        none = Number(None, reason="the bound of Newton is a radius, not a number of updates; docs/newton.md says what it saves")
+        return [*(mean(subject, one) for one in full), none, none, none]
+    stopped = study.costs(subject, BENIGN, attack, bound=max(1, int(np.ceil(threshold)) - 1))
+    short = [stopped.numbers[name].astype(float) for name in ("forward_queries", "backward_queries")]
+    saved = 100 * (1 - sum(map(np.sum, short)) / max(sum(map(np.sum, full)), 1))
+    return [*(mean(subject, one) for one in (*full, *short)), Number(float(saved), n=(len(benign.cost),))]
+
+
+def threshold_for(benign: np.ndarray, right: float) -> float:
+    """The largest threshold that leaves at least this share of benign costs at or above it."""
+    ranked = np.sort(benign)
+    return float(ranked[int(np.floor(len(ranked) * (1 - right) + 1e-9))])
+
+
+def _iterations(found: Sequence[Measured]) -> np.ndarray:
+    return np.concatenate([one.numbers["iterations"].astype(float) for one in found])
+
+
+ITEM = Item("Table 3: what detection costs", tuple(ROLES), make)

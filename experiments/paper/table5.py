@@ -1,0 +1,22 @@
+"""Table 5: how the first environment crafts its sets."""
+
+from collections.abc import Sequence
+
+from experiments.paper.blocks import Block, Row, Table
+from experiments.paper.items import Item
+from experiments.paper.study import Study
+
+ROLES = ("env1-mnist", "env1-cifar10")
+
+
+def make(study: Study) -> Sequence[Block]:
+    """The settings file beside the paper's text."""
+    rows = [
+        Row((subject.title, name), (how.published, how.text))
+        for subject in (study.subjects[role] for role in ROLES if role in study.subjects)
+        for name, how in study.sets(subject).items()
+    ]
+    return [Table("How the sets of the first environment are crafted", ("network", "set"), ("the paper", "here"), rows)]
+
+
+ITEM = Item("Table 5: crafting, first environment", ROLES, make)

@@ -1,0 +1,47 @@
+"""What experiments share: jobs of the command line as steps that run once and tell their progress, and the number of processors."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from a2d_jax import jobs
+from a2d_jax.console import progress
+from a2d_jax.scale.steps import Steps
+
+
+@dataclass(frozen=True)
+class Work:
+    """The folder of an experiment, and where its progress is told."""
+
+    steps: Steps
+    console: Console
+
+    def once(self, name: str, kind: type[jobs.Spec], **settings: Any) -> Path:
+        """The output of a job, which runs unless it has done so before.
+
+        Args:
+          name: of the output, in the folder; its parent must be there.
+          kind: the spec of the job.
+          **settings: of the job.
+        """
+        path = self.steps.folder / name
+
+        def work() -> dict[str, Any]:
+            spec: Any = kind(out=path, force=True, **settings)  # a file without its step is of a process that was killed in between
+            with progress(console=self.console) as report:
+                return {"summary": jobs.run(spec, lambda what, done, total: report(f"{name}: {what}", done, total)).summary}
+
+        if not self.steps.done(name):
+            self.console.print(f"{name} ...", highlight=False)
+            done = self.steps.once(name, work)
+            seconds, processor = done["seconds"], done["processor_seconds"]
+            self.console.print(f"{name}: {seconds:.0f} s, {processor:.0f} s of processor time", highlight=False)
+        return path
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
