@@ -35,7 +35,7 @@ class Number:
         """Whether it lies in its band; None if there is no band or no number."""
         if self.ours is None or self.band is None:
             return None
-        return self.band[0] <= self.ours <= self.band[1]
+        return bool(self.band[0] <= self.ours <= self.band[1])
 
 
 @dataclass(frozen=True)
