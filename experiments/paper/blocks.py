@@ -81,7 +81,7 @@ class Boxes:
       y: name and unit of the number.
       groups: the number of every image, by set; the benign set first.
       log: draw the axis with logarithms.
-      published: text on what the paper's plot shows, such as the end of its axis.
+      published: what the paper's plot shows, such as the end of its axis; words without a full stop.
       note: what a reader must know.
     """
 

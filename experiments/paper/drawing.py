@@ -1,8 +1,8 @@
 """Figures of the paper as SVG that lies within a page of HTML, and the key numbers of each as a sentence.
 
-The text and the axes take the colour of the page's text (`currentColor`) and the ground is transparent, so that a figure is legible in light
-and in dark mode. The first series, the benign set, has this colour too. The same block gives the same text. Names lie to the left of their
-boxes and bars, where long ones can be read on a phone.
+The text and the axes take the colour of the page's text (`currentColor`) and the ground is transparent, so that a figure is legible in
+light and in dark mode. The first series, the benign set, has this colour too. The same block gives the same text. Names lie to the left of
+their boxes and bars, where long ones can be read on a phone.
 """
 
 import re
@@ -31,13 +31,14 @@ INK = "#010203"  # stands for currentColor, which matplotlib does not know
 PUBLISHED = "(published)"
 DRAWN = 1000  # points of a series, at most: each costs 80 bytes of the page
 MARKERS = "os^Dv<>P"
-WIDTH = 4.4  # inches: two thirds of it fit a phone with letters of 6 points
+WIDTH = 4.0  # inches: on a phone of 375 pixels the letters are then as large as here, or larger
+NOTHING, TIMES, RHO = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}", "\N{GREEK SMALL LETTER RHO}"
 SETTINGS = {
     **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"], INK),
     **dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "none"),
     **dict.fromkeys(["axes.spines.top", "axes.spines.right", "legend.frameon", "text.parse_math", "text.usetex"], False),
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 9.5,
     "svg.fonttype": "none",
 }
 
@@ -73,14 +74,15 @@ def described(block: Drawable | Images) -> str:
         case Scatter():
             return f"Rank correlations: {'; '.join(_correlation(name, points) for name, points in block.series.items())}."
         case Lines():
-            return f"{block.y} over {block.x}: {'; '.join(_ends(name, points) for name, points in block.series.items())}."
+            return f"Curves, {block.y} over {block.x}: {'; '.join(_ends(name, points) for name, points in block.series.items())}."
         case Bars():
-            heights = {name: zip(block.groups, map(_short, values), strict=True) for name, values in block.series.items()}
-            return f"{block.y}: {'; '.join(name + ' ' + ', '.join(map(' '.join, values)) for name, values in heights.items())}."
+            return f"Bars, {block.y}: {'; '.join(_heights(name, block.groups, heights) for name, heights in block.series.items())}."
         case Matrix():
             return _extremes(block)
         case Images():
-            return f"{len(block.rows)} × {len(block.columns)} images; rows {', '.join(block.rows)}; columns {', '.join(block.columns)}."
+            return (
+                f"{len(block.rows)} {TIMES} {len(block.columns)} images; rows {', '.join(block.rows)}; columns {', '.join(block.columns)}."
+            )
 
 
 def _empty(block: Drawable | Images) -> bool:
@@ -113,9 +115,9 @@ def _boxes(block: Boxes) -> Figure:
         axes.add_patch(Rectangle((left, row - 0.27), right - left, 0.54, facecolor=(colour, 0.3), edgecolor=colour, linewidth=1.2))
         axes.plot([median] * 2, [row - 0.27, row + 0.27], color=INK, linewidth=2, solid_capstyle="butt")
         beyond = _thinned(np.unique(stats["fliers"]))
-        axes.plot(beyond, np.full(len(beyond), row), "o", markersize=2.6, color=colour, alpha=0.4, markeredgewidth=0)
-    _rows(axes, [f"{_wrapped(name, 24)}\n{_median(values)} ({_size(values)})" for name, values in block.groups.items()])
-    axes.set_xlabel(_wrapped(block.y, 56))
+        axes.plot(beyond, np.full(len(beyond), row), "o", markersize=2.6, color=colour, alpha=0.5, markeredgewidth=0)
+    _rows(axes, [f"{_wrapped(name, 20)}\nmedian {_median(values)}, {_size(values)}" for name, values in block.groups.items()])
+    axes.set_xlabel(_wrapped(block.y, 50))
     return drawn
 
 
@@ -125,7 +127,7 @@ def _scatter(block: Scatter) -> Figure:
     for (name, points), (colour, number) in zip(block.series.items(), _numbered(block.series), strict=True):
         shown = _thinned(_finite(points))
         handles[_correlation(name, points) + (f", {DRAWN} drawn" if len(points) > DRAWN else "")] = axes.plot(
-            shown[:, 0], shown[:, 1], MARKERS[number % len(MARKERS)], markersize=3.5, color=colour, alpha=0.6, markeredgewidth=0
+            shown[:, 0], shown[:, 1], MARKERS[number % len(MARKERS)], markersize=3.5, color=colour, alpha=0.7, markeredgewidth=0
         )[0]
     return _named(drawn, axes, block.x, block.y, handles)
 
@@ -157,6 +159,7 @@ def _bars(block: Bars) -> Figure:
             axes.annotate(_short(height), (max(height, 0), row), (2, 0), textcoords="offset points", va="center", fontsize=7)
         handles[name] = Patch(facecolor=face, edgecolor=colour, linewidth=0.7)
     axes.margins(x=0.12)
+    axes.set_axisbelow(True)
     _rows(axes, [_wrapped(name, 24) for name in block.groups])
     axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
     return _named(drawn, axes, block.y, "", handles if count > 1 or PUBLISHED in str(*handles) else {})
@@ -169,7 +172,7 @@ def _matrix(block: Matrix) -> Figure:
     for (row, column), value in np.ndenumerate(block.values):
         blue = to_rgba(report.COLOURS[2], 0.6 * float(np.clip(np.nan_to_num(value), 0, 1)))
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=blue, edgecolor=(INK, 0.15), linewidth=0.5))
-        axes.text(column, row, f"{value:.2f}" if np.isfinite(value) else "–", ha="center", va="center", fontsize=8)
+        axes.text(column, row, f"{value:.2f}" if np.isfinite(value) else NOTHING, ha="center", va="center", fontsize=8)
     axes.set_xlim(-0.5, count - 0.5)
     _rows(axes, [_wrapped(name, 20) for name in block.names])
     axes.set_xticks(range(count), [_wrapped(name, 20) for name in block.names], rotation=90 if long else 0)
@@ -188,21 +191,21 @@ def _begun(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
     """Names of the rows, from the top."""
-    axes.set_yticks(range(len(names)), names, fontsize=8.5)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
 
 
 def _named(drawn: Figure, axes: Axes, x: str, y: str, handles: Mapping[str, Artist]) -> Figure:
     """Names of the axes, and a legend below them, which makes the figure higher."""
-    axes.set_xlabel(_wrapped(x, 56))
+    axes.set_xlabel(_wrapped(x, 50))
     axes.set_ylabel(_wrapped(y, 40))
-    names = [_wrapped(name, 56) for name in handles]
+    names = [_wrapped(name, 50) for name in handles]
     if names:
         width, height = drawn.get_size_inches()
         drawn.set_size_inches(width, height + 0.18 * sum(name.count("\n") + 1 for name in names) + 0.1)
         names = [f" {name}" if name.startswith("_") else name for name in names]  # matplotlib hides names that begin with a line
-        drawn.legend(handles.values(), names, loc="outside lower left", fontsize=8.5, labelspacing=0.3, borderpad=0.1)
+        drawn.legend(handles.values(), names, loc="outside lower left", fontsize=9, labelspacing=0.3, borderpad=0.1)
     return drawn
 
 
@@ -247,7 +250,7 @@ def _finite(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
 
 def _median(values: Float[np.ndarray, " n"]) -> str:
     finite = values[np.isfinite(values)]
-    return _short(float(np.median(finite))) if len(finite) else "–"
+    return _short(float(np.median(finite))) if len(finite) else NOTHING
 
 
 def _size(values: Float[np.ndarray, "n ..."]) -> str:
@@ -260,7 +263,7 @@ def _correlation(name: str, points: Float[np.ndarray, "n 2"]) -> str:
     finite = _finite(points)
     defined = len(finite) > 1 and (np.ptp(finite, axis=0) > 0).all()
     rho = f"{spearmanr(finite[:, 0], finite[:, 1]).statistic:.2f}" if defined else "not defined"
-    return f"{name}: Spearman's ρ {rho}, {_size(points)}"
+    return f"{name}: Spearman's {RHO} {rho}, {_size(points)}"
 
 
 def _ends(name: str, points: Float[np.ndarray, "n 2"]) -> str:
@@ -272,11 +275,15 @@ def _ends(name: str, points: Float[np.ndarray, "n 2"]) -> str:
     return f"{name} {', '.join(ends)}"
 
 
+def _heights(name: str, groups: Sequence[str], heights: Float[np.ndarray, " groups"]) -> str:
+    return f"{name} {', '.join(f'{_short(height)} ({group})' for group, height in zip(groups, heights, strict=True))}"
+
+
 def _extremes(block: Matrix) -> str:
     """The highest and the lowest number, the diagonal left aside."""
     others = np.where(np.eye(len(block.names), dtype=bool), np.nan, block.values)
     if not np.isfinite(others).any():
-        return f"{len(block.names)} × {len(block.names)} numbers."
+        return f"{len(block.names)} {TIMES} {len(block.names)} numbers."
     places = [np.unravel_index(find(others), others.shape) for find in (np.nanargmax, np.nanargmin)]
     said = [
         f"{word} {others[at]:.2f} ({block.names[at[0]]}, {block.names[at[1]]})"
@@ -287,7 +294,7 @@ def _extremes(block: Matrix) -> str:
 
 def _short(value: float) -> str:
     """Three digits, and every digit before the point."""
-    return "–" if not np.isfinite(value) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return NOTHING if not np.isfinite(value) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _wrapped(name: str, width: int) -> str:
@@ -317,7 +324,7 @@ def _inline(text: str, key: str, said: str) -> str:
         element.attrib.update(attributes)
     width = float(root.attrib["viewBox"].split()[2])
     outer = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": said}
-    outer["style"] = f"stroke-linejoin: round; stroke-linecap: butt; min-width: {0.95 * width:.0f}px; max-width: {1.9 * width:.0f}px"
+    outer["style"] = f"stroke-linejoin: round; stroke-linecap: butt; min-width: {0.95 * width:.0f}px; max-width: {1.6 * width:.0f}px"
     root.attrib.clear()
     root.attrib.update(outer)
     return ElementTree.tostring(root, encoding="unicode")

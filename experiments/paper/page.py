@@ -54,6 +54,7 @@ class Printed:
     rows: Sequence[tuple[Sequence[str], Sequence[Cell | str]]]
     n: str  # of every number, if they agree
     reasons: Sequence[str]
+    words: Sequence[bool]  # whether a column has texts alone
 
 
 def page(made: Sequence[Made], lead: Sequence[str], facts: Mapping[str, str]) -> str:
@@ -88,7 +89,7 @@ def markdown(made: Sequence[Made], lead: Sequence[str], facts: Mapping[str, str]
             if isinstance(block, Table):
                 lines += _table_lines(_printed(block))
             else:
-                published = f" {block.published}" if isinstance(block, Boxes) else ""
+                published = f" The paper: {block.published}." if isinstance(block, Boxes) and block.published else ""
                 lines.append(_plain(f"Figure: {block.title}. {drawing.described(block)}{published} {block.note}"))
     return "\n\n".join(filter(None, lines)) + "\n"
 
@@ -165,7 +166,8 @@ def _printed(table: Table) -> Printed:
         )
         for row in table.rows
     ]
-    return Printed(table, rows, common, list(reasons))
+    words = [all(isinstance(row.cells[place], str) for row in table.rows) for place in range(len(table.columns))]
+    return Printed(table, rows, common, list(reasons), words)
 
 
 def _cell(number: Number, digits: int, common: str, reasons: dict[str, int]) -> Cell:
@@ -173,11 +175,11 @@ def _cell(number: Number, digits: int, common: str, reasons: dict[str, int]) -> 
     lacking = "missing" if number.ours is None else "outside" if number.inside is False else ""
     reason = number.reason or NOTHING_STATED.get(lacking, "")
     return Cell(
-        ours="–" if number.ours is None else f"{number.ours:.{digits}f}",
+        ours=drawing.NOTHING if number.ours is None else f"{number.ours:.{digits}f}",
         published="" if number.published is None else f"{number.published:.{digits}f}",
         interval=_range(number.interval, digits),
         n="" if number.ours is None or _n(number) == common else _n(number),
-        band=_range(number.band, digits),
+        band="" if number.band is None else f"[{number.band[0]:.6g}, {number.band[1]:.6g}]",
         inside=number.inside,
         note=reasons.setdefault(reason, len(reasons) + 1) if reason else None,
     )
@@ -207,15 +209,14 @@ def _values(cell: Number | str) -> list[str]:
 def _table_lines(printed: Printed) -> list[str]:
     """A table in Markdown: its name, its rows with columns that line up, its reasons and its note."""
     table = printed.table
-    texts = [[*table.heads, *table.columns]]
-    texts += [[*heads, *(cell if isinstance(cell, str) else _one_line(cell) for cell in cells)] for heads, cells in printed.rows]
-    texts = [[_plain(text).replace("|", "\\|") for text in row] for row in texts]
+    rows = [[*table.heads, *table.columns], *([*heads, *cells] for heads, cells in printed.rows)]
+    texts = [[_plain(cell).replace("|", "\\|") if isinstance(cell, str) else _one_line(cell) for cell in row] for row in rows]
     widths = [max(3, *map(len, column)) for column in zip(*texts, strict=True)]
-    rows = [f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |" for row in texts]
-    rows.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+    lines = [f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |" for row in texts]
+    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
     size = f" n = {printed.n} for every number." if printed.n else ""
     reasons = "\n".join(f"{place}. {_plain(reason)}" for place, reason in enumerate(printed.reasons, start=1))
-    return [f"**{_plain(table.title)}**{size}", "\n".join(rows), reasons, _plain(table.note)]
+    return [f"**{_plain(table.title)}**{size}", "\n".join(lines), reasons, _plain(table.note)]
 
 
 def _one_line(cell: Cell) -> str:
@@ -226,8 +227,8 @@ def _one_line(cell: Cell) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text on one line, without the marks of Markdown and HTML that could occur in a name. Raised numbers stay."""
-    return re.sub(r"<(?!/?sup>)", "&lt;", re.sub(r"([\\*\[\]])", r"\\\1", " ".join(text.split())))
+    """A text on one line, without the marks of Markdown and HTML that could occur in a name."""
+    return re.sub(r"([\\*\[\]])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
 
 
 def _counts(one: Made) -> list[int]:
