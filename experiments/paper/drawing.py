@@ -57,7 +57,7 @@ def svg(block: Drawable, key: str) -> str:
     """
     if _empty(block):
         return ""
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings(), np.errstate(all="ignore"):  # axes of extreme numbers overflow
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's browser draws the letters, not matplotlib
         return _inline(report.svg(_DRAW[type(block)](block)), key, f"{block.title}. {described(block)}")
 
@@ -215,7 +215,7 @@ def _logarithms(axes: Axes, values: np.ndarray) -> None:
     if len(positive) == len(values):
         axes.set_xscale("log")
     elif len(positive):
-        axes.set_xscale("symlog", linthresh=float(positive.min()))
+        axes.set_xscale("symlog", linthresh=max(float(positive.min()), 1e-12 * float(positive.max())))
     if len(positive):
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -293,8 +293,8 @@ def _extremes(block: Matrix) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits, and every digit before the point."""
-    return NOTHING if not np.isfinite(value) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """Three digits, and every digit before the point of numbers below ten million."""
+    return NOTHING if not np.isfinite(value) else f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def _wrapped(name: str, width: int) -> str:
