@@ -16,6 +16,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.datasets import load
 from a2d_jax.types import Classifier
 from experiments import demo
+from experiments.baselines.dissector import Dissector
 from experiments.baselines.kernel_density import KernelDensity
 from experiments.baselines.lid import LID
 from models import training
@@ -70,6 +71,9 @@ CASES = {
     "defense": Case(lambda d, seed: Defense(d.classifier, {"bim": bim()}, ZScore()), 0.9, random=False, learns=False),
     "kernel_density": Case(lambda d, seed: KernelDensity(d.classifier, d.x, d.label, seed=seed), 0.9),
     "lid": Case(lambda d, seed: LID(d.classifier, d.x, seed=seed), 0.75),
+    "dissector": Case(
+        lambda d, seed: Dissector(d.classifier, d.x, d.label, ("relu1", "pool2", "relu3"), size=4, seed=seed), 0.75, learns=False
+    ),
 }
 FITTED_TO = 100  # pairs
 every_detector = pytest.mark.parametrize("name", CASES)
