@@ -196,6 +196,12 @@ class Study:
             x, label = file["x"], file["y"]
             return Pictures(x, label, file["index"] if "index" in file else np.arange(len(x)), path)
 
+    def pairs(self, subject: Subject, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The originals of a crafted set, and the set, in one order."""
+        made = self.pictures(subject, name)
+        with np.load(self.pool(subject, TEST), allow_pickle=False) as file:
+            return file["x"][made.index], made.x
+
     def training(self, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels that baselines learn from; the first ones of the training set.
 
@@ -213,7 +219,7 @@ class Study:
         name = self._place(f"{subject.sets}/{split}-pool.npz")
 
         def work() -> dict[str, Any]:
-            x, label = self._all(subject, split)
+            x, label = self.everything(subject, split)
             many = min(len(x), POOL * self.images(subject))
             right = costs.predictions(self.classifier(subject), x[:many])[0] == label[:many]
             _write(self.folder / name, x=x[:many][right], y=label[:many][right].astype(np.int64))
@@ -228,7 +234,12 @@ class Study:
         told = self.work.steps.facts()[f"{subject.sets}/{TEST}-pool.npz"]
         return told["right"] / told["images"], told["images"]
 
-    def _all(self, subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def everything(self, subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """All images of a split and their labels, right or wrong.
+
+        Raises:
+          BadInput: the data are not on this machine.
+        """
         if subject.facts.data != "photographs":
             return whole(load(subject.facts.data, "test" if split == TEST else "train"))
         if self.places.photographs is None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.baselines.sprt import sprt, threshold_of
+from experiments.paper.baselines import ALL_TEST, mutation
 from experiments.paper.blocks import Block, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
@@ -25,6 +27,8 @@ def make(study: Study) -> Sequence[Block]:
     for role, data in ROLES.items():
         if role not in study.subjects:
             continue
+        if data != "ImageNet":
+            iterations += _mutants(study, study.subjects[role], paper.get((data, "BL3"), {}))
         for title, attack in DEFENCES.items():
             if study.leaves_out(study.subjects[role], attack):
                 continue
@@ -35,7 +39,8 @@ def make(study: Study) -> Sequence[Block]:
     first = ("iterations, adversarial", "caught, %", "iterations, benign", "threshold", "benign right, %")
     note = (
         "The threshold is the largest cost at which the paper's share of benign images is still judged benign. The paper's counts are "
-        "iterations without the bound. The threshold of Newton is a radius, given in thousandths of the pixel range."
+        "iterations without the bound. The threshold of Newton is a radius, given in thousandths of the pixel range. BL3 counts mutants, "
+        "each of them a forward pass; its threshold is a label change rate in percent; its benign images are test images, right or wrong."
     )
     second = ("forward", "backward", "forward, bound", "backward, bound", "saved by the bound, %")
     return [
@@ -64,6 +69,32 @@ def _rows(study: Study, subject: Subject, title: str, attack: str, right: float,
     )
     heads = (subject.title, title)
     return Row(heads, found), Row(heads, _queries(study, subject, attack, benign, threshold))
+
+
+def _mutants(study: Study, subject: Subject, paper: dict[str, str]) -> list[Row]:
+    """BL3: mutants that the sequential test looks at, as its authors coded it and as Wald wrote it."""
+    changed = mutation(study, subject)
+    threshold = threshold_of(changed[BENIGN].mean(1))
+    rows: list[Row] = []
+    for title, as_coded in (("BL3, as coded", True), ("BL3, Wald's test", False)):
+        if threshold == 0:
+            none = Number(None, reason="no mutant changes the label of a benign image")
+            rows.append(Row((subject.title, title), [none] * 5))
+            continue
+        crafted, benign = (
+            sprt(one, threshold, as_coded=as_coded)
+            for one in (np.concatenate([changed[name] for name in study.sets(subject)]), changed[ALL_TEST])
+        )
+        theirs = paper if as_coded else {}
+        found = (
+            mean(subject, crafted.used.astype(float), number(theirs.get("n_queries_adv", ""))),
+            share(subject, crafted.adversarial, number(theirs.get("acc_adv_percent", "")), scale=100),
+            mean(subject, benign.used.astype(float), number(theirs.get("n_queries_benign", ""))),
+            Number(100 * threshold, n=(len(changed[BENIGN]),)),
+            share(subject, ~benign.adversarial, number(theirs.get("acc_benign_percent", "")), scale=100),
+        )
+        rows.append(Row((subject.title, title), found))
+    return rows
 
 
 def _queries(study: Study, subject: Subject, attack: str, benign: Measured, threshold: float) -> list[Number]:

@@ -180,7 +180,7 @@ def test_until_enough(monkeypatch, tmp_path):
     all_of_them = craft(study, OWN, Crafting("fgsm"), "test", "fgsm")
     assert (len(all_of_them.x), all_of_them.tried, all_of_them.success.sum()) == (50, 50, 13)
     few = craft(SimpleNamespace(pool=study.pool, images=lambda _: 300), OWN, Crafting("fgsm", successes=True), "test", "fgsm")
-    assert (len(few.x), few.tried) == (101, 400)  # the pool has no more: 75 of 300, then 26 of the last 100
+    assert (len(few.x), few.tried) == (100, 400)  # the pool has no more: 75 of 300, then 25 of the last 100
 
 
 def test_threshold():
