@@ -101,11 +101,12 @@ def _empty(block: Drawable | Images) -> bool:
 
 def _boxes(block: Boxes) -> Figure:
     """Horizontal boxes. Lines end at the farthest point within 1.5 heights of the box, as matplotlib has it; points lie beyond."""
-    drawn, axes = _begun(0.5 * len(block.groups) + 0.75)
+    names = [f"{_wrapped(name, 20)}\nmedian {_median(values)}, {_size(values)}" for name, values in block.groups.items()]
+    drawn, axes = _begun((0.2 + 0.14 * max(name.count("\n") + 1 for name in names)) * len(names) + 0.7)
     finite = {name: values[np.isfinite(values)] for name, values in block.groups.items()}
     if block.log:
         _logarithms(axes, np.concatenate(list(finite.values())))
-    for row, (values, colour) in enumerate(zip(finite.values(), _colours(finite).values(), strict=True)):
+    for row, (values, (colour, _)) in enumerate(zip(finite.values(), _numbered(finite), strict=True)):
         if not len(values):
             continue
         (stats,) = boxplot_stats(values)
@@ -116,7 +117,7 @@ def _boxes(block: Boxes) -> Figure:
         axes.plot([median] * 2, [row - 0.27, row + 0.27], color=INK, linewidth=2, solid_capstyle="butt")
         beyond = _thinned(np.unique(stats["fliers"]))
         axes.plot(beyond, np.full(len(beyond), row), "o", markersize=2.6, color=colour, alpha=0.5, markeredgewidth=0)
-    _rows(axes, [f"{_wrapped(name, 20)}\nmedian {_median(values)}, {_size(values)}" for name, values in block.groups.items()])
+    _rows(axes, names)
     axes.set_xlabel(_wrapped(block.y, 50))
     return drawn
 
@@ -136,12 +137,9 @@ def _lines(block: Lines) -> Figure:
     drawn, axes = _begun(2.8)
     handles: dict[str, Artist] = {}
     for (name, points), (colour, number) in zip(block.series.items(), _numbered(block.series), strict=True):
-        single = name.endswith(PUBLISHED)
-        style = (
-            {"linestyle": "none", "marker": "D", "markersize": 5.5, "markerfacecolor": "none"} if single else {"linestyle": _dash(number)}
-        )
-        if not single:
-            style |= {"marker": MARKERS[number % len(MARKERS)], "markersize": 3 if len(points) < 30 else 0}
+        style = {"linestyle": _dash(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 3 if len(points) < 30 else 0}
+        if name.endswith(PUBLISHED):
+            style = {"linestyle": "none", "marker": "D", "markersize": 5.5, "markerfacecolor": "none", "zorder": 3}
         handles[name] = axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.7, **style)[0]
     return _named(drawn, axes, block.x, block.y, handles)
 
@@ -159,10 +157,12 @@ def _bars(block: Bars) -> Figure:
             axes.annotate(_short(height), (max(height, 0), row), (2, 0), textcoords="offset points", va="center", fontsize=7)
         handles[name] = Patch(facecolor=face, edgecolor=colour, linewidth=0.7)
     axes.margins(x=0.12)
+    if not any(np.nan_to_num(heights).any() for heights in block.series.values()):
+        axes.set_xlim(0, 1)
     axes.set_axisbelow(True)
     _rows(axes, [_wrapped(name, 24) for name in block.groups])
     axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
-    return _named(drawn, axes, block.y, "", handles if count > 1 or PUBLISHED in str(*handles) else {})
+    return _named(drawn, axes, block.y, "", handles)
 
 
 def _matrix(block: Matrix) -> Figure:
@@ -175,7 +175,7 @@ def _matrix(block: Matrix) -> Figure:
         axes.text(column, row, f"{value:.2f}" if np.isfinite(value) else NOTHING, ha="center", va="center", fontsize=8)
     axes.set_xlim(-0.5, count - 0.5)
     _rows(axes, [_wrapped(name, 20) for name in block.names])
-    axes.set_xticks(range(count), [_wrapped(name, 20) for name in block.names], rotation=90 if long else 0)
+    axes.set_xticks(range(count), [_wrapped(name, 20) for name in block.names], rotation=90 if long else 0, fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return drawn
@@ -228,20 +228,13 @@ def _numbered(names: Iterable[str]) -> list[tuple[str, int]]:
     return [(INK if not places[name] else report.COLOURS[1:][(places[name] - 1) % 7], places[name]) for name in names]
 
 
-def _colours(names: Iterable[str]) -> dict[str, str]:
-    names = list(names)
-    return {name: colour for name, (colour, _) in zip(names, _numbered(names), strict=True)}
-
-
 def _dash(number: int) -> str:
     return report.DASHES[number // len(report.COLOURS) % len(report.DASHES)]
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
-    """At most `DRAWN` of the points, the same ones each time."""
-    if len(points) <= DRAWN:
-        return points
-    return points[np.sort(np.random.default_rng(0).choice(len(points), DRAWN, replace=False))]
+    """At most `DRAWN` of the points, evenly chosen, with the first and the last."""
+    return points if len(points) <= DRAWN else points[np.linspace(0, len(points) - 1, DRAWN).astype(int)]
 
 
 def _finite(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from a2d_jax import report  # before matplotlib: it says which extra is missing
-from a2d_jax.errors import require
+from a2d_jax.errors import BadInput, require
 from a2d_jax.io.files import atomic
 from experiments.paper import drawing
 from experiments.paper.blocks import Bars, Block, Boxes, Images, Lines, Made, Matrix, Number, Scatter, Table
@@ -120,10 +120,16 @@ def write(folder: str | Path, made: Sequence[Made], lead: Sequence[str], facts: 
 
     Returns:
       The page.
+
+    Raises:
+      BadInput: the folder cannot be made or written, or `page` refuses.
     """
     texts = {**tables(made), "index.html": page(made, lead, facts)}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"expected a folder for the page, got {folder} ({error.strerror}); choose another place") from error
     for name, text in texts.items():
         with atomic(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")

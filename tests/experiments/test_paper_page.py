@@ -5,6 +5,7 @@ import html.parser
 import re
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -384,9 +385,17 @@ def test_impossible_input_is_refused_in_one_line(made, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_is_refused(tmp_path):
+    """Protects the user's files: a file where the folder should be stays, and the error is one line."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BadInput, match="expected a folder for the page"):
+        page.write(tmp_path / "file", [], [], {})
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_missing_extra_is_named():
     """Protects a plain installation: without matplotlib the import says in one line what to install."""
     code = "import sys; sys.modules['matplotlib'] = None; import experiments.paper.page"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith('run: pip install "a2d-jax[report]"')
