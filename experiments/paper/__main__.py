@@ -8,16 +8,17 @@ gets `index.html`, the page with all items that are made, and each table as CSV.
 weights in the folder of checkpoints; what is not there is trained, named with its public source, or replaced by a small LeNet for
 scikit-learn's digits. What is missing is told before the work begins.
 
+The page is also written as `paper.md`. It has all items that were made at this size, those of earlier commands too.
+
 Run time: see the sizes (`experiments.paper.sizes`). Expected: the tables of docs/paper.md, which name the machine, the date and the time.
 """
 
 import platform
 import sys
-import time
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -25,10 +26,11 @@ from rich.console import Console
 
 from a2d_jax.console import run as run_command
 from a2d_jax.errors import BadInput
+from a2d_jax.io.files import atomic
 from a2d_jax.io.provenance import versions
 from a2d_jax.scale.steps import open_steps
 from experiments.paper import page
-from experiments.paper.blocks import Made
+from experiments.paper.blocks import Block, Made
 from experiments.paper.items import NAMES, item
 from experiments.paper.networks import ROLES, Places, find
 from experiments.paper.sizes import SIZES
@@ -71,19 +73,43 @@ def main(settings: Settings, console: Console) -> list[Made]:
     names = [name for name in NAMES if name in settings.items] or list(NAMES)
     study = opened(settings, names, console)
     made: list[Made] = []
-    for name in names:
-        one = item(name)
-        lacks = [f"{ROLES[role].title}: {study.missing[role]}" for role in one.roles if role in study.missing]
-        begin = time.perf_counter()
-        blocks = one.make(study) if len(lacks) < len(one.roles) else []
-        made.append(Made(name, one.title, blocks, time.perf_counter() - begin, lacks))
-        page.write(study.folder, made, lead(study), facts(settings))  # after each item, so that the page can be read meanwhile
-        console.print(f"{name}: {study.folder / 'index.html'}", highlight=False, soft_wrap=True)
+    for name in NAMES:
+        if name in names or study.work.steps.done(_step(name)):  # the page keeps what earlier commands have made
+            made.append(_made(study, name))
+            page.write(study.folder, made, lead(study), facts(settings))  # after each item, so that the page can be read meanwhile
+            console.print(f"{name}: {study.folder / 'index.html'}", highlight=False, soft_wrap=True)
+    text = page.markdown(made, lead(study), facts(settings))
+    with atomic(study.folder / "paper.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return made
+
+
+def _made(study: Study, name: str) -> Made:
+    """An item, and the seconds of the command that made it first."""
+    one = item(name)
+    lacks = [f"{ROLES[role].title}: {study.missing[role]}" for role in one.roles if role in study.missing]
+    blocks: list[Block] = []
+
+    def work() -> dict[str, Any]:
+        blocks.extend(one.make(study) if len(lacks) < len(one.roles) else ())
+        return {}
+
+    done = study.work.steps.done(_step(name))
+    seconds = study.work.steps.once(_step(name), work)["seconds"]
+    if done:
+        work()
+    return Made(name, one.title, blocks, seconds, lacks)
+
+
+def _step(name: str) -> str:
+    return f"item {name}"
 
 
 def opened(settings: Settings, names: list[str], console: Console) -> Study:
     """The protocol with the networks that these items need; what is missing is told at once."""
+    identity = {"size": settings.size, "seed": settings.seed, "versions": versions()}
+    steps = open_steps(settings.out / settings.size, identity, settings.restart)
+    names = [name for name in NAMES if name in names or steps.done(_step(name))]
     places = Places(settings.checkpoints, settings.photographs)
     roles = [role for role in ROLES if any(role in item(name).roles for name in names)]
     subjects, missing = find(roles, places, settings.size == "tiny")
@@ -93,8 +119,6 @@ def opened(settings: Settings, names: list[str], console: Console) -> Study:
         )
     size = SIZES[settings.size]
     console.print(f"{settings.size}: about {size.time} for all items", highlight=False)
-    identity = {"size": settings.size, "seed": settings.seed, "versions": versions()}
-    steps = open_steps(settings.out / settings.size, identity, settings.restart)
     return Study(Work(steps, console), size, subjects, missing, places, settings.seed, settings.lanes)
 
 
