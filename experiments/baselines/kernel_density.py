@@ -186,7 +186,7 @@ def _rows(detector: KernelDensity, benign: Any, adversarial: Any, noise: Noise |
     x, x_adv = both(benign, adversarial, np.shape(detector.x)[1:])
     if passes_of(detector.classifier) is None:
         said = "the network has no dropout: the uncertainty of every image is 0, and the kernel density alone decides"
-        warnings.warn(said, InputWarning, stacklevel=4)
+        warnings.warn(said, InputWarning, stacklevel=3)
     x_noisy = noisy(x, x_adv, detector.noise if noise is None else noise, detector.seed)
     return detector.features(x), detector.features(x_noisy), detector.features(x_adv)
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from threadpoolctl import threadpool_limits  # scikit-learn requires it
 
 from a2d_jax.errors import require
 
@@ -48,4 +49,5 @@ def regression(scaler: StandardScaler | MinMaxScaler, negative: Float[np.ndarray
     require(fewest >= FOLDS, f"at least {FOLDS} benign and adversarial images to fit a logistic regression", fewest, "give more images")
     search = GridSearchCV(LogisticRegression(max_iter=10_000), {"C": STRENGTHS}, cv=FOLDS)
     rows, which = np.concatenate([negative, positive]), np.arange(len(negative) + len(positive)) >= len(negative)
-    return Regression(scaler, search.fit(scaler.transform(rows), which).best_estimator_)
+    with threadpool_limits(1):  # products so small are slower on several threads, eight times so on a busy machine
+        return Regression(scaler, search.fit(scaler.transform(rows), which).best_estimator_)
