@@ -221,13 +221,13 @@ class Weights:
         leaves, _ = jax.tree_util.tree_flatten_with_path(classifier.variables, is_leaf=lambda node: isinstance(node, nnx.Variable))
         values = jax.tree.leaves(classifier.variables)
         names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-        parameters = [i for i, (_, leaf) in enumerate(leaves) if _trained(names[i], leaf, values[i])]
+        trained = "params/" if any(name.startswith("params/") for name in names) else ""  # Linen's statistics lie beside them
+        parameters = [i for i, (_, leaf) in enumerate(leaves) if names[i].startswith(trained) and _parameter(leaf, values[i])]
         kernels = [i for i in parameters if values[i].ndim > 1]
         number = {names[i]: i for i in parameters}
         biases = {i: number[bias] for i in kernels if (bias := f"{names[i].rpartition('/')[0]}/bias".lstrip("/")) in number}
-        return cls(
-            classifier, [np.asarray(value) if i in parameters else value for i, value in enumerate(values)], parameters, kernels, biases
-        )
+        arrays = [np.asarray(value) if i in parameters else value for i, value in enumerate(values)]
+        return cls(classifier, arrays, parameters, kernels, biases)
 
     def mutant(self, operator: Operator, ratio: float, seed: Seed) -> Classifier:
         """The network with some weights changed."""
@@ -242,22 +242,19 @@ class Weights:
 
     def neurons(self, ratio: float, random: np.random.Generator) -> Iterator[tuple[int, Int[np.ndarray, " chosen"]]]:
         """A share of the neurons of all kernels: each kernel with the numbers of its own."""
-        yield from _split(self.kernels, [self.arrays[i].shape[-1] for i in self.kernels], ratio, random)
+        return _split(self.kernels, [self.arrays[i].shape[-1] for i in self.kernels], ratio, random)
 
     def require_change(self, operator: Operator, ratio: float) -> None:
         """Refuse what would leave every mutant equal to the network."""
+        outputs = [self.arrays[i].shape[-1] for i in self.kernels]
         if operator == "ns":
-            of = [self.arrays[i].shape[-1] for i in self.kernels]
-            changes = any(_switched(size, ratio) > 1 for size in of)
-            what = f"two neurons of a kernel that has {FEWEST} or more (the largest has {max(of, default=0)})"
+            changes = any(_switched(size, ratio) > 1 for size in outputs)
+            what = f"two neurons of a kernel that has {FEWEST} or more (the largest has {max(outputs, default=0)})"
         else:
-            total = sum(self.arrays[i].size if operator == "gf" else self.arrays[i].shape[-1] for i in self._of(operator))
+            total = sum(self.arrays[i].size for i in self.parameters) if operator == "gf" else sum(outputs)
             changes = _share(total, ratio) > 0
             what = f"one of {total} {'parameters' if operator == 'gf' else 'neurons'}"
         require(changes, f"a ratio at which {operator} changes at least {what}", ratio, "choose a larger ratio, or another operator")
-
-    def _of(self, operator: Operator) -> Sequence[int]:
-        return self.parameters if operator == "gf" else self.kernels
 
 
 def _gaussian_fuzzing(weights: Weights, arrays: list[Any], ratio: float, random: np.random.Generator) -> None:
@@ -295,11 +292,10 @@ OPERATORS: Mapping[Operator, Callable[[Weights, list[Any], float, np.random.Gene
 """Each changes copies of the arrays in place."""
 
 
-def _trained(name: str, leaf: object, value: Array) -> bool:
-    """Whether an array is a parameter, and not a statistic of batch norm or a random key."""
-    if not (isinstance(value, Array | np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating)):
-        return False  # a plain number is a setting of a function
-    return isinstance(leaf, nnx.Param) if isinstance(leaf, nnx.Variable) else not name.startswith("batch_stats/")
+def _parameter(leaf: object, value: object) -> bool:
+    """Whether a leaf is trained: no statistic of batch norm, no random key, no plain number that a function takes as a setting."""
+    real = isinstance(value, Array | np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating)
+    return real and (isinstance(leaf, nnx.Param) or not isinstance(leaf, nnx.Variable))
 
 
 def _split(
