@@ -37,6 +37,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from a2d_jax import inputs
+from a2d_jax.costs import predictions
 from a2d_jax.errors import BadInput, require
 from a2d_jax.types import Classifier
 
@@ -47,8 +48,6 @@ Seed = tuple[int, int]
 KEPT = 0.9  # of the network's accuracy
 TRIES = 100  # draws in a row that may be discarded
 FEWEST = 10  # neurons of a kernel that `ns` touches
-NUMBERS = 1 << 20  # in a batch of images
-LARGEST = 256  # images in a batch
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,9 @@ class Mutants:
           BadInput: no images, or images of another shape or type, outside [0, 1] or NaN; labels that are no classes, one for each image; or
             logits of the network that are not finite.
         """
-        batches = _batches(self.classifier, x)
-        own = predicted(self.classifier, x) if reference is None else _checked(self.classifier, x, reference)
-        return np.stack([_labels(mutant, batches)[: len(own)] != own for mutant in self], axis=1)
+        x = inputs.images(x)
+        label = predicted(self.classifier, x) if reference is None else _checked(self.classifier, x, reference)
+        return np.stack([predictions(mutant, x)[0] != label for mutant in self], axis=1)
 
 
 def draw_mutants(
@@ -162,15 +161,15 @@ def draw_mutants(
     require(operator in OPERATORS, f"an operator among {', '.join(OPERATORS)}", operator, "name one of them")
     require(0 < ratio <= 1, "a ratio above 0 and at most 1", ratio, "0.05 changes one neuron in twenty")
     require(count >= 1, "at least one mutant", count, "the authors use 500")
-    batches, right = _batches(classifier, x), _checked(classifier, x, label)
+    x = inputs.images(x)
+    label = _checked(classifier, x, label)
     weights = Weights.of(classifier)
     weights.require_change(operator, ratio)
-    own = _accuracy(classifier, batches, right)
-    least = round(KEPT * own, 2)
+    least = round(KEPT * _accuracy(classifier, x, label), 2)
     seeds: list[Seed] = []
     number, best, discarded = 0, 0.0, 0
     while len(seeds) < count:
-        accuracy = _accuracy(weights.mutant(operator, ratio, (seed, number)), batches, right)
+        accuracy = _accuracy(weights.mutant(operator, ratio, (seed, number)), x, label)
         if round(accuracy, 2) >= least:
             seeds.append((seed, number))
             best, discarded = 0.0, 0
@@ -179,19 +178,19 @@ def draw_mutants(
         number += 1
         if discarded == TRIES:
             raise BadInput(
-                f"expected mutants with an accuracy of at least {least:.2f} on {len(right)} images, got at most {best:.2f} "
+                f"expected mutants with an accuracy of at least {least:.2f} on {len(x)} images, got at most {best:.2f} "
                 f"in {TRIES} draws by {operator} with ratio {ratio}; choose a smaller ratio"
             )
     return Mutants(classifier, operator, ratio, tuple(seeds))
 
 
 def predicted(classifier: Classifier, x: Float[Any, "n h w c"]) -> Int[np.ndarray, " n"]:
-    """The network's own labels, by the program that runs its mutants.
+    """The network's own labels.
 
     Raises:
-      BadInput: images that do not fit the network, or logits that are not finite.
+      BadInput: no images in [0, 1] that the network takes, or logits that are not finite.
     """
-    label = _labels(classifier, _batches(classifier, x))[: len(x)]
+    label, _ = predictions(classifier, inputs.images(x))
     if (label < 0).any():
         row = int(np.flatnonzero(label < 0)[0])
         raise BadInput(f"expected finite logits, got NaN or infinity for image {row}; check the classifier's weights")
@@ -222,13 +221,13 @@ class Weights:
         leaves, _ = jax.tree_util.tree_flatten_with_path(classifier.variables, is_leaf=lambda node: isinstance(node, nnx.Variable))
         values = jax.tree.leaves(classifier.variables)
         names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-        parameters = [i for i, (_, leaf) in enumerate(leaves) if _trained(names[i], leaf, values[i])]
+        trained = "params/" if any(name.startswith("params/") for name in names) else ""  # Linen's statistics lie beside them
+        parameters = [i for i, (_, leaf) in enumerate(leaves) if names[i].startswith(trained) and _parameter(leaf, values[i])]
         kernels = [i for i in parameters if values[i].ndim > 1]
         number = {names[i]: i for i in parameters}
         biases = {i: number[bias] for i in kernels if (bias := f"{names[i].rpartition('/')[0]}/bias".lstrip("/")) in number}
-        return cls(
-            classifier, [np.asarray(value) if i in parameters else value for i, value in enumerate(values)], parameters, kernels, biases
-        )
+        arrays = [np.asarray(value) if i in parameters else value for i, value in enumerate(values)]
+        return cls(classifier, arrays, parameters, kernels, biases)
 
     def mutant(self, operator: Operator, ratio: float, seed: Seed) -> Classifier:
         """The network with some weights changed."""
@@ -243,22 +242,19 @@ class Weights:
 
     def neurons(self, ratio: float, random: np.random.Generator) -> Iterator[tuple[int, Int[np.ndarray, " chosen"]]]:
         """A share of the neurons of all kernels: each kernel with the numbers of its own."""
-        yield from _split(self.kernels, [self.arrays[i].shape[-1] for i in self.kernels], ratio, random)
+        return _split(self.kernels, [self.arrays[i].shape[-1] for i in self.kernels], ratio, random)
 
     def require_change(self, operator: Operator, ratio: float) -> None:
         """Refuse what would leave every mutant equal to the network."""
+        outputs = [self.arrays[i].shape[-1] for i in self.kernels]
         if operator == "ns":
-            of = [self.arrays[i].shape[-1] for i in self.kernels]
-            changes = any(_switched(size, ratio) > 1 for size in of)
-            what = f"two neurons of a kernel that has {FEWEST} or more (the largest has {max(of, default=0)})"
+            changes = any(_switched(size, ratio) > 1 for size in outputs)
+            what = f"two neurons of a kernel that has {FEWEST} or more (the largest has {max(outputs, default=0)})"
         else:
-            total = sum(self.arrays[i].size if operator == "gf" else self.arrays[i].shape[-1] for i in self._of(operator))
+            total = sum(self.arrays[i].size for i in self.parameters) if operator == "gf" else sum(outputs)
             changes = _share(total, ratio) > 0
             what = f"one of {total} {'parameters' if operator == 'gf' else 'neurons'}"
         require(changes, f"a ratio at which {operator} changes at least {what}", ratio, "choose a larger ratio, or another operator")
-
-    def _of(self, operator: Operator) -> Sequence[int]:
-        return self.parameters if operator == "gf" else self.kernels
 
 
 def _gaussian_fuzzing(weights: Weights, arrays: list[Any], ratio: float, random: np.random.Generator) -> None:
@@ -296,11 +292,10 @@ OPERATORS: Mapping[Operator, Callable[[Weights, list[Any], float, np.random.Gene
 """Each changes copies of the arrays in place."""
 
 
-def _trained(name: str, leaf: object, value: Array) -> bool:
-    """Whether an array is a parameter, and not a statistic of batch norm or a random key."""
-    if not (isinstance(value, Array | np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating)):
-        return False  # a plain number is a setting of a function
-    return isinstance(leaf, nnx.Param) if isinstance(leaf, nnx.Variable) else not name.startswith("batch_stats/")
+def _parameter(leaf: object, value: object) -> bool:
+    """Whether a leaf is trained: no statistic of batch norm, no random key, no plain number that a function takes as a setting."""
+    real = isinstance(value, Array | np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating)
+    return real and (isinstance(leaf, nnx.Param) or not isinstance(leaf, nnx.Variable))
 
 
 def _split(
@@ -325,31 +320,9 @@ def _switched(size: int, ratio: float) -> int:
     return _share(size, ratio) if ratio * size > 2 else math.ceil(round(ratio * size, 9))
 
 
-def _batches(classifier: Classifier, x: Float[Any, "n h w c"]) -> list[Array]:
-    """Images on the device, in batches of one size whatever their number, so that no label depends on the other images."""
-    x = inputs.images(x)
-    inputs.class_count(classifier, x.shape[1:], "the images", x.dtype)
-    size = min(max(NUMBERS // math.prod(x.shape[1:]), 1), LARGEST)
-    short = -len(x) % size
-    padded = np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)])
-    return [jnp.asarray(padded[begin : begin + size]) for begin in range(0, len(padded), size)]
+def _checked(classifier: Classifier, x: Float[np.ndarray, "n h w c"], label: Any) -> Int[np.ndarray, " n"]:
+    return inputs.labels(label, len(x), inputs.class_count(classifier, x.shape[1:], "the images", x.dtype))
 
 
-def _checked(classifier: Classifier, x: Any, label: Any) -> Int[np.ndarray, " n"]:
-    shape = np.shape(x)
-    return inputs.labels(label, shape[0], inputs.class_count(classifier, shape[1:], "the images"))
-
-
-def _labels(classifier: Classifier, batches: Sequence[Array]) -> Int[np.ndarray, " padded"]:
-    """Classes of all batches; -1 where the logits are not finite."""
-    return np.concatenate([np.asarray(label) for label in [_label(classifier, batch) for batch in batches]])
-
-
-@jax.jit
-def _label(classifier: Classifier, x: Float[Array, "n h w c"]) -> Int[Array, " n"]:
-    logits = jax.vmap(classifier)(x)
-    return jnp.where(jnp.isfinite(logits).all(1), logits.argmax(1), -1)
-
-
-def _accuracy(classifier: Classifier, batches: Sequence[Array], label: Int[np.ndarray, " n"]) -> float:
-    return float((_labels(classifier, batches)[: len(label)] == label).mean())
+def _accuracy(classifier: Classifier, x: Float[np.ndarray, "n h w c"], label: Int[np.ndarray, " n"]) -> float:
+    return float((predictions(classifier, x)[0] == label).mean())

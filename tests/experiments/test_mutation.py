@@ -227,22 +227,20 @@ def test_change_rates(net, x):
     assert len(mutants) == 5
 
 
-def test_scores_do_not_depend_on_other_images(net, x, monkeypatch):
-    """Protects the contract: alone, in another order, or across batches, an image has one score."""
+def test_scores_do_not_depend_on_other_images(net, x):
+    """Protects the contract: alone or in another order, an image has one score."""
     mutants = MutationTesting(net, "gf", 0.01, 4).fit(x)
     score = mutants.score(x)
     np.testing.assert_array_equal(mutants.score(x[7:8]), score[7:8])
     np.testing.assert_array_equal(mutants.score(x[::-1]), score[::-1])
-    monkeypatch.setattr(mutation, "LARGEST", 16)
-    np.testing.assert_array_equal(mutants.score(x), score)
 
 
 def test_mutants_share_one_program(net, x):
     """Protects time and memory: no mutant is compiled for itself."""
     predicted(net, x)
-    before = mutation._label._cache_size()
+    before = predict._cache_size()
     MutationTesting(net, "nai", 0.02, 4).fit(x).score(x)
-    assert mutation._label._cache_size() == before
+    assert predict._cache_size() == before
 
 
 def test_the_network_itself_is_left_alone(net, x):
@@ -252,9 +250,8 @@ def test_the_network_itself_is_left_alone(net, x):
     assert all(np.array_equal(before[name], array) for name, array in arrays(net).items())
 
 
-def test_crafted_digits_change_more_often(monkeypatch):
+def test_crafted_digits_change_more_often():
     """Protects the purpose on real weights: crafted digits have larger rates than benign ones for every operator."""
-    monkeypatch.setattr(mutation, "LARGEST", 8)
     file = np.load(GOLDEN / "official_lenet5.npz", allow_pickle=False)
     net, benign = lenet(), file["benign"]
     crafted = np.concatenate([file[name] for name in ("fgsm", "jsma", "deepfool", "cw")])
