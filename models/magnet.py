@@ -1,6 +1,7 @@
 """Networks of the adaptive attack on MagNet, in Flax NNX (Meng and Chen, arXiv 1705.09064).
 
-`magnet_mnist` and `magnet_cifar10` are the classifiers of Carlini and Wagner (arXiv 1608.04644) that MagNet guards. `autoencoder1` and
+`magnet_mnist` and `magnet_cifar10` are the classifiers of Carlini and Wagner (arXiv 1608.04644) that MagNet guards, for pixels in [0, 1].
+`carlini_mnist` is the first of them for the weights that Carlini and Wagner published, whose pixels were in [-0.5, 0.5]. `autoencoder1` and
 `autoencoder2` are MagNet's autoencoders for MNIST. MagNet's detectors measure how far these move an image.
 """
 
@@ -48,6 +49,16 @@ class Classifier(nnx.Module):
         x = nnx.relu(max_pool(self.conv4(x), 2))
         x = self.dropout(nnx.relu(self.fc1(x.reshape(len(x), -1))))
         return self.fc3(nnx.relu(self.fc2(x)))
+
+
+class CenteredClassifier(Classifier):
+    """The same network for pixels around 0."""
+
+    preprocessing: ClassVar = "x - 0.5, inside the module"
+
+    def __call__(self, x: Array) -> Array:
+        """Logits `n k` of images `n h w c`."""
+        return super().__call__(x - 0.5)
 
 
 class Autoencoder1(nnx.Module):
@@ -100,6 +111,11 @@ def _convolution(inputs: int, outputs: int, padding: str, rngs: nnx.Rngs) -> nnx
 def magnet_mnist(rngs: nnx.Rngs | None = None) -> Classifier:
     """The guarded classifier for MNIST with fresh weights."""
     return Classifier((28, 28, 1), 4 * 4 * 64, (32, 64), 200, rngs or nnx.Rngs(0))
+
+
+def carlini_mnist(rngs: nnx.Rngs | None = None) -> CenteredClassifier:
+    """Carlini and Wagner's classifier for MNIST with fresh weights."""
+    return CenteredClassifier((28, 28, 1), 4 * 4 * 64, (32, 64), 200, rngs or nnx.Rngs(0))
 
 
 def magnet_cifar10(rngs: nnx.Rngs | None = None) -> Classifier:

@@ -45,6 +45,7 @@ PARAMETERS = {  # as published (torchvision, the papers), else counted by hand f
     "models.googlenet:googlenet_cifar10": 6_166_250,
     "models.efficientnet:efficientnet_lite0": 4_652_008,
     "models.magnet:magnet_mnist": 312_202,
+    "models.magnet:carlini_mnist": 312_202,
     "models.magnet:magnet_cifar10": 1_147_978,
     "models.magnet:autoencoder1": 310,
     "models.magnet:autoencoder2": 142,
