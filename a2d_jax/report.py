@@ -165,6 +165,24 @@ def svg(drawn: Figure) -> str:
     return file.getvalue()
 
 
+def image_uri(x: Float[np.ndarray, "h w c"]) -> str:
+    """An image as a data URI of HTML: a PNG, grey with one channel and in colours with three.
+
+    Args:
+      x: the image, in [0, 1].
+
+    Raises:
+      BadInput: another number of channels.
+    """
+    return _data_uri(_encode(x))
+
+
+def filled(template: str, **values: object) -> str:
+    """A template of Jinja with its values; they are escaped as HTML, and a value that is missing is an error."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(**values)
+
+
 def page(
     title: str,
     *,
@@ -184,15 +202,13 @@ def page(
       groups: images side by side, by heading.
       foot: one line at the end.
     """
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        files("a2d_jax").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    return template.render(
+    return filled(
+        files("a2d_jax").joinpath("report.html.j2").read_text(encoding="utf-8"),
         title=title,
         lead=lead,
         tables=tables,
         figure=None if drawn is None else _data_uri(png(drawn)),
-        groups={name: [(shot, _data_uri(_encode(shot.x))) for shot in shots] for name, shots in (groups or {}).items()},
+        groups={name: [(shot, image_uri(shot.x)) for shot in shots] for name, shots in (groups or {}).items()},
         foot=foot,
     )
 

@@ -35,6 +35,21 @@ class AdvertorchMnist(nnx.Module):
         x = nnx.relu(max_pool(self.conv2(x), 2))
         return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
 
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of every layer by name, in order; the logits last."""
+        out: dict[str, Array] = {}
+        x = out["conv1"] = self.conv1(x)
+        x = out["relu1"] = nnx.relu(x)
+        x = out["pool1"] = max_pool(x, 2)
+        x = out["conv2"] = self.conv2(x)
+        x = out["relu2"] = nnx.relu(x)
+        x = out["pool2"] = max_pool(x, 2)
+        x = out["flatten"] = x.reshape(len(x), -1)
+        x = out["fc1"] = self.fc1(x)
+        x = out["relu3"] = nnx.relu(x)
+        out["logits"] = self.fc2(x)
+        return out
+
 
 def advertorch_mnist(rngs: nnx.Rngs | None = None) -> AdvertorchMnist:
     """The MNIST network of advertorch with fresh weights."""

@@ -48,6 +48,24 @@ class ConvNet12(nnx.Module):
         x = self.dropout(nnx.relu(self.fc2(x)))
         return self.fc3(x)
 
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of every layer of the Keras original by name, in order, up to the logits; those of its softmax are left out."""
+        out: dict[str, Array] = {}
+        convolutions = (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5, self.conv6)
+        for number, convolve in enumerate(convolutions, 1):
+            x = out[f"conv{number}"] = convolve(x)
+            x = out[f"relu{number}"] = nnx.relu(x)
+            if number % 2 == 0:
+                x = out[f"pool{number}"] = max_pool(x, 2)
+        x = out["dropout1"] = self.dropout(x)
+        x = out["flatten"] = x.reshape(len(x), -1)
+        for number, dense in enumerate((self.fc1, self.fc2), 1):
+            x = out[f"fc{number}"] = dense(x)
+            x = out[f"relu{6 + number}"] = nnx.relu(x)
+            x = out[f"dropout{1 + number}"] = self.dropout(x)
+        out["logits"] = self.fc3(x)
+        return out
+
 
 def _convolution(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(inputs, outputs, (3, 3), padding="SAME", kernel_init=GLOROT, conv_general_dilated=conv_general_dilated, rngs=rngs)

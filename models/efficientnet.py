@@ -10,6 +10,7 @@ paddings and another normalisation. Its weights belong to another network, and n
 """
 
 import re
+from itertools import islice
 from typing import ClassVar
 
 from flax import nnx
@@ -104,11 +105,21 @@ class EfficientNetLite0(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Logits `n k` of images `n h w c`."""
-        x = nnx.relu6(self.bn0(self.conv_stem((255 * x - 127) / 128)))
-        for block in self.blocks:
-            x = block(x)
-        x = nnx.relu6(self.bn1(self.conv_head(x)))
-        return self.fc(x.mean((1, 2)))
+        return self.activations(x)["logits"]
+
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of the stem, of every stage of blocks, of the head, of the pooling and the logits, by name, in order."""
+        out: dict[str, Array] = {}
+        x = out["stem"] = nnx.relu6(self.bn0(self.conv_stem((255 * x - 127) / 128)))
+        blocks = iter(self.blocks)
+        for stage, (depth, *_) in enumerate(STAGES, 1):
+            for block in islice(blocks, depth):
+                x = block(x)
+            out[f"stage{stage}"] = x
+        x = out["head"] = nnx.relu6(self.bn1(self.conv_head(x)))
+        x = out["pool"] = x.mean((1, 2))
+        out["logits"] = self.fc(x)
+        return out
 
     @staticmethod
     def rename(name: str) -> str:

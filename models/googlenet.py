@@ -62,13 +62,17 @@ class GoogLeNet(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Logits `n k` of images `n h w c`."""
-        x = self.pre_layers(normalise(x, MEAN, SD))
-        x = self.b3(self.a3(x))
-        x = sliding_max_pool(x, 3, stride=2, padding=1)
-        x = self.e4(self.d4(self.c4(self.b4(self.a4(x)))))
-        x = sliding_max_pool(x, 3, stride=2, padding=1)
-        x = self.b5(self.a5(x))
-        return self.linear(x.mean((1, 2)))
+        return self.activations(x)["logits"]
+
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of the stem, of every inception module and pooling, and the logits, by name, in order."""
+        out: dict[str, Array] = {}
+        x = out["stem"] = self.pre_layers(normalise(x, MEAN, SD))
+        for name in ("a3", "b3", "pool3", "a4", "b4", "c4", "d4", "e4", "pool4", "a5", "b5"):
+            x = out[name] = sliding_max_pool(x, 3, stride=2, padding=1) if name.startswith("pool") else getattr(self, name)(x)
+        x = out["pool5"] = x.mean((1, 2))
+        out["logits"] = self.linear(x)
+        return out
 
 
 def _unit(inputs: int, outputs: int, size: int, rngs: nnx.Rngs) -> list[Any]:

@@ -41,6 +41,23 @@ class LeNet5(nnx.Module):
         x = nnx.relu(self.fc2(x))
         return self.fc3(x)
 
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of every layer by name, in order; the logits last."""
+        out: dict[str, Array] = {}
+        x = out["conv1"] = self.conv1((x - 0.1307) / 0.3081)
+        x = out["relu1"] = nnx.relu(x)
+        x = out["pool1"] = max_pool(x, 2)
+        x = out["conv2"] = self.conv2(x)
+        x = out["relu2"] = nnx.relu(x)
+        x = out["pool2"] = max_pool(x, 2)
+        x = out["flatten"] = x.reshape(len(x), -1)
+        x = out["fc1"] = self.fc1(x)
+        x = out["relu3"] = nnx.relu(x)
+        x = out["fc2"] = self.fc2(x)
+        x = out["relu4"] = nnx.relu(x)
+        out["logits"] = self.fc3(x)
+        return out
+
 
 class LeNetDigits(nnx.Module):
     """Two 3 x 3 convolutions, one pooling, two dense layers: trains to 97 % on scikit-learn's digits in seconds."""
@@ -60,6 +77,20 @@ class LeNetDigits(nnx.Module):
         x = nnx.relu(max_pool(self.conv2(x), 2))
         x = nnx.relu(self.fc1(x.reshape(len(x), -1)))
         return self.fc2(x)
+
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of every layer by name, in order; the logits last."""
+        out: dict[str, Array] = {}
+        x = out["conv1"] = self.conv1(2 * x - 1)
+        x = out["relu1"] = nnx.relu(x)
+        x = out["conv2"] = self.conv2(x)
+        x = out["relu2"] = nnx.relu(x)
+        x = out["pool2"] = max_pool(x, 2)
+        x = out["flatten"] = x.reshape(len(x), -1)
+        x = out["fc1"] = self.fc1(x)
+        x = out["relu3"] = nnx.relu(x)
+        out["logits"] = self.fc2(x)
+        return out
 
 
 class LeNetEnv1(nnx.Module):
@@ -85,6 +116,22 @@ class LeNetEnv1(nnx.Module):
         x = self.dropout(x.reshape(len(x), -1))
         x = self.dropout(nnx.relu(self.fc1(x)))
         return self.fc2(x)
+
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of every layer of the Keras original by name, in order, up to the logits; those of its softmax are left out."""
+        out: dict[str, Array] = {}
+        x = out["conv1"] = self.conv1(x)
+        x = out["relu1"] = nnx.relu(x)
+        x = out["conv2"] = self.conv2(x)
+        x = out["relu2"] = nnx.relu(x)
+        x = out["pool2"] = max_pool(x, 2)
+        x = out["dropout1"] = self.dropout(x)
+        x = out["flatten"] = x.reshape(len(x), -1)
+        x = out["fc1"] = self.fc1(x)
+        x = out["relu3"] = nnx.relu(x)
+        x = out["dropout2"] = self.dropout(x)
+        out["logits"] = self.fc2(x)
+        return out
 
 
 def lenet5(rngs: nnx.Rngs | None = None) -> LeNet5:

@@ -37,6 +37,21 @@ class MadryMnist(nnx.Module):
         x = nnx.relu(max_pool(self.conv2(x), 2))
         return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
 
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of every layer by name, in order; the logits last."""
+        out: dict[str, Array] = {}
+        x = out["conv1"] = self.conv1(x)
+        x = out["relu1"] = nnx.relu(x)
+        x = out["pool1"] = max_pool(x, 2)
+        x = out["conv2"] = self.conv2(x)
+        x = out["relu2"] = nnx.relu(x)
+        x = out["pool2"] = max_pool(x, 2)
+        x = out["flatten"] = x.reshape(len(x), -1)
+        x = out["fc1"] = self.fc1(x)
+        x = out["relu3"] = nnx.relu(x)
+        out["logits"] = self.fc2(x)
+        return out
+
 
 class Unit(nnx.Module):
     """Normalise, activate, convolve, twice, beside a shortcut that averages pixels and adds channels of zeros.
@@ -86,10 +101,18 @@ class MadryCifar10(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Logits `n k` of images `n h w c`."""
-        x = self.stem(standardise(255 * x))
-        for unit in self.units:
-            x = unit(x)
-        return self.fc(_activate(self.bn(x)).mean((1, 2)))
+        return self.activations(x)["logits"]
+
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of the stem, of every unit, of the last activation, of the pooling and the logits, by name, in order."""
+        out: dict[str, Array] = {}
+        x = out["stem"] = self.stem(standardise(255 * x))
+        for number, unit in enumerate(self.units):
+            x = out[f"unit{number}"] = unit(x)
+        x = out["active"] = _activate(self.bn(x))
+        x = out["pool"] = x.mean((1, 2))
+        out["logits"] = self.fc(x)
+        return out
 
 
 def _activate(x: Array) -> Array:

@@ -50,6 +50,23 @@ class Classifier(nnx.Module):
         x = self.dropout(nnx.relu(self.fc1(x.reshape(len(x), -1))))
         return self.fc3(nnx.relu(self.fc2(x)))
 
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of every layer of the Keras original by name, in order; the logits last."""
+        out: dict[str, Array] = {}
+        for number, convolve in enumerate((self.conv1, self.conv2, self.conv3, self.conv4), 1):
+            x = out[f"conv{number}"] = convolve(x)
+            x = out[f"relu{number}"] = nnx.relu(x)
+            if number % 2 == 0:
+                x = out[f"pool{number}"] = max_pool(x, 2)
+        x = out["flatten"] = x.reshape(len(x), -1)
+        x = out["fc1"] = self.fc1(x)
+        x = out["relu5"] = nnx.relu(x)
+        x = out["dropout"] = self.dropout(x)
+        x = out["fc2"] = self.fc2(x)
+        x = out["relu6"] = nnx.relu(x)
+        out["logits"] = self.fc3(x)
+        return out
+
 
 class CenteredClassifier(Classifier):
     """The same network for pixels around 0."""

@@ -33,11 +33,19 @@ class ProjectedResNet(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Logits `n k` of images `n h w c`."""
+        return self.activations(x)["logits"]
+
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of the stem, of every block, of the pooling and the logits, by name, in order."""
+        out: dict[str, Array] = {}
         x = normalise(x, IMAGENET_MEAN, IMAGENET_SD)
-        x = nnx.relu(self.bn1(self.conv1(x)))
-        for block in (*self.layer1, *self.layer2, *self.layer3):
-            x = block(x)
-        return self.fc(x.mean((1, 2)))
+        x = out["stem"] = nnx.relu(self.bn1(self.conv1(x)))
+        for level, blocks in enumerate((self.layer1, self.layer2, self.layer3), 1):
+            for number, block in enumerate(blocks):
+                x = out[f"layer{level}.{number}"] = block(x)
+        x = out["pool"] = x.mean((1, 2))
+        out["logits"] = self.fc(x)
+        return out
 
     @staticmethod
     def rename(name: str) -> str:

@@ -36,6 +36,23 @@ class SubstituteMnist(nnx.Module):
         x = nnx.relu(self.fc2(x))
         return self.fc3(x)
 
+    def activations(self, x: Array) -> dict[str, Array]:
+        """Output of every layer by name, in order; the logits last."""
+        out: dict[str, Array] = {}
+        x = out["conv1"] = self.conv1((x - 0.1307) / 0.3081)
+        x = out["relu1"] = nnx.relu(x)
+        x = out["pool1"] = max_pool(x, 2)
+        x = out["conv2"] = self.conv2(x)
+        x = out["relu2"] = nnx.relu(x)
+        x = out["pool2"] = max_pool(x, 2)
+        x = out["flatten"] = x.reshape(len(x), -1)
+        x = out["fc1"] = self.fc1(x)
+        x = out["relu3"] = nnx.relu(x)
+        x = out["fc2"] = self.fc2(x)
+        x = out["relu4"] = nnx.relu(x)
+        out["logits"] = self.fc3(x)
+        return out
+
 
 def substitute_mnist(rngs: nnx.Rngs | None = None) -> SubstituteMnist:
     """The substitute for MNIST networks with fresh weights."""

@@ -5,6 +5,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
+from a2d_jax import inputs
+from a2d_jax.errors import BadInput
+
 
 class FittedImageDetector(Protocol):
     """A detector that judges images."""
@@ -32,3 +35,17 @@ class ImageDetector(Protocol):
           BadInput: what cannot be fitted.
         """
         ...
+
+
+def both(
+    benign: Float[Any, "n h w c"], adversarial: Float[Any, "m h w c"] | None, shape: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "n h w c"], Float[np.ndarray, "m h w c"]]:
+    """Benign and adversarial images of one shape, checked, for detectors that learn from both.
+
+    Raises:
+      BadInput: images that cannot be used, or no adversarial ones.
+    """
+    if adversarial is None:
+        raise BadInput("expected adversarial images beside the benign ones, got none; give some, this detector learns from both")
+    h, w, c = shape
+    return inputs.images(benign, (h, w, c)), inputs.images(adversarial, (h, w, c))

@@ -35,7 +35,7 @@ class Number:
         """Whether it lies in its band; None if there is no band or no number."""
         if self.ours is None or self.band is None:
             return None
-        return self.band[0] <= self.ours <= self.band[1]
+        return bool(self.band[0] <= self.ours <= self.band[1])
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Boxes:
       y: name and unit of the number.
       groups: the number of every image, by set; the benign set first.
       log: draw the axis with logarithms.
-      published: text on what the paper's plot shows, such as the end of its axis.
+      published: what the paper's plot shows, such as the end of its axis; words without a full stop.
       note: what a reader must know.
     """
 

@@ -1,0 +1,242 @@
+"""The paper's tables and figures: the protocol they share, and all of them at their smallest size."""
+
+import ast
+import re
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from a2d_jax.errors import BadInput
+from a2d_jax.metrics import auroc
+from experiments.paper import crafting
+from experiments.paper.__main__ import Settings, main
+from experiments.paper.blocks import Number, Table
+from experiments.paper.crafting import Crafted, craft
+from experiments.paper.ensembles import neighbours
+from experiments.paper.items import NAMES, item
+from experiments.paper.networks import DIGITS, ROLES, Places, Subject, find
+from experiments.paper.numbers import area, mean, share
+from experiments.paper.published import number, published
+from experiments.paper.settings import Crafting, craftings
+from experiments.paper.sizes import OTHERS, SIZES
+from experiments.paper.table3 import threshold_for
+from experiments.paper.table7 import at_ratio
+from experiments.work import Work
+
+OWN = Subject("env1-mnist", "lenet-env1", None, False)
+FOLDER = Path(str(files("experiments.paper")))
+
+
+def quiet():
+    return Console(quiet=True)
+
+
+def numbers(made):
+    """All numbers of all tables, by item, table, row and column."""
+    return {
+        (one.name, block.title, tuple(row.heads), column): (cell.ours, tuple(cell.n))
+        for one in made
+        for block in one.blocks
+        if isinstance(block, Table)
+        for row in block.rows
+        for column, cell in zip(block.columns, row.cells, strict=True)
+        if isinstance(cell, Number)
+    }
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """All items at the smallest size, and their folder."""
+    out = tmp_path_factory.mktemp("paper")
+    return main(Settings(size="tiny", out=out), quiet()), out / "tiny"
+
+
+@pytest.mark.slow
+def test_every_item(made):
+    """Protects the whole: every table and figure is made on a machine without data, with numbers that can be."""
+    items, folder = made
+    assert [one.name for one in items] == list(NAMES)
+    for one in items:
+        assert one.blocks, one.name
+        assert not one.missing, one.name
+    page = (folder / "index.html").read_text()
+    assert all(one.title in page for one in items)
+    found = numbers(items)
+    areas = [
+        value for (name, title, *_), (value, _) in found.items() if name == "table2" and title.startswith("AUROC") and value is not None
+    ]
+    assert len(areas) > 50
+    assert 0.8 < np.median(areas) <= 1.0
+    assert all(np.isfinite(value) for value, _ in found.values() if value is not None)
+
+
+@pytest.mark.slow
+def test_made_once(made):
+    """Protects hours of work: the same command makes nothing again and says the same."""
+    items, folder = made
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix in (".npz", ".parquet")}
+    again = main(Settings(size="tiny", out=folder.parent), quiet())
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert numbers(again) == numbers(items)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle(made, tmp_path, monkeypatch):
+    """Protects a run that is interrupted: the same command goes on and the numbers are those of a run left alone."""
+    once, calls = Work.once, []
+
+    def some(self, name, *args, **settings):
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        calls.append(name)
+        return once(self, name, *args, **settings)
+
+    monkeypatch.setattr(Work, "once", some)
+    with pytest.raises(KeyboardInterrupt):
+        main(Settings(("table7",), size="tiny", out=tmp_path), quiet())
+    monkeypatch.setattr(Work, "once", once)
+    ended = main(Settings(("table7",), size="tiny", out=tmp_path), quiet())
+    assert numbers(ended) == {key: value for key, value in numbers(made[0]).items() if key[0] == "table7"}
+
+
+def test_refused():
+    """Protects from hours on a wrong word: unknown items and sizes are named before the work begins."""
+    with pytest.raises(BadInput, match="got table99"):
+        main(Settings(("table2", "table99")), quiet())
+    with pytest.raises(BadInput, match="tiny, small, cpu, full, got 'huge'"):
+        main(Settings(size="huge"), quiet())
+
+
+def test_another_size_or_seed(tmp_path):
+    """Protects numbers that belong together: a folder that was begun with another seed is refused."""
+    main(Settings(("table5",), size="tiny", out=tmp_path), quiet())
+    with pytest.raises(BadInput, match="whose seed is 0, got 1"):
+        main(Settings(("table5",), size="tiny", out=tmp_path, seed=1), quiet())
+
+
+def test_networks_that_are_missing(tmp_path, monkeypatch):
+    """Protects a user without all weights: they are named with their source, trained, or replaced, before the work begins."""
+    monkeypatch.setenv("A2D_DATA", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    subjects, missing = find(list(ROLES), Places(None, None), False)
+    assert {one.network for one in subjects.values()} == {DIGITS}
+    assert not missing
+    monkeypatch.setattr("experiments.paper.networks._data_here", lambda facts, places: True)
+    subjects, missing = find(list(ROLES), Places(tmp_path, None), False)
+    assert subjects["env1-mnist"].source is None
+    assert not subjects["env1-mnist"].stands_in
+    assert "lenet5_mnist.pkl" in missing["env2-mnist"]
+    assert "on GitHub" in missing["env2-mnist"]
+
+
+def test_settings_are_the_papers():
+    """Protects Tables 5 and 6: every set of the paper is crafted, with the numbers that the paper prints."""
+    sections = {("Env1", "MNIST"): "env1-mnist", ("Env1", "CIFAR10"): "env1-cifar10", ("Env2", "MNIST"): "env2-mnist"}
+    sections |= {("Env2", "CIFAR10"): "env2-cifar10", ("Env2", "ImageNet"): "env2-imagenet"}
+    ours = craftings()
+    for row in [*published("table5"), *published("table6")]:
+        how = ours[sections[row["env"], row["dataset"]]][row["attack"]]
+        assert digits_of(how.published) == digits_of(row["parameters"]), row
+    assert {one: set(sets) for one, sets in ours.items() if not one.endswith(DIGITS)}.keys() == set(sections.values())
+
+
+def digits_of(text):
+    return re.findall(r"\d+(?:\.\d+)?", text.replace("L2", ""))
+
+
+def test_every_role_has_sets_and_sizes():
+    """Protects each size: a network has sets in the settings file, and a number for every question."""
+    ours = craftings()
+    for role, one in ROLES.items():
+        assert f"{one.environment}-{DIGITS}" in ours
+        assert role in ours or role.partition("-")[0] in ("magnet", "standard", "adversarial")
+    for size in SIZES.values():
+        for field in (size.images, size.slow, size.mutants, size.training, size.pairs):
+            assert OTHERS in field
+
+
+def test_until_enough(monkeypatch, tmp_path):
+    """Protects sets of successes: images are tried until there are enough, and each says which image it was made from."""
+    x = np.linspace(0, 1, 400, dtype=np.float32).reshape(400, 1, 1, 1)
+    np.savez(tmp_path / "pool.npz", x=x, y=np.zeros(400, int))
+    study = SimpleNamespace(pool=lambda *_: tmp_path / "pool.npz", images=lambda _: 50)
+
+    def attack(study, subject, how, x, label, name):
+        good = np.arange(len(x)) % 4 == 0
+        kept = good if how.successes else np.ones(len(x), bool)
+        return Crafted(x[kept], label[kept], good[kept], np.flatnonzero(kept), len(x))
+
+    monkeypatch.setattr(crafting, "_attack", attack)
+    made = craft(study, OWN, Crafting("fgsm", successes=True), "test", "fgsm")
+    assert len(made.x) == 50
+    assert made.success.all()
+    assert (made.x == x[made.index]).all()
+    assert len(set(made.index)) == 50
+    assert 180 < made.tried <= 400
+    all_of_them = craft(study, OWN, Crafting("fgsm"), "test", "fgsm")
+    assert (len(all_of_them.x), all_of_them.tried, all_of_them.success.sum()) == (50, 50, 13)
+    few = craft(SimpleNamespace(pool=study.pool, images=lambda _: 300), OWN, Crafting("fgsm", successes=True), "test", "fgsm")
+    assert (len(few.x), few.tried) == (101, 400)  # the pool has no more: 75 of 300, then 26 of the last 100
+
+
+def test_threshold():
+    """Protects Table 3: the threshold is the largest that leaves the share of benign images right."""
+    costs = np.array([5.0, 1, 4, 2, 3, 3, 8, 9, 10, 7])
+    assert threshold_for(costs, 0.9) == 2
+    assert threshold_for(costs, 0.8) == 3
+    assert threshold_for(costs, 0.7) == 3
+    assert threshold_for(costs, 1.0) == 1
+    assert np.mean(costs >= threshold_for(costs, 0.897)) >= 0.897
+
+
+def test_neighbours():
+    """Protects K-NN on small sets: K is the paper's share of the rows, odd, and at least 1."""
+    assert [neighbours(2000), neighbours(4000), neighbours(1000), neighbours(80), neighbours(2)] == [100, 100, 51, 5, 1]
+    assert neighbours(2000, 5) == 5
+
+
+@pytest.mark.parametrize(("ratio", "rows"), [(0.5, (100, 50)), (1.0, (100, 100)), (2.0, (50, 100)), (0.8, (100, 80))])
+def test_ratio(ratio, rows):
+    """Protects Table 7: the ratio of crafted to benign rows is met with the rows that there are."""
+    benign, adversarial = at_ratio(np.arange(100)[:, None], np.arange(100)[:, None], ratio)
+    assert (len(benign), len(adversarial)) == rows
+
+
+def test_numbers():
+    """Protects the cells: AUROC of low costs as adversarial, its band, and the reason only where it lies outside."""
+    benign, crafted = np.array([5.0, 6, 7, 8]), np.array([1.0, 2, 5, 9])
+    found = area(OWN, benign, crafted, 0.9, reason="few images")
+    assert found.ours == pytest.approx(1 - (0.5 + 4) / 16)
+    assert found.ours == auroc(-benign, -crafted)
+    assert found.band == pytest.approx((0.87, 0.93))
+    assert found.n == (4, 4)
+    assert (found.inside, found.reason) == (False, "few images")
+    assert area(OWN, benign, crafted, 0.72, reason="few images").reason == ""
+    stand_in = area(Subject("env1-mnist", DIGITS, None, True), benign, crafted, 0.9)
+    assert (stand_in.band, stand_in.inside) == (None, None)
+    assert share(OWN, np.array([True, False, True, True]), scale=100).ours == 75
+    assert mean(OWN, np.array([1.0, 3.0])).ours == 2
+    assert Number(None, 0.5).inside is None
+    assert number("") is None
+
+
+def test_no_table_imports_another():
+    """Protects the layout: a table knows the protocol alone, and the protocol knows no table."""
+    for path in FOLDER.glob("*.py"):
+        names = {
+            (node.module or "").removeprefix("experiments.paper.")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom)
+        }
+        assert not names & set(NAMES), path.name
+
+
+def test_items_have_roles():
+    """Protects the first lines of a run: each item names networks that exist."""
+    for name in NAMES:
+        assert set(item(name).roles) <= set(ROLES)
+        assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 130
