@@ -23,10 +23,12 @@ def make(study: Study) -> Sequence[Block]:
         if role not in study.subjects:
             continue
         subject = study.subjects[role]
-        points = {name: np.stack([one.clever, one.seconds], axis=1)[one.clever <= LARGEST] for name, one in efforts(study, subject).items()}
+        found = {name: np.stack([one.clever, one.seconds], axis=1) for name, one in efforts(study, subject).items()}
+        near = {name: one[one[:, 0] <= LARGEST] for name, one in found.items()}
+        points = {name: one for name, one in near.items() if len(one)}
         note = f"The paper's axes end at {LARGEST:g} and {ENDS[data]}."
         blocks.append(Scatter(f"JSMA_d on {subject.title}", "CLEVER, untargeted", "seconds, one image alone", points, note))
-        rows.append(Row((subject.title,), [correlation(subject, np.concatenate(list(points.values())))]))
+        rows.append(Row((subject.title,), [correlation(subject, np.concatenate([np.zeros((0, 2)), *points.values()]))]))
     note = (
         f"Spearman's rank correlation of all points, which are the images with a CLEVER score of at most {LARGEST:g}. The paper prints no "
         "number; it sees a positive trend."

@@ -51,28 +51,23 @@ def _panel(study: Study, subject: Subject, panel: str, cap: float, bare: str, de
     ]
     within = [one.distance[gets_through(one, cap)] for one in found.values()]
     nothing = "no attack reached its target within the largest distance"
-    rows.append(
-        Row(("mean L2",), [Number(float(one.mean()), n=(len(one),)) if len(one) else Number(None, reason=nothing) for one in within])
-    )
+    distances = [Number(float(one.mean()), n=(len(one),)) if len(one) else Number(None, reason=nothing) for one in within]
     curves = {name: _curve([100 * float(hits.mean()) for hits in one]) for name, one in through.items()}
     curves |= {f"{name} (published)": np.array(list(marks.items()), float) for name, marks in theirs.items() if marks}
     alarms = {name: share(subject, _flagged(study, subject, guards), scale=100) for name, guards in every.items() if guards}
     note = (
-        f"Percent of all attacks that reach the target within an L2 distance of {cap:g} and are not flagged. Mean L2 is that of the "
-        "attacks that do so without a detector. A2D is the Z-score of BIM_d. Newton is a conformal detector at "
-        f"{LEVEL:g}, which reads its crossing at the low end or at both. The paper says in words what it plots; '<= 3' counts as 3."
+        f"Percent of all attacks that reach the target within an L2 distance of {cap:g} and are not flagged. A2D is the Z-score of BIM_d. "
+        f"Newton is a conformal detector at {LEVEL:g} that reads the low end of Newton's crossing, or both ends. The paper says in words "
+        "what it plots; '<= 3' counts as 3."
     )
     lengths = {"mean L2": _curve([float(one.mean()) if len(one) else np.nan for one in within])}
+    names = [f"kappa {one}" for one in KAPPAS]
     return [
         Lines(f"Attack success rate, {subject.title}", "confidence", "attacks that get through, %", curves),
         Lines(f"Distance, {subject.title}", "confidence", "mean L2", lengths),
+        Table(f"Attacks that get through, {subject.title}, %", ("defence",), names, rows, decimals=1, note=note),
         Table(
-            f"Attacks that get through, {subject.title}, %",
-            ("defence",),
-            [f"kappa {one}" for one in KAPPAS],
-            rows,
-            (2,) * len(KAPPAS),
-            note,
+            f"Distance of attacks that no detector stops, {subject.title}", ("number",), names, [Row(("mean L2",), distances)], decimals=2
         ),
         Table(f"Benign images flagged, {subject.title}, %", ("images",), list(alarms), [Row((BENIGN,), list(alarms.values()))], decimals=1),
     ]

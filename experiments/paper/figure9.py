@@ -36,7 +36,7 @@ def make(study: Study) -> Sequence[Block]:
     pair = f"{class_name(subject, PAIR[0])} as {class_name(subject, PAIR[1])}"
     note = (
         "The confidence is the smallest of 0, 5, 10, 15, 20 whose image reaches the target and, for A2D, is not flagged. The paper's image "
-        "is not known; we take the first one that the network classifies correctly."
+        "is not known; we take the first one that each network classifies correctly."
     )
     columns = ["benign", *wanted]
     return [

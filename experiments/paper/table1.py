@@ -36,8 +36,8 @@ def make(study: Study) -> Sequence[Block]:
             keys = {name: f"{key}_ci90_halfwidth" for name, key in COLUMNS.items()}
             halves.append(Row(heads, [Number(found[name][1], number(theirs[key]), n[name]) for name, key in keys.items()]))
             ratio, average = lambdas(middles)
-            cells = [Number(one, number(theirs[f"{COLUMNS[name]}_lambda"]), n[BENIGN] + n[name]) for name, one in ratio.items()]
-            ratios.append(Row(heads, [*cells, Number(average, number(theirs["avg_lambda"]), n[BENIGN])]))
+            cells = [_ratio(one, number(theirs[f"{COLUMNS[name]}_lambda"]), n[BENIGN] + n[name]) for name, one in ratio.items()]
+            ratios.append(Row(heads, [*cells, _ratio(average, number(theirs["avg_lambda"]), n[BENIGN])]))
     score, heads = study.size.score, ("network", "target")
     note = (
         f"CLEVER in L2, R = {score.radius:g}, N_b = {score.batches}, N_s = {score.samples}, against the class that the network predicts. "
@@ -52,9 +52,15 @@ def make(study: Study) -> Sequence[Block]:
 
 
 def lambdas(means: Mapping[str, float]) -> tuple[dict[str, float], float]:
-    """The benign mean over that of each set, and over the mean of all sets' means."""
+    """The benign mean over that of each set, and over the mean of all sets' means; infinite over a mean of 0."""
     sets = {name: one for name, one in means.items() if name != BENIGN}
-    return {name: means[BENIGN] / one for name, one in sets.items()}, means[BENIGN] / float(np.mean(list(sets.values())))
+    values = np.array([*sets.values(), np.mean(list(sets.values()))])
+    *ratios, average = np.divide(means[BENIGN], values, out=np.full(len(values), np.inf), where=values != 0).tolist()
+    return dict(zip(sets, ratios, strict=True)), average
+
+
+def _ratio(ours: float, theirs: float | None, n: Sequence[int]) -> Number:
+    return Number(ours, theirs, n) if np.isfinite(ours) else Number(None, theirs, n, reason="all scores of the set are 0")
 
 
 def _scores(study: Study, subject: Subject, target: str) -> dict[str, np.ndarray]:
