@@ -1,6 +1,6 @@
 """The paper, table by table: makes tables and figures, resumable, and writes a page.
 
-    python -m experiments.paper [ITEM ...] [--size tiny|small|cpu|full] [--checkpoints DIR] [--photographs DIR] [--out DIR]
+    python -m experiments.paper [ITEM ...] [--size tiny|small|cpu|full] [--checkpoints DIR] [--photographs DIR] [--authors DIR] [--out DIR]
 
 ITEM is a table or figure, such as `table2` or `figure6`; without one, all are made. Networks, sets of images, costs and scores are shared
 by all items and made once, in OUT/SIZE (`experiments.paper.study` lists the files); after a kill the same command goes on. OUT/SIZE/ also
@@ -52,6 +52,8 @@ class Settings:
     """Folder of checkpoints as their authors published them."""
     photographs: Path | None = None
     """Folder of photographs named `CLASS_anything.jpg`."""
+    authors: Path | None = None
+    """Folder with the `Adv_mnist_*.npy` of the paper's authors, such as their C&W digits: more sets for Table 2."""
     seed: int = 0
     """Seed of everything random."""
     lanes: int | None = None
@@ -110,7 +112,7 @@ def opened(settings: Settings, names: list[str], console: Console) -> Study:
     identity = {"size": settings.size, "seed": settings.seed, "versions": versions()}
     steps = open_steps(settings.out / settings.size, identity, settings.restart)
     names = [name for name in NAMES if name in names or steps.done(_step(name))]
-    places = Places(settings.checkpoints, settings.photographs)
+    places = Places(settings.checkpoints, settings.photographs, settings.authors)
     roles = [role for role in ROLES if any(role in item(name).roles for name in names)]
     subjects, missing = find(roles, places, settings.size == "tiny")
     for role in roles:
@@ -119,7 +121,10 @@ def opened(settings: Settings, names: list[str], console: Console) -> Study:
         )
     size = SIZES[settings.size]
     console.print(f"{settings.size}: about {size.time} for all items", highlight=False)
-    return Study(Work(steps, console), size, subjects, missing, places, settings.seed, settings.lanes)
+    study = Study(Work(steps, console), size, subjects, missing, places, settings.seed, settings.lanes)
+    if study.given and all(not study.others(subject) for subject in subjects.values()):
+        raise BadInput("expected Env1 MNIST among the networks for the authors' digits, got none; name table2, or leave --authors out")
+    return study
 
 
 def _said(subject) -> str:

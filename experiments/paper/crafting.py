@@ -25,7 +25,7 @@ class Crafted(NamedTuple):
       x: `n h w c` in [0, 1].
       label: true classes.
       success: they fool the network.
-      index: position in the pool.
+      index: position in the pool; -1 if it is not known.
       tried: images that were attacked for them.
     """
 

@@ -23,7 +23,10 @@ class Item:
     make: Callable[[Study], Sequence[Block]]
 
 
-NAMES = ("table5", "table6", "table2", "figure3", "figure4", "figure5", "figure6", "table3", "table7")
+NAMES = (
+    *("table5", "table6", "table1", "figure2", "figure10", "table2", "figure3", "figure4", "figure5", "figure6", "table3", "table7"),
+    *("table4", "figure7", "figure8", "figure9", "figure11", "figure12", "figure13"),
+)
 
 
 def item(name: str) -> Item:

@@ -143,10 +143,12 @@ class Places:
     Attributes:
       checkpoints: folder of checkpoints as their authors published them.
       photographs: folder of photographs named `CLASS_anything.jpg`.
+      authors: folder with `Adv_mnist_*.npy`, which the paper's authors crafted.
     """
 
     checkpoints: Path | None
     photographs: Path | None
+    authors: Path | None = None
 
 
 def find(roles: list[str], places: Places, stand_in: bool) -> tuple[dict[str, Subject], dict[str, str]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, spearmanr
 
 from a2d_jax.metrics import auroc, auroc_interval
 from experiments.paper.blocks import Number
@@ -57,6 +57,13 @@ def mean(subject: Subject, values: np.ndarray, published: float | None = None, r
     middle = float(values.mean())
     interval = (middle - half, middle + half) if np.isfinite(half) else None
     return placed(subject, middle, published, (len(values),), interval, None, reason)
+
+
+def correlation(subject: Subject, points: np.ndarray) -> Number:
+    """Spearman's rank correlation of points `n 2`; none where a coordinate is the same for all."""
+    if len(points) < 3 or (np.ptp(points, axis=0) == 0).any():
+        return Number(None, n=(len(points),), reason="too few different points for a rank correlation")
+    return placed(subject, float(spearmanr(*points.T).statistic), None, (len(points),), None, None, "")
 
 
 def placed(

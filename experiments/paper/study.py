@@ -32,9 +32,10 @@ from a2d_jax.io.datasets import load
 from a2d_jax.io.files import atomic
 from a2d_jax.io.measurements import Measurements, read_measurements
 from a2d_jax.io.provenance import weights_digest
+from a2d_jax.io.source import content_digest
 from a2d_jax.measurements import Column
 from a2d_jax.types import Attack, Classifier
-from experiments.paper import crafting
+from experiments.paper import authors, confident, crafting
 from experiments.paper.networks import DIGITS, Places, Subject
 from experiments.paper.settings import Crafting, craftings
 from experiments.paper.sizes import Size
@@ -46,6 +47,7 @@ from models.training.settings import Args
 
 BENIGN = "benign"
 TEST, FIT = "test", "fit"
+CLEVER_TARGETS = ("untargeted", "target-2", "target-5", "least-likely")
 BATCH = 64
 """Images whose logits are computed at a time."""
 POOL = 8
@@ -131,6 +133,20 @@ class Study:
         return self.work.console
 
     @cached_property
+    def given(self) -> Mapping[str, Path]:
+        """Files with sets that the paper's authors crafted, by name of the set.
+
+        Raises:
+          BadInput: files of something else, or others than those with which the folder began.
+        """
+        found = authors.files(self.places.authors)
+        for name, path in found.items():
+            begun = self.work.steps.once(f"file of {name}", lambda path=path: {"sha256": content_digest(path)})
+            if content_digest(path) != begun["sha256"]:
+                raise BadInput(f"expected the {path.name} with which {self.folder} began, got another; choose another --out")
+        return found
+
+    @cached_property
     def settings(self) -> Mapping[str, Mapping[str, Crafting]]:
         """How the sets are crafted."""
         return craftings()
@@ -189,6 +205,10 @@ class Study:
         """Its sets of adversarial images, without those that a single figure needs."""
         return {name: one for name, one in self.settings[subject.sets].items() if not one.extra}
 
+    def others(self, subject: Subject) -> Sequence[str]:
+        """Its sets that the paper's authors crafted; only MNIST's first network has any."""
+        return list(self.given) if subject.sets == "env1-mnist" else []
+
     def pictures(self, subject: Subject, name: str, split: str = TEST) -> Pictures:
         """The images of a set, crafted unless they are there."""
         path = self._benign(subject, split) if name == BENIGN else self._crafted(subject, name, split)
@@ -199,11 +219,15 @@ class Study:
     def pairs(self, subject: Subject, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The originals of a crafted set, and the set, in one order."""
         made = self.pictures(subject, name)
-        with np.load(self.pool(subject, TEST), allow_pickle=False) as file:
+        with np.load(self.pool(subject), allow_pickle=False) as file:
             return file["x"][made.index], made.x
 
-    def training(self, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+    def training(self, subject: Subject, many: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels that baselines learn from; the first ones of the training set.
+
+        Args:
+          subject: the network.
+          many: how many; default as the size says.
 
         Raises:
           BadInput: the data set has no training images.
@@ -211,10 +235,10 @@ class Study:
         if subject.facts.data == "photographs":
             raise BadInput("expected training images for a baseline, got the photographs, which are too few; leave it out")
         x, label = whole(load(subject.facts.data, "train"))
-        many = self.size.of(self.size.training, subject.network)
+        many = self.size.of(self.size.training, subject.network) if many is None else many
         return x[:many], label[:many]
 
-    def pool(self, subject: Subject, split: str) -> Path:
+    def pool(self, subject: Subject, split: str = TEST) -> Path:
         """Images that the network classifies correctly, in the order of the data set."""
         name = self._place(f"{subject.sets}/{split}-pool.npz")
 
@@ -230,7 +254,7 @@ class Study:
 
     def accuracy(self, subject: Subject) -> tuple[float, int]:
         """Share of the first test images that the network classifies correctly, and their number."""
-        self.pool(subject, TEST)
+        self.pool(subject)
         told = self.work.steps.facts()[f"{subject.sets}/{TEST}-pool.npz"]
         return told["right"] / told["images"], told["images"]
 
@@ -264,7 +288,7 @@ class Study:
         path = f"{subject.sets}/{split}-{slug(name)}.npz"
 
         def work() -> dict[str, Any]:
-            made = crafting.craft(self, subject, self.settings[subject.sets][name], split, path.removesuffix(".npz"))
+            made = self._made(subject, name, split, path.removesuffix(".npz"))
             if not len(made.x):
                 raise BadInput(f"expected at least one image of {name} that fools {subject.network}, got none; choose a larger --size")
             _write(self.folder / path, x=made.x, y=made.label, success=made.success, index=made.index)
@@ -272,6 +296,13 @@ class Study:
 
         self.work.steps.once(path, work)
         return self.folder / path
+
+    def _made(self, subject: Subject, name: str, split: str, path: str) -> crafting.Crafted:
+        if name in self.given:
+            return authors.read(self.given[name], *self.everything(subject, TEST), self.images(subject))
+        if (kappa := confident.confidence(name)) is not None:
+            return confident.craft(self, subject, kappa, path)
+        return crafting.craft(self, subject, self.settings[subject.sets][name], split, path)
 
     # Measurements
 
@@ -301,7 +332,7 @@ class Study:
         seconds = self.work.steps.facts()[path]["seconds"] / len(found.index)
         return Measured(found.select([column])[:, 0].astype(np.float64), numbers, found.index, found.censored[measured], seconds)
 
-    def alone(self, subject: Subject, name: str, title: str, attack: Attack) -> np.ndarray:
+    def alone(self, subject: Subject, name: str, title: str, attack: Attack, many: int | None = None) -> np.ndarray:
         """Seconds of an attack on each of the first images of a set, when nothing else is attacked: a batch of one, compiled before.
 
         Args:
@@ -309,11 +340,13 @@ class Study:
           name: of the set.
           title: of the attack, for the name of the file.
           attack: the attack with its settings.
+          many: images; default as the size says.
         """
 
         def work() -> dict[str, Any]:
             classifier = self.classifier(subject)
-            examples = costs.examples(classifier, self.pictures(subject, name).x[: self.size.timed], seed=self.seed)
+            few = self.pictures(subject, name).x[: self.size.timed if many is None else many]
+            examples = costs.examples(classifier, few, seed=self.seed)
             found: list[float] = []
             for place in (0, *range(len(examples.label))):  # the first one compiles
                 one = jax.tree.map(lambda leaf, place=place: leaf[place : place + 1], examples)
@@ -322,7 +355,7 @@ class Study:
                 found.append(time.perf_counter() - begin)
             return {"seconds": np.array(found[1:])}
 
-        return self.arrays(subject, f"{TEST}-{slug(name)}.{slug(title)}-alone", work)["seconds"]
+        return self.arrays(subject, f"{TEST}-{slug(name)}.{slug(title)}-alone{'' if many is None else f'-{many}'}", work)["seconds"]
 
     def together(self, subject: Subject, name: str, title: str, attack: Attack) -> float:
         """Seconds of an image when these images go through the stream together, compiled before."""
@@ -348,10 +381,10 @@ class Study:
 
         return self.arrays(subject, f"{split}-{slug(name)}.margin", work)["margin"]
 
-    def clever(self, subject: Subject, name: str, targets: Sequence[str]) -> Measurements:
-        """CLEVER scores of the first images of a set."""
+    def clever(self, subject: Subject, name: str) -> Measurements:
+        """CLEVER scores of the first images of a set, for all targets: the untargeted score needs every class anyway."""
         images, score = self.pictures(subject, name).path, self.size.score
-        how = {"images": images, "limit": self.size.clever, "seed": self.seed, "targets": ",".join(targets)}
+        how = {"images": images, "limit": self.size.clever, "seed": self.seed, "targets": ",".join(CLEVER_TARGETS)}
         ball = {"radius": score.radius, "norm": score.norm, "batches": score.batches, "samples": score.samples}
         path = f"{subject.sets}/{TEST}-{slug(name)}.clever.parquet"
         return read_measurements(self.work.once(path, jobs.CleverSpec, **self.network(subject), **how, **ball))
