@@ -40,7 +40,14 @@ def make(study: Study) -> Sequence[Block]:
     )
     columns = ["benign", *wanted]
     return [
-        Images(f"{pair}, CIFAR-10", [pair], columns, [x], [captions], "Below each image stand its L2 distance and its confidence."),
+        Images(
+            f"{pair}, CIFAR-10{' (digits)' if subject.stands_in else ''}",
+            [pair],
+            columns,
+            [x],
+            [captions],
+            "Below each image stand its L2 distance and its confidence.",
+        ),
         Table("L2 distance", ("image",), list(wanted), [Row((pair,), cells)], decimals=2, note=note),
     ]
 
