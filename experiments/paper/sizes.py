@@ -21,7 +21,7 @@ class Size:
       score: settings of CLEVER.
       mutants: of mutation testing, by network; 0 leaves it out.
       training: training images that baselines learn from, by network; 0 leaves these baselines out.
-      pairs: pairs of an image and a target under C&W with confidence, by network.
+      pairs: pairs of an image and a target under C&W with confidence, by network. Figure 9 shows the second for `cifar-standard`.
       confidence_steps: updates of that C&W for each of its constants.
       rounds: of the substitute.
     """
@@ -62,12 +62,12 @@ SIZES: Mapping[str, Size] = {
         images={"lenet5": 300, "lenet-env1": 200, "lite0": 40, OTHERS: 80},
         slow={"lenet5": 60, "lenet-env1": 30, "lite0": 0, OTHERS: 20},
         timed=5,
-        clever=10,
-        score=Clever(batches=30, samples=64),
+        clever=5,
+        score=Clever(batches=20, samples=32),
         mutants={"lenet5": 100, "digits": 100, OTHERS: 20},
         training={"lite0": 0, OTHERS: 5000},
-        pairs={"carlini": 20, OTHERS: 9},
-        confidence_steps=300,
+        pairs={"carlini": 20, "convnet-env1": 4, "cifar-standard": 2, OTHERS: 6},
+        confidence_steps=1000,
         rounds=4,
     ),
     "cpu": Size(
@@ -76,10 +76,10 @@ SIZES: Mapping[str, Size] = {
         slow={"lenet5": 200, "lenet-env1": 200, "lite0": 20, OTHERS: 200},
         timed=20,
         clever=20,
-        score=Clever(batches=50, samples=128),
+        score=Clever(batches=50, samples=64),
         mutants={"lenet5": 500, "digits": 500, OTHERS: 100},
         training={"lite0": 0, OTHERS: 60000},
-        pairs={"carlini": 90, OTHERS: 30},
+        pairs={"carlini": 90, "cifar-adversarial": 90, "cifar-standard": 2, OTHERS: 30},
         confidence_steps=1000,
         rounds=6,
     ),
@@ -92,7 +92,7 @@ SIZES: Mapping[str, Size] = {
         score=Clever(),
         mutants={OTHERS: 500},
         training={OTHERS: 60000},
-        pairs={OTHERS: 90},
+        pairs={"cifar-standard": 2, OTHERS: 90},
         confidence_steps=10000,
         rounds=6,
     ),

@@ -15,7 +15,7 @@ from a2d_jax.scale.steps import open_steps
 from experiments.paper import authors, guards, networks
 from experiments.paper.__main__ import Settings, opened
 from experiments.paper.blocks import Images, Table
-from experiments.paper.confident import CLASSES, Attacked, Pairs, attacked, confidence, firsts, gets_through, named, order, pairs
+from experiments.paper.confident import CLASSES, SHOWN, Attacked, Pairs, attacked, confidence, firsts, gets_through, named, order, pairs
 from experiments.paper.figure7 import KAPPAS, PANELS, texts
 from experiments.paper.grids import grid, laid_out
 from experiments.paper.networks import Network, Places, Subject
@@ -76,6 +76,7 @@ def test_every_pair_once():
     assert all(source != target for source, target in every)
     assert every[:2] == [(4, 0), (0, 3)]
     assert set(np.bincount([source for source, _ in every[:42]]).tolist()) <= {4, 5}
+    assert min(min(size.pairs.values()) for size in SIZES.values()) >= len(SHOWN)
 
 
 def test_pairs_take_the_first_right_image(study):
