@@ -1,9 +1,9 @@
 """Targeted C&W with confidence: the attacks on pairs of an image and a target that Table 4, Figures 7 to 9 and the grids show.
 
 The attack is that of MagNet's adversary (Carlini and Wagner, "MagNet and 'Efficient defenses ...' are not robust", arXiv:1711.08478): 4
-constants from 1 on, learning rate 0.01, and an updates' budget that the size of the run sets. It succeeds if the target leads by the
-confidence kappa. The images of one kappa are a set like any other, named `kappa 5`: costs and CLEVER scores are measured on it by its name.
-Its images are those of all pairs, also of those that failed.
+constants from 1 on, learning rate 0.01. The size of the run sets how many updates each constant has. The attack succeeds if the target
+leads by the confidence kappa. The images of one kappa are a set like any other, named `kappa 5`. Costs and CLEVER scores are measured on
+it by its name. It has an image for each pair, also where the attack failed.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -73,6 +73,14 @@ def named(kappa: int) -> str:
 def confidence(name: str) -> int | None:
     """The confidence of a set; None if it is another kind of set."""
     return int(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+
+
+def told(study: "Study") -> str:
+    """How the images were made, in sentences for a note."""
+    return (
+        f"Targeted C&W with {CONSTANTS} constants of at most {study.size.confidence_steps} updates (the paper's setting has 10000) attacks "
+        "the first image of each class that is classified correctly, with other classes as targets."
+    )
 
 
 def class_name(subject: Subject, label: int) -> str:

@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.paper.blocks import Block, Lines, Number, Row, Table
-from experiments.paper.confident import CIFAR10_CAP, MNIST_CAP, attacked, gets_through, named
+from experiments.paper.confident import CIFAR10_CAP, MNIST_CAP, attacked, gets_through, named, told
 from experiments.paper.guards import LEVEL, Guard, a2d, lacks_magnet, magnet, newton, newton_both
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
@@ -15,70 +16,90 @@ from experiments.paper.published import published
 from experiments.paper.study import BENIGN, Study
 
 KAPPAS = (0, 5, 10, 15, 20)
+NAMES = [f"kappa {kappa}" for kappa in KAPPAS]
 OURS = {"Newton (ours)": (newton,), "Newton, both ends (ours)": (newton_both,)}
-PANELS: Mapping[str, tuple[str, float, str, Mapping[str, Sequence[Guard]]]] = {
-    "magnet-mnist": (
-        *("a_MNIST", MNIST_CAP, "No defense"),
-        {"A2D": (a2d,), "AE": (magnet,), "A2D+AE": (a2d, magnet), **OURS, "Newton (ours)+AE": (newton, magnet)},
+
+
+class Panel(NamedTuple):
+    """A panel of the figure.
+
+    Attributes:
+      paper: what the file of published texts calls it.
+      cap: the largest L2 distance of an attack that counts.
+      defences: the detectors of each, all of which an attack must pass; the first one has none.
+    """
+
+    paper: str
+    cap: float
+    defences: Mapping[str, Sequence[Guard]]
+
+
+PANELS = {
+    "magnet-mnist": Panel(
+        *("a_MNIST", MNIST_CAP),
+        {"No defense": (), "A2D": (a2d,), "AE": (magnet,), "A2D+AE": (a2d, magnet), **OURS, "Newton (ours)+AE": (newton, magnet)},
     ),
-    "adversarial-cifar10": (
-        *("b_CIFAR10", CIFAR10_CAP, "AT"),
-        {"A2D+AT": (a2d,), **{f"{name}+AT": guards for name, guards in OURS.items()}},
+    "adversarial-cifar10": Panel(
+        *("b_CIFAR10", CIFAR10_CAP),
+        {"AT": (), "A2D+AT": (a2d,), **{f"{name}+AT": guards for name, guards in OURS.items()}},
     ),
 }
-"""By network: the paper's panel, the largest distance, the name of no detector, and the detectors of each defence."""
 
 
 def make(study: Study) -> Sequence[Block]:
-    """Curves and a table for each panel."""
-    return [block for role in PANELS if role in study.subjects for block in _panel(study, study.subjects[role], *PANELS[role])]
+    """Curves and tables for each panel."""
+    return [block for role, panel in PANELS.items() if role in study.subjects for block in _blocks(study, study.subjects[role], panel)]
 
 
-def _panel(study: Study, subject: Subject, panel: str, cap: float, bare: str, defences: Mapping[str, Sequence[Guard]]) -> Sequence[Block]:
+def _blocks(study: Study, subject: Subject, panel: Panel) -> Sequence[Block]:
     lacks = lacks_magnet(study, subject)
-    every = {bare: (), **{name: guards for name, guards in defences.items() if not (lacks and magnet in guards)}}
+    made = {name: guards for name, guards in panel.defences.items() if not (lacks and magnet in guards)}
     found = {kappa: attacked(study, subject, kappa) for kappa in KAPPAS}
     through = {
-        name: [gets_through(one, cap, *(guard(study, subject, named(kappa)) for guard in guards)) for kappa, one in found.items()]
-        for name, guards in every.items()
+        name: {kappa: gets_through(one, panel.cap, *_flags(study, subject, named(kappa), guards)) for kappa, one in found.items()}
+        for name, guards in made.items()
     }
-    theirs = {name: texts(panel, name) for name in (bare, *defences)}
+    theirs = {name: texts(panel.paper, name) for name in panel.defences}
     rows = [
-        Row((name,), [share(subject, hits, theirs[name].get(kappa), scale=100) for kappa, hits in zip(KAPPAS, through[name], strict=True)])
-        if name in through
-        else Row((name,), [Number(None, theirs[name].get(kappa), reason=lacks) for kappa in KAPPAS])
-        for name in theirs
+        Row((name,), [_share(subject, through.get(name, {}).get(kappa), theirs[name].get(kappa), lacks) for kappa in KAPPAS])
+        for name in panel.defences
     ]
-    within = [one.distance[gets_through(one, cap)] for one in found.values()]
-    nothing = "no attack reached its target within the largest distance"
-    distances = [Number(float(one.mean()), n=(len(one),)) if len(one) else Number(None, reason=nothing) for one in within]
-    curves = {name: _curve([100 * float(hits.mean()) for hits in one]) for name, one in through.items()}
-    curves |= {f"{name} (published)": np.array(list(marks.items()), float) for name, marks in theirs.items() if marks}
-    alarms = {name: share(subject, _flagged(study, subject, guards), scale=100) for name, guards in every.items() if guards}
+    near = [one.distance[gets_through(one, panel.cap)] for one in found.values()]
+    alarms = [share(subject, np.any(_flags(study, subject, BENIGN, guards), axis=0), scale=100) for guards in made.values() if guards]
     note = (
-        f"Percent of all attacks that reach the target within an L2 distance of {cap:g} and are not flagged. A2D is the Z-score of BIM_d. "
-        f"Newton is a conformal detector at {LEVEL:g} that reads the low end of Newton's crossing, or both ends. The paper says in words "
-        "what it plots; '<= 3' counts as 3."
+        f"{told(study)} An attack gets through if it reaches the target within an L2 distance of {panel.cap:g} and is not flagged. A2D is "
+        f"the Z-score of BIM_d. Newton is a conformal detector at {LEVEL:g} that reads the low end of Newton's crossing, or both ends. The "
+        "paper says in words what it plots; '<= 3' counts as 3."
     )
-    lengths = {"mean L2": _curve([float(one.mean()) if len(one) else np.nan for one in within])}
-    names = [f"kappa {one}" for one in KAPPAS]
+    shares = f"Attacks that get through, {subject.title}, %"
+    curves = {name: _curve([100 * hits.mean() for hits in one.values()]) for name, one in through.items()}
+    marks = {f"{name} (published)": np.array(list(one.items()), float) for name, one in theirs.items() if one}
+    length = f"Mean L2 of attacks that get through without a detector, {subject.title}"
+    lengths = [Number(float(one.mean()), n=(len(one),)) if len(one) else Number(None, reason="no attack gets through") for one in near]
     return [
-        Lines(f"Attack success rate, {subject.title}", "confidence", "attacks that get through, %", curves),
-        Lines(f"Distance, {subject.title}", "confidence", "mean L2", lengths),
-        Table(f"Attacks that get through, {subject.title}, %", ("defence",), names, rows, decimals=1, note=note),
+        Lines(shares, "confidence", "attacks, %", curves | marks),
+        Lines(length, "confidence", "mean L2", {"mean L2": _curve([one.mean() if len(one) else np.nan for one in near])}),
+        Table(shares, ("defence",), NAMES, rows, decimals=1, note=note),
+        Table(length, ("number",), NAMES, [Row(("mean L2",), lengths)], decimals=2),
         Table(
-            f"Distance of attacks that no detector stops, {subject.title}", ("number",), names, [Row(("mean L2",), distances)], decimals=2
+            f"Benign images flagged, {subject.title}, %",
+            *(("images",), [name for name, guards in made.items() if guards], [Row((BENIGN,), alarms)]),
+            decimals=1,
         ),
-        Table(f"Benign images flagged, {subject.title}, %", ("images",), list(alarms), [Row((BENIGN,), list(alarms.values()))], decimals=1),
     ]
+
+
+def _flags(study: Study, subject: Subject, name: str, guards: Sequence[Guard]) -> list[np.ndarray]:
+    """What each detector flags of a set."""
+    return [guard(study, subject, name) for guard in guards]
+
+
+def _share(subject: Subject, hits: np.ndarray | None, theirs: float | None, lacks: str) -> Number:
+    return Number(None, theirs, reason=lacks) if hits is None else share(subject, hits, theirs, scale=100)
 
 
 def _curve(values: Sequence[float]) -> np.ndarray:
     return np.array(list(zip(KAPPAS, values, strict=True)), float)
-
-
-def _flagged(study: Study, subject: Subject, guards: Sequence[Guard]) -> np.ndarray:
-    return np.any([guard(study, subject, BENIGN) for guard in guards], axis=0)
 
 
 def texts(panel: str, defence: str) -> dict[int, float]:

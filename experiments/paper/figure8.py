@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.paper.blocks import Block, Images, Number, Row, Table
-from experiments.paper.confident import attacked, firsts
+from experiments.paper.confident import attacked, firsts, told
 from experiments.paper.grids import caption
 from experiments.paper.items import Item
 from experiments.paper.published import number, published
@@ -29,7 +29,7 @@ def make(study: Study) -> Sequence[Block]:
         else Number(None, paper[f"kappa={kappa}"], reason="the attack did not reach its target with this confidence")
         for kappa, one, place in zip(KAPPAS, found, places, strict=True)
     ]
-    note = "The paper's image is not known; we take the first 4 of the test set that is classified correctly."
+    note = f"{told(study)} The paper's image is not known."
     return [
         Images(
             f"4 taken for 0, {subject.title}", ["4 as 0"], ["benign", *names], [x], [captions], "Below each image stands its L2 distance."

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.paper.blocks import Block, Images, Number, Row, Table
-from experiments.paper.confident import attacked, class_name, firsts, named
+from experiments.paper.confident import attacked, class_name, firsts, named, told
 from experiments.paper.guards import a2d
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
@@ -35,12 +35,19 @@ def make(study: Study) -> Sequence[Block]:
         cells.append(Number(distance, paper[title], (1,)) if image is not None else Number(None, paper[title], reason=FAILED))
     pair = f"{class_name(subject, PAIR[0])} as {class_name(subject, PAIR[1])}"
     note = (
-        "The confidence is the smallest of 0, 5, 10, 15, 20 whose image reaches the target and, for A2D, is not flagged. The paper's image "
-        "is not known; we take the first one that each network classifies correctly."
+        f"{told(study)} The confidence is the smallest of 0, 5, 10, 15, 20 whose image reaches the target and, for A2D, is not flagged. "
+        "The paper's image is not known; ours may differ between the networks."
     )
     columns = ["benign", *wanted]
     return [
-        Images(f"{pair}, CIFAR-10", [pair], columns, [x], [captions], "Below each image stand its L2 distance and its confidence."),
+        Images(
+            f"{pair}, CIFAR-10{' (digits)' if subject.stands_in else ''}",
+            [pair],
+            columns,
+            [x],
+            [captions],
+            "Below each image stand its L2 distance and its confidence.",
+        ),
         Table("L2 distance", ("image",), list(wanted), [Row((pair,), cells)], decimals=2, note=note),
     ]
 

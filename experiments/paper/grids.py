@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.paper.blocks import Block, Images, Number, Row, Table
-from experiments.paper.confident import CLASSES, Attacked, attacked, class_name, firsts
+from experiments.paper.confident import CLASSES, Attacked, attacked, class_name, firsts, told
 from experiments.paper.networks import Subject
 from experiments.paper.numbers import mean
 from experiments.paper.published import number, published
@@ -31,14 +31,9 @@ def grid(study: Study, subject: Subject, kappa: int, file: str) -> Sequence[Bloc
         "Below each image stands its L2 distance. A smaller size makes fewer pairs and leaves places empty."
     )
     pictures = Images(title, [f"from {name}" for name in names], [f"as {name}" for name in names], x, captions, note)
-    return [pictures, Table(f"Distances, {title}", ("grid",), COLUMNS, [_row(subject, found, theirs, kappa)], (3, 1), NOTE)]
-
-
-COLUMNS = ("mean L2", "target reached, %")
-NOTE = (
-    "The paper's images are not known. We take the first image of each class that is classified correctly. The published mean is over the "
-    "same places of the grid."
-)
+    note = f"{told(study)} The paper's images are not known. The published mean is over the same places of its grid."
+    columns = ("mean L2", "target reached, %")
+    return [pictures, Table(f"Distances, {title}", ("grid",), columns, [_row(subject, found, theirs, kappa)], (3, 1), note)]
 
 
 def laid_out(found: Attacked, benign: np.ndarray) -> tuple[list[list[np.ndarray | None]], list[list[str]]]:

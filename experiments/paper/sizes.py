@@ -53,8 +53,8 @@ SIZES: Mapping[str, Size] = {
         score=Clever(batches=10, samples=16),
         mutants={OTHERS: 20},
         training={OTHERS: 600},
-        pairs={OTHERS: 6},
-        confidence_steps=150,
+        pairs={OTHERS: 10},
+        confidence_steps=600,
         rounds=2,
     ),
     "small": Size(

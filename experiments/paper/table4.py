@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.paper.blocks import Block, Number, Row, Table
-from experiments.paper.confident import attacked, named
+from experiments.paper.confident import attacked, named, told
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.numbers import mean, share
@@ -22,10 +22,8 @@ def make(study: Study) -> Sequence[Block]:
         if role in study.subjects:
             rows += [_row(study, study.subjects[role], row) for row in published("table4") if row["dataset"] == data]
     note = (
-        f"Targeted C&W with 4 constants of at most {study.size.confidence_steps} updates (the paper's setting has 10000), on the "
-        "first image of each class that is classified correctly and other classes as targets. Means are over the images that reach the "
-        "target with this confidence; CLEVER is untargeted, in L2. The paper does not say which attack's iterations it "
-        "counts. These are those of BIM_d."
+        f"{told(study)} Means are over the images that reach the target with this confidence. CLEVER is untargeted, in L2. The paper does "
+        "not say which attack's iterations it counts; these are those of BIM_d."
     )
     columns = ("CLEVER", "iterations of BIM_d", "L2", "target reached, %")
     return [Table("C&W by confidence", ("network", "kappa"), columns, rows, decimals=(3, 1, 2, 1), note=note)]

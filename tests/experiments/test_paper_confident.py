@@ -143,7 +143,7 @@ def test_published_texts():
     assert texts("a_MNIST", "A2D+AE") == dict.fromkeys(KAPPAS, 0)
     assert texts("b_CIFAR10", "AT") == {0: 72, 10: 21, 15: 0, 20: 0}
     assert texts("b_CIFAR10", "A2D+AT") == {0: 0, 5: 3, 10: 3, 15: 3, 20: 3}
-    assert all(guards.magnet not in defence for defence in PANELS["adversarial-cifar10"][3].values())
+    assert all(guards.magnet not in defence for defence in PANELS["adversarial-cifar10"].defences.values())
 
 
 def test_magnet_left_out_with_a_reason(tmp_path):
