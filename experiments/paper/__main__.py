@@ -33,6 +33,7 @@ from experiments.paper import page
 from experiments.paper.blocks import Block, Made
 from experiments.paper.items import NAMES, item
 from experiments.paper.networks import ROLES, Places, find
+from experiments.paper.settings import craftings
 from experiments.paper.sizes import SIZES
 from experiments.paper.study import Study
 from experiments.work import Work, cores
@@ -109,7 +110,8 @@ def _step(name: str) -> str:
 
 def opened(settings: Settings, names: list[str], console: Console) -> Study:
     """The protocol with the networks that these items need; what is missing is told at once."""
-    identity = {"size": settings.size, "seed": settings.seed, "versions": versions()}
+    sets = {where: {name: how.text for name, how in sets.items()} for where, sets in craftings().items()}
+    identity = {"size": settings.size, "seed": settings.seed, "sets": sets, "versions": versions()}
     steps = open_steps(settings.out / settings.size, identity, settings.restart)
     names = [name for name in NAMES if name in names or steps.done(_step(name))]
     places = Places(settings.checkpoints, settings.photographs, settings.authors)

@@ -1,10 +1,12 @@
 """The baselines in the protocol: scores of sets of images, each a step that is made once."""
 
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from a2d_jax.errors import InputWarning
 from experiments.baselines import kernel_density, lid
 from experiments.baselines.dissector import Dissector
 from experiments.baselines.kernel_density import KernelDensity
@@ -54,11 +56,16 @@ class Ranked(NamedTuple):
 def density(study: Study, subject: Subject, name: str) -> Ranked:
     """BL1 on a set under its published protocol: it is scored on the images that it learned from."""
 
+    def make() -> KernelDensity:
+        return KernelDensity(study.classifier(subject), *study.training(subject), BANDWIDTH.get(subject.facts.data, 1.2), seed=study.seed)
+
     def work() -> Mapping[str, np.ndarray]:
-        x, label = study.training(subject)
-        detector = KernelDensity(study.classifier(subject), x, label, BANDWIDTH.get(subject.facts.data, 1.2), seed=study.seed)
+        detector = study.once(f"BL1 of {subject.network}", make)  # it keeps the activations of the training images
         plain, crafted = study.pairs(subject, name)
-        return _named(kernel_density.as_published(detector, plain, crafted, noise=_noise(subject, name)))
+        with warnings.catch_warnings():
+            if subject.stands_in:
+                warnings.simplefilter("ignore", InputWarning)  # the network for digits has no dropout
+            return _named(kernel_density.as_published(detector, plain, crafted, noise=_noise(subject, name)))
 
     return _ranked(study.arrays(subject, f"bl1-{slug(name)}", work))
 

@@ -1,12 +1,18 @@
-"""How the protocol crafts a set: a job of the command line, FGSM that leaves the bounds, or a substitute network."""
+"""How the protocol crafts a set: a job of the command line, an attack without bounds on pixels, or a substitute network."""
 
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from a2d_jax import costs, drivers, jobs
-from a2d_jax.attacks import fgsm
+from a2d_jax import costs, drivers, jobs, presets, specs
+from a2d_jax.inputs import class_count
 from a2d_jax.io.tables import stretched
+from a2d_jax.losses import look
+from a2d_jax.types import Classifier
 from experiments import substitute
 from experiments.paper.networks import DIGITS, Subject
 from experiments.paper.settings import SUBSTITUTE, Crafting
@@ -16,6 +22,10 @@ if TYPE_CHECKING:
 
 LEAST_RATE = 0.02
 """Share of successes that is expected at least, to know how many images the next try needs."""
+
+
+WIDE = 1.0
+"""How far pixels may leave [0, 1] in an attack without bounds: none moves one so far."""
 
 
 class Crafted(NamedTuple):
@@ -67,7 +77,7 @@ def craft(study: "Study", subject: Subject, how: Crafting, split: str, name: str
 
 def _attack(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray, name: str) -> Crafted:
     """Attack some images of the pool; their index counts from the first of them."""
-    found = _widened(study, subject, how, x, label) if how.border else _job(study, subject, how, x, label, name)
+    found = _unbounded(study, subject, how, x, label) if how.unbounded else _job(study, subject, how, x, label, name)
     kept = found.success if how.successes else np.ones(len(found.x), bool)
     return Crafted(*(column[kept] for column in found[:-1]), tried=len(x))
 
@@ -83,13 +93,40 @@ def _job(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, label: 
         return Crafted(file["x"], label, file["success"], np.arange(len(x)), len(x))
 
 
-def _widened(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray) -> Crafted:
-    """FGSM whose pixels may leave [0, 1], as the second environment stored it: stretched to 8 bits."""
-    classifier, border = study.classifier(subject), how.border
-    wide: Any = costs.examples(classifier, (x + border) / (1 + 2 * border), label)
-    result = drivers.attack(fgsm(border / (1 + 2 * border)), substitute.widened(classifier, border), wide, lanes=study.lanes)
-    made = stretched(np.asarray(result.x_adv))
-    return Crafted(made, label, costs.predictions(classifier, made)[0] != label, np.arange(len(x)), len(x))
+def _unbounded(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray) -> Crafted:
+    """Attack without bounds on pixels and stretch the result, as the second environment did."""
+    classifier = study.classifier(subject)
+    (attack,) = specs.attacks(how.attack, presets.named(subject.facts.preset).crafting).values()
+    if how.attack.partition(":")[0] == "fgsm":
+        x_adv, reached = _away(classifier, x, label, attack.epsilon), np.ones(len(x), bool)
+    else:
+        goal = others(classifier, x, label, study.seed) if how.target else label
+        wide: Any = costs.examples(classifier, (x + WIDE) / (1 + 2 * WIDE), goal, index=np.arange(len(x)), seed=study.seed)
+        result = drivers.attack(in_wide(attack, bool(how.target)), substitute.widened(classifier, WIDE), wide, lanes=study.lanes)
+        x_adv, reached = np.asarray(result.x_adv), np.asarray(result.success)
+    made = stretched(np.asarray(x_adv))
+    return Crafted(made, label, reached & (costs.predictions(classifier, made)[0] != label), np.arange(len(x)), len(x))
+
+
+def in_wide(attack: Any, targeted: bool) -> Any:
+    """The same attack on images in which 0 and 1 stand for pixels of -`WIDE` and 1 + `WIDE`."""
+    scale = 1 + 2 * WIDE
+    own = {one.name: np.asarray(getattr(attack, one.name)) for one in fields(attack) if one.name in ("theta", "mean", "std")}
+    moved = {name: tuple(((value + WIDE * (name == "mean")) / scale).ravel().tolist()) for name, value in own.items()}
+    moved = {name: value if len(value) > 1 else value[0] for name, value in moved.items()}
+    return replace(attack, **moved, **({"targeted": True} if targeted else {}))
+
+
+def others(classifier: Classifier, x: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
+    """For each image a class other than its own, each as likely."""
+    classes = class_count(classifier, x.shape[1:], "the images")
+    return (label + np.random.default_rng(seed).integers(1, classes, len(label))) % classes
+
+
+@jax.jit
+def _away(classifier: Classifier, x: Array, label: Array, epsilon: float) -> Array:
+    _, gradient = jax.vmap(lambda x, label: look(classifier, lambda logits: logits[label], x))(x, label)
+    return x - epsilon * jnp.sign(gradient)
 
 
 def _transferred(study: "Study", subject: Subject, name: str) -> Crafted:

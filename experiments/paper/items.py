@@ -23,10 +23,7 @@ class Item:
     make: Callable[[Study], Sequence[Block]]
 
 
-NAMES = (
-    *("table5", "table6", "table1", "figure2", "figure10", "table2", "figure3", "figure4", "figure5", "figure6", "table3", "table7"),
-    *("table4", "figure7", "figure8", "figure9", "figure11", "figure12", "figure13"),
-)
+NAMES = (*(f"table{n}" for n in range(1, 8)), *(f"figure{n}" for n in range(2, 14)))
 
 
 def item(name: str) -> Item:

@@ -19,7 +19,7 @@ class Crafting:
       target: class that a targeted attack tries to reach.
       stretch: each image is stretched to its own range and rounded to 8 bits.
       successes: only images that fool the network belong to the set.
-      border: how far pixels may leave [0, 1] before the image is stretched.
+      unbounded: pixels may leave [0, 1] before the image is stretched; FGSM lowers the logit of the label.
       extra: the set is in neither table; a figure needs it.
     """
 
@@ -28,14 +28,15 @@ class Crafting:
     target: str | None = None
     stretch: bool = False
     successes: bool = False
-    border: float = 0.0
+    unbounded: bool = False
     extra: bool = False
 
     @property
     def text(self) -> str:
         """The attack with its target, as the command line takes it."""
         targeted = f":targeted=true, target {self.target}" if self.target else ""
-        return f"{self.attack}{targeted}{', stretched to 8 bits' if self.stretch else ''}"
+        kind = ", without bounds" if self.unbounded else ""
+        return f"{self.attack}{targeted}{kind}{', stretched to 8 bits' if self.stretch else ''}"
 
 
 def craftings() -> Mapping[str, Mapping[str, Crafting]]:

@@ -13,6 +13,7 @@ SETS is a section of `settings.toml`, SPLIT is `test` (images that are judged) o
 step: after a kill the same command goes on with the step that was interrupted, and a job goes on within it. The protocol knows no table.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ TEST, FIT = "test", "fit"
 CLEVER_TARGETS = ("untargeted", "target-2", "target-5", "least-likely")
 BATCH = 64
 """Images whose logits are computed at a time."""
-POOL = 8
+POOL = 40
 """Images of the pool for each image wanted: crafting that often fails needs many."""
 WORTH_TELLING = 2.0
 """Seconds of a step that is no job."""
@@ -120,7 +121,8 @@ class Study:
     places: Places
     seed: int = 0
     lanes: int | None = None
-    _opened: dict[str, Path] = field(default_factory=dict, repr=False)
+    memory: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What is expensive to make and needed again, by name."""
 
     @property
     def folder(self) -> Path:
@@ -163,9 +165,13 @@ class Study:
 
     def _weights(self, subject: Subject) -> Path:
         """A folder with its weights: published, converted or trained."""
-        if subject.network not in self._opened:
-            self._opened[subject.network] = self._open(subject)
-        return self._opened[subject.network]
+        return self.once(f"weights of {subject.network}", lambda: self._open(subject))
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What is made at its first use and kept in memory."""
+        if name not in self.memory:
+            self.memory[name] = make()
+        return self.memory[name]
 
     def _open(self, subject: Subject) -> Path:
         source, factory = subject.source, subject.facts.factory
@@ -324,7 +330,9 @@ class Study:
         path = f"{subject.sets}/{split}-{slug(name)}.{attack}{'' if bound is None else f'-{bound}'}.parquet"
         few = self.size.of(self.size.slow, subject.network) if attack in SLOW else None
         spec = DIGITS_DEFENCE.get(attack, attack) if subject.network == DIGITS else attack
-        how = {"images": images, "attacks": spec, "preset": subject.facts.preset, "limit": few, "max_steps": bound}
+        if bound is not None:
+            spec = f"{re.sub(':max_steps=[0-9]+', '', spec)}:max_steps={bound}"
+        how = {"images": images, "attacks": spec, "preset": subject.facts.preset, "limit": few}
         found = read_measurements(self.work.once(path, jobs.CostSpec, **self.network(subject), **how, seed=self.seed, lanes=self.lanes))
         (measured,) = found.names
         column = Column(measured, "crossing" if attack.startswith("newton") else "cost")

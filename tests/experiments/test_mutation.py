@@ -11,8 +11,10 @@ from flax import linen, nnx
 from a2d_jax import metrics
 from a2d_jax.classifiers import from_function, from_linen, from_nnx, predict
 from a2d_jax.errors import BadInput
+from a2d_jax.io.datasets import load
 from experiments.baselines import mutation
 from experiments.baselines.mutation import Mutants, MutationTesting, Weights, draw_mutants, predicted
+from models.training import whole
 from tests.attacks.pinned import lenet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -258,6 +260,18 @@ def test_crafted_digits_change_more_often():
     for operator in mutation.OPERATORS:
         mutants = MutationTesting(net, operator, 0.05, 10).fit(benign)
         assert metrics.auroc(mutants.score(benign), mutants.score(crafted)) > 0.9, operator
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("operator", "rate", "half"), [("nai", 3.88, 0.53), ("ns", 0.89, 0.35), ("ws", 3.83, 0.42), ("gf", 2.49, 0.59)])
+def test_published_rates_of_benign_digits(mnist, operator, rate, half):
+    """Protects the operators on the network of the authors: its benign test digits change as often as they say, in percent."""
+    x, label = (part[:1000] for part in whole(load("mnist", "test", folder=mnist.parent)))
+    mutants = draw_mutants(lenet(), x, label, operator=operator, ratio=0.05, count=60)
+    right = predicted(lenet(), x) == label
+    changes = 100 * mutants.changes(x[right], label[right])
+    error = np.sqrt(changes.mean(0).var() / changes.shape[1] + changes.mean(1).var() / changes.shape[0])
+    assert abs(changes.mean() - rate) <= half + 2.58 * error
 
 
 def test_refusals(net, x):

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from a2d_jax import costs, drivers
+from a2d_jax.attacks import CWMargin, DeepFool, jsma_single
+from a2d_jax.classifiers import from_nnx
 from a2d_jax.errors import BadInput
 from a2d_jax.metrics import auroc
+from experiments import substitute
 from experiments.paper import crafting
 from experiments.paper.__main__ import Settings, main
 from experiments.paper.blocks import Number, Table
@@ -26,6 +31,7 @@ from experiments.paper.sizes import OTHERS, SIZES
 from experiments.paper.table3 import threshold_for
 from experiments.paper.table7 import at_ratio
 from experiments.work import Work
+from models.lenet import lenet_digits
 
 OWN = Subject("env1-mnist", "lenet-env1", None, False)
 FOLDER = Path(str(files("experiments.paper")))
@@ -240,3 +246,32 @@ def test_items_have_roles():
     for name in NAMES:
         assert set(item(name).roles) <= set(ROLES)
         assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 130
+
+
+def test_unbounded_is_the_same_attack(monkeypatch):
+    """Protects the second environment: an attack without bounds makes the steps of the bounded one where no bound is met."""
+    classifier = from_nnx(lenet_digits())
+    x = np.random.default_rng(0).uniform(0.4, 0.6, (6, 8, 8, 1)).astype(np.float32)
+    label = costs.predictions(classifier, x)[0]
+    wide, pixels = substitute.widened(classifier, crafting.WIDE), lambda x: x * (1 + 2 * crafting.WIDE) - crafting.WIDE
+    other = crafting.others(classifier, x, label, 0)
+    assert (other != label).all()
+    for attack, goal in ((jsma_single(0.01, 5), other), (CWMargin(0.5, 0.3, max_steps=5), label), (DeepFool(max_steps=3), label)):
+        targeted = goal is other
+        inside = replace(attack, targeted=True) if targeted else attack
+        bounded = drivers.attack(inside, classifier, costs.examples(classifier, x, goal))
+        moved = crafting.in_wide(attack, targeted)
+        free = drivers.attack(moved, wide, costs.examples(classifier, (x + crafting.WIDE) / (1 + 2 * crafting.WIDE), goal))
+        assert bounded.x_adv.min() > 0.02
+        assert bounded.x_adv.max() < 0.98
+        np.testing.assert_allclose(pixels(free.x_adv), bounded.x_adv, atol=2e-3 if isinstance(attack, DeepFool) else 2e-5)
+        assert np.median(np.abs(bounded.x_adv - x).max(axis=(1, 2, 3))) > 1e-3
+
+
+def test_sets_are_part_of_the_folder(tmp_path, monkeypatch):
+    """Protects numbers that belong together: a folder that was begun with other sets is refused."""
+    main(Settings(("table5",), size="tiny", out=tmp_path), quiet())
+    changed = {**craftings(), "env1-mnist": {"FGSM": Crafting("fgsm:epsilon=0.2")}}
+    monkeypatch.setattr("experiments.paper.__main__.craftings", lambda: changed)
+    with pytest.raises(BadInput, match=r"sets.env1-mnist.FGSM is \"fgsm:epsilon=0.3\", got \"fgsm:epsilon=0.2\""):
+        main(Settings(("table5",), size="tiny", out=tmp_path), quiet())

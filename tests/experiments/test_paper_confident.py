@@ -63,7 +63,7 @@ def study(tmp_path_factory):
     x = images(np.r_[6, label[1:]])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "NETWORKS", {**networks.NETWORKS, "toy": Network(FACTORY, "", "mnist", "mnist")})
-        patch.setattr(Study, "_all", lambda self, subject, split: (x, label))
+        patch.setattr(Study, "everything", lambda self, subject, split: (x, label))
         size = replace(SIZES["tiny"], pairs={"others": 12}, confidence_steps=300)
         work = Work(open_steps(out / "run", {}), Console(quiet=True))
         yield Study(work, size, {"magnet-mnist": SUBJECT}, {}, Places(None, None), _opened={"toy": out / "weights"})
