@@ -66,7 +66,7 @@ def study(tmp_path_factory):
         patch.setattr(Study, "everything", lambda self, subject, split: (x, label))
         size = replace(SIZES["tiny"], pairs={"others": 12}, confidence_steps=300)
         work = Work(open_steps(out / "run", {}), Console(quiet=True))
-        yield Study(work, size, {"magnet-mnist": SUBJECT}, {}, Places(None, None), _opened={"toy": out / "weights"})
+        yield Study(work, size, {"magnet-mnist": SUBJECT}, {}, Places(None, None), memory={"weights of toy": out / "weights"})
 
 
 def test_every_pair_once():
