@@ -291,7 +291,7 @@ class Study:
         return self.folder / name
 
     def _crafted(self, subject: Subject, name: str, split: str) -> Path:
-        path = f"{subject.sets}/{split}-{slug(name)}.npz"
+        path = self._place(f"{subject.sets}/{split}-{slug(name)}.npz")
 
         def work() -> dict[str, Any]:
             made = self._made(subject, name, split, path.removesuffix(".npz"))

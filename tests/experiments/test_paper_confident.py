@@ -268,8 +268,9 @@ def test_authors_folder_at_once(tmp_path):
         opened(settings, ["table2"], Console(quiet=True))
 
 
-def test_authors_file_of_the_run(tmp_path):
-    """Protects numbers that belong together: another file than that of the beginning is refused."""
+def test_authors_file_of_the_run(tmp_path, monkeypatch):
+    """Protects numbers that belong together: the file is a set of Env1 MNIST alone, and another file than that of the beginning is refused."""
+    monkeypatch.setattr(Study, "_all", lambda *_: (digits(3), np.array([7, 8, 9])))
     np.save(tmp_path / "Adv_mnist_cw.npy", digits(3))
     places = Places(None, None, tmp_path)
     work = Work(open_steps(tmp_path / "run", {}), Console(quiet=True))
@@ -277,7 +278,11 @@ def test_authors_file_of_the_run(tmp_path):
     def again():
         return Study(work, SIZES["tiny"], {}, {}, places)
 
-    assert again().others(Subject("env1-mnist", "lenet-env1", None, False)) == ["C&W (authors)"]
+    mnist = Subject("env1-mnist", "lenet-env1", None, False)
+    assert again().others(mnist) == ["C&W (authors)"]
+    pictures = again().pictures(mnist, "C&W (authors)")
+    np.testing.assert_array_equal(pictures.x, digits(3))
+    assert pictures.label.tolist() == [7, 8, 9]
     assert again().others(Subject("env1-cifar10", "convnet-env1", None, False)) == []
     np.save(tmp_path / "Adv_mnist_cw.npy", digits(4))
     with pytest.raises(BadInput, match="choose another --out"):
