@@ -269,8 +269,8 @@ def test_authors_folder_at_once(tmp_path):
 
 
 def test_authors_file_of_the_run(tmp_path, monkeypatch):
-    """Protects numbers that belong together: the file is a set of Env1 MNIST alone, and another file than that of the beginning is refused."""
-    monkeypatch.setattr(Study, "_all", lambda *_: (digits(3), np.array([7, 8, 9])))
+    """Protects numbers that belong together: a set of Env1 MNIST alone, from the file with which the folder began."""
+    monkeypatch.setattr(Study, "everything", lambda *_: (digits(3), np.array([7, 8, 9])))
     np.save(tmp_path / "Adv_mnist_cw.npy", digits(3))
     places = Places(None, None, tmp_path)
     work = Work(open_steps(tmp_path / "run", {}), Console(quiet=True))
