@@ -15,7 +15,7 @@ Run time: see the sizes (`experiments.paper.sizes`). Expected: the tables of doc
 
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,18 +90,18 @@ def main(settings: Settings, console: Console) -> list[Made]:
 def _made(study: Study, name: str) -> Made:
     """An item, and the seconds of the command that made it first."""
     one = item(name)
-    lacks = [f"{ROLES[role].title}: {study.missing[role]}" for role in one.roles if role in study.missing]
+    without = [f"{ROLES[role].title}: {study.missing[role]}" for role in one.roles if role in study.missing]
     blocks: list[Block] = []
 
     def work() -> dict[str, Any]:
-        blocks.extend(one.make(study) if len(lacks) < len(one.roles) else ())
+        blocks.extend(one.make(study) if len(without) < len(one.roles) else ())
         return {}
 
     done = study.work.steps.done(_step(name))
     seconds = study.work.steps.once(_step(name), work)["seconds"]
     if done:
         work()
-    return Made(name, one.title, blocks, seconds, lacks)
+    return Made(name, one.title, blocks, seconds, [*without, *one.lacks(study)])
 
 
 def _step(name: str) -> str:
@@ -111,7 +111,7 @@ def _step(name: str) -> str:
 def opened(settings: Settings, names: list[str], console: Console) -> Study:
     """The protocol with the networks that these items need; what is missing is told at once."""
     sets = {where: {name: how.text for name, how in sets.items()} for where, sets in craftings().items()}
-    identity = {"size": settings.size, "seed": settings.seed, "sets": sets, "versions": versions()}
+    identity = {"size": settings.size, "seed": settings.seed, "numbers": asdict(SIZES[settings.size]), "sets": sets, "versions": versions()}
     steps = open_steps(settings.out / settings.size, identity, settings.restart)
     names = [name for name in NAMES if name in names or steps.done(_step(name))]
     places = Places(settings.checkpoints, settings.photographs, settings.authors)
@@ -124,6 +124,9 @@ def opened(settings: Settings, names: list[str], console: Console) -> Study:
     size = SIZES[settings.size]
     console.print(f"{settings.size}: about {size.time} for all items", highlight=False)
     study = Study(Work(steps, console), size, subjects, missing, places, settings.seed, settings.lanes)
+    for name in names:
+        for line in item(name).lacks(study):
+            console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
     if study.given and all(not study.others(subject) for subject in subjects.values()):
         raise BadInput("expected Env1 MNIST among the networks for the authors' digits, got none; name table2, or leave --authors out")
     return study
@@ -131,7 +134,7 @@ def opened(settings: Settings, names: list[str], console: Console) -> Study:
 
 def _said(subject) -> str:
     if subject.stands_in:
-        return "no data here; a small LeNet on scikit-learn's digits stands in"
+        return "a small LeNet on scikit-learn's digits stands in"
     if subject.source is None:
         return f"{subject.network} will be trained"
     why = ROLES[subject.role].why

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.paper.blocks import Block, Lines, Number, Row, Table
 from experiments.paper.confident import CIFAR10_CAP, MNIST_CAP, attacked, gets_through, named, told
-from experiments.paper.guards import LEVEL, Guard, a2d, lacks_magnet, magnet, newton, newton_both
+from experiments.paper.guards import LEVEL, Guard, a2d, lacks, lacks_magnet, magnet, newton, newton_both
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.numbers import share
@@ -52,8 +52,8 @@ def make(study: Study) -> Sequence[Block]:
 
 
 def _blocks(study: Study, subject: Subject, panel: Panel) -> Sequence[Block]:
-    lacks = lacks_magnet(study, subject)
-    made = {name: guards for name, guards in panel.defences.items() if not (lacks and magnet in guards)}
+    without = lacks_magnet(study, subject)
+    made = {name: guards for name, guards in panel.defences.items() if not (without and magnet in guards)}
     found = {kappa: attacked(study, subject, kappa) for kappa in KAPPAS}
     through = {
         name: {kappa: gets_through(one, panel.cap, *_flags(study, subject, named(kappa), guards)) for kappa, one in found.items()}
@@ -95,7 +95,7 @@ def _flags(study: Study, subject: Subject, name: str, guards: Sequence[Guard]) -
 
 
 def _share(subject: Subject, hits: np.ndarray | None, theirs: float | None, lacks: str) -> Number:
-    return Number(None, theirs, reason=lacks) if hits is None else share(subject, hits, theirs, scale=100)
+    return Number(None, theirs, reason=without) if hits is None else share(subject, hits, theirs, scale=100)
 
 
 def _curve(values: Sequence[float]) -> np.ndarray:
@@ -122,4 +122,4 @@ def _holds(text: str, kappa: int) -> bool:
     return text == "any" or (kappa >= int(text[2:]) if text.startswith(">=") else kappa == int(text))
 
 
-ITEM = Item("Figure 7: attacks with confidence against A2D and others", tuple(PANELS), make)
+ITEM = Item("Figure 7: attacks with confidence against A2D and others", tuple(PANELS), make, lacks)

@@ -1,6 +1,6 @@
 """Detectors that guard a network against attacks with confidence: each says which images of a set it flags."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool
@@ -55,6 +55,13 @@ def lacks_magnet(study: Study, subject: Subject) -> str:
         return f"MagNet's autoencoders are for MNIST, not for {subject.facts.data}"
     missing = [name for name in AUTOENCODERS if not (study.places.checkpoints and _weights(study, name).exists())]
     return f"{', '.join(missing)} not in the folder of checkpoints; a fork of Trevillie/MagNet on GitHub has them" if missing else ""
+
+
+def lacks(study: Study) -> Sequence[str]:
+    """Why MagNet's autoencoders are missing, if they are."""
+    subject = study.subjects.get("magnet-mnist")
+    why = "" if subject is None else lacks_magnet(study, subject)
+    return [f"MagNet's autoencoders: {why}"] if why else []
 
 
 def _weights(study: Study, name: str):

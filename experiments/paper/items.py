@@ -16,11 +16,13 @@ class Item:
       title: as the page shows it.
       roles: networks of the paper that it needs.
       make: makes its blocks.
+      lacks: says which files it lacks beside its networks, before the work begins.
     """
 
     title: str
     roles: Sequence[str]
     make: Callable[[Study], Sequence[Block]]
+    lacks: Callable[[Study], Sequence[str]] = lambda study: ()
 
 
 NAMES = (*(f"table{n}" for n in range(1, 8)), *(f"figure{n}" for n in range(2, 14)))
