@@ -61,7 +61,7 @@ def _blocks(study: Study, subject: Subject, panel: Panel) -> Sequence[Block]:
     }
     theirs = {name: texts(panel.paper, name) for name in panel.defences}
     rows = [
-        Row((name,), [_share(subject, through.get(name, {}).get(kappa), theirs[name].get(kappa), lacks) for kappa in KAPPAS])
+        Row((name,), [_share(subject, through.get(name, {}).get(kappa), theirs[name].get(kappa), without) for kappa in KAPPAS])
         for name in panel.defences
     ]
     near = [one.distance[gets_through(one, panel.cap)] for one in found.values()]
@@ -94,7 +94,7 @@ def _flags(study: Study, subject: Subject, name: str, guards: Sequence[Guard]) -
     return [guard(study, subject, name) for guard in guards]
 
 
-def _share(subject: Subject, hits: np.ndarray | None, theirs: float | None, lacks: str) -> Number:
+def _share(subject: Subject, hits: np.ndarray | None, theirs: float | None, without: str) -> Number:
     return Number(None, theirs, reason=without) if hits is None else share(subject, hits, theirs, scale=100)
 
 

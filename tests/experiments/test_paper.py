@@ -274,7 +274,7 @@ def test_missing_files_are_told_first(tmp_path, monkeypatch):
     console = Console(file=io.StringIO(), width=200)
     settings = Settings(("figure7",), size="small", out=tmp_path, checkpoints=tmp_path)
     found = {"magnet-mnist": Subject("magnet-mnist", "carlini", tmp_path, False)}
-    monkeypatch.setattr("experiments.paper.__main__.find", lambda *_: (found, {}))
+    monkeypatch.setattr("experiments.paper.__main__.find", lambda *_: (found, {"adversarial-cifar10": "not here"}))
     opened(settings, ["figure7"], console)
     assert "figure7: MagNet's autoencoders: MNIST_I.h5, MNIST_II.h5 not in the folder of checkpoints" in console.file.getvalue()
 
