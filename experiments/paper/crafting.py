@@ -46,7 +46,7 @@ class Crafted(NamedTuple):
     tried: int
 
 
-def craft(study: "Study", subject: Subject, how: Crafting, split: str, name: str) -> Crafted:
+def craft(study: "Study", subject: Subject, how: Crafting, wanted: int, split: str, name: str) -> Crafted:
     """Craft a set from the pool of a split.
 
     If only successes belong to it, further images of the pool are tried until there are enough.
@@ -55,14 +55,15 @@ def craft(study: "Study", subject: Subject, how: Crafting, split: str, name: str
       study: the protocol.
       subject: the network that is fooled.
       how: the settings.
+      wanted: images, at most.
       split: of the images.
       name: of the files of the tries, without their number.
     """
     if how.attack == SUBSTITUTE:
-        return _transferred(study, subject, name)
+        return _transferred(study, subject, wanted, name)
     with np.load(study.pool(subject, split), allow_pickle=False) as file:
         x, label = file["x"], file["y"]
-    wanted, tries = study.images(subject), list[Crafted]()
+    tries: list[Crafted] = []
     begin, many = 0, wanted
     while begin < len(x) and many > 0:
         end = min(begin + many, len(x))
@@ -129,7 +130,7 @@ def _away(classifier: Classifier, x: Array, label: Array, epsilon: float) -> Arr
     return x - epsilon * jnp.sign(gradient)
 
 
-def _transferred(study: "Study", subject: Subject, name: str) -> Crafted:
+def _transferred(study: "Study", subject: Subject, wanted: int, name: str) -> Crafted:
     """Images that fool a substitute and the network (BB); the network answers with labels alone."""
     settings = substitute.Settings(
         **study.network(subject),
@@ -137,7 +138,7 @@ def _transferred(study: "Study", subject: Subject, name: str) -> Crafted:
         out=study.folder / f"{name}.substitute",
         substitute="models.lenet:lenet_digits" if subject.network == DIGITS else "models.substitute:substitute_mnist",
         rounds=study.size.rounds,
-        images=study.images(subject),
+        images=wanted,
         seed=study.seed,
     )
     told = substitute.main(settings, study.console)

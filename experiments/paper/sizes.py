@@ -15,7 +15,7 @@ class Size:
     Attributes:
       time: about how long all items take, and where.
       images: benign images, and images of each set, by network.
-      slow: images under an attack of hundreds of queries an image, by network; 0 leaves these attacks out.
+      slow: images under, and images crafted by, an attack of hundreds of queries an image, by network; 0 leaves these attacks and sets out.
       timed: images of each set that are attacked alone, to time one image.
       clever: images of each set with CLEVER scores.
       score: settings of CLEVER.

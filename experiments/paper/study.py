@@ -203,13 +203,19 @@ class Study:
 
     # Images
 
-    def images(self, subject: Subject) -> int:
-        """Benign images, and images of each set."""
-        return self.size.of(self.size.images, subject.network)
+    def images(self, subject: Subject, name: str = BENIGN) -> int:
+        """Benign images, or images of a set: few if crafting one takes thousands of gradients."""
+        how = self.settings.get(subject.sets, {}).get(name)
+        slow = how is not None and how.attack.partition(":")[0] in SLOW
+        return self.size.of(self.size.slow if slow else self.size.images, subject.network)
 
     def sets(self, subject: Subject) -> Mapping[str, Crafting]:
-        """Its sets of adversarial images, without those that a single figure needs."""
-        return {name: one for name, one in self.settings[subject.sets].items() if not one.extra}
+        """Its sets of adversarial images, without those that a single figure needs, and without those that this size leaves out."""
+        return {name: one for name, one in self.settings[subject.sets].items() if not one.extra and self.images(subject, name)}
+
+    def left_out(self, subject: Subject) -> Sequence[str]:
+        """Sets that this size leaves out."""
+        return [name for name in self.settings[subject.sets] if not self.images(subject, name)]
 
     def others(self, subject: Subject) -> Sequence[str]:
         """Its sets that the paper's authors crafted; only MNIST's first network has any."""
@@ -308,7 +314,7 @@ class Study:
             return authors.read(self.given[name], *self.everything(subject, TEST), self.images(subject))
         if (kappa := confident.confidence(name)) is not None:
             return confident.craft(self, subject, kappa, path)
-        return crafting.craft(self, subject, self.settings[subject.sets][name], split, path)
+        return crafting.craft(self, subject, self.settings[subject.sets][name], self.images(subject, name), split, path)
 
     # Measurements
 

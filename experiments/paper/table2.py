@@ -33,6 +33,10 @@ def make(study: Study) -> Sequence[Block]:
         if role in study.subjects
         for name in (*study.sets(study.subjects[role]), *study.others(study.subjects[role]))
     ]
+    for role, keys in ROLES.items():
+        for name in study.left_out(study.subjects[role]) if role in study.subjects else ():
+            theirs = paper.get((*keys, name), {})
+            rows.append(Row((study.subjects[role].title, name), [_none(theirs, column) for column in (*DEFENCES, *OURS, *BASELINES)]))
     note = (
         "Newton and the margin are not in the paper. Newton reads the crossing, which takes two to four gradients on a benign image. The "
         "margin between the two largest logits costs one forward pass. DBA is measured on fewer images, see n. BL1 and BL2 follow their "
@@ -55,6 +59,11 @@ def _row(study: Study, subject: Subject, name: str, paper: dict[str, str]) -> Ro
     cells.append(area(subject, *(study.costs(subject, which, "newton").cost for which in (BENIGN, name))))
     cells.append(area(subject, *(study.margins(subject, which) for which in (BENIGN, name))))
     return Row((subject.title, name), [*cells, *_baselines(study, subject, name, paper)])
+
+
+def _none(paper: dict[str, str], column: str) -> Number | str:
+    theirs = number(paper.get(column, ""))
+    return "" if theirs is None else Number(None, theirs, reason="this size leaves the set out")
 
 
 def _baselines(study: Study, subject: Subject, name: str, paper: dict[str, str]) -> list[Number | str]:

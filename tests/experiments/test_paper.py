@@ -170,7 +170,7 @@ def test_until_enough(monkeypatch, tmp_path):
     """Protects sets of successes: images are tried until there are enough, and each says which image it was made from."""
     x = np.linspace(0, 1, 400, dtype=np.float32).reshape(400, 1, 1, 1)
     np.savez(tmp_path / "pool.npz", x=x, y=np.zeros(400, int))
-    study = SimpleNamespace(pool=lambda *_: tmp_path / "pool.npz", images=lambda _: 50)
+    study = SimpleNamespace(pool=lambda *_: tmp_path / "pool.npz")
 
     def attack(study, subject, how, x, label, name):
         good = np.arange(len(x)) % 4 == 0
@@ -178,15 +178,15 @@ def test_until_enough(monkeypatch, tmp_path):
         return Crafted(x[kept], label[kept], good[kept], np.flatnonzero(kept), len(x))
 
     monkeypatch.setattr(crafting, "_attack", attack)
-    made = craft(study, OWN, Crafting("fgsm", successes=True), "test", "fgsm")
+    made = craft(study, OWN, Crafting("fgsm", successes=True), 50, "test", "fgsm")
     assert len(made.x) == 50
     assert made.success.all()
     assert (made.x == x[made.index]).all()
     assert len(set(made.index)) == 50
     assert 180 < made.tried <= 400
-    all_of_them = craft(study, OWN, Crafting("fgsm"), "test", "fgsm")
+    all_of_them = craft(study, OWN, Crafting("fgsm"), 50, "test", "fgsm")
     assert (len(all_of_them.x), all_of_them.tried, all_of_them.success.sum()) == (50, 50, 13)
-    few = craft(SimpleNamespace(pool=study.pool, images=lambda _: 300), OWN, Crafting("fgsm", successes=True), "test", "fgsm")
+    few = craft(study, OWN, Crafting("fgsm", successes=True), 300, "test", "fgsm")
     assert (len(few.x), few.tried) == (100, 400)  # the pool has no more: 75 of 300, then 25 of the last 100
 
 
