@@ -142,4 +142,5 @@ def _transferred(study: "Study", subject: Subject, name: str) -> Crafted:
     )
     told = substitute.main(settings, study.console)
     with np.load(settings.out / substitute.RESULT, allow_pickle=False) as file:
-        return Crafted(file["x"], file["y"], file["success"], file["index"], told["attacked"])
+        unknown = np.full(len(file["x"]), -1)  # its index is a place among all images of the data set, which are not the pool
+        return Crafted(file["x"], file["y"], file["success"], unknown, told["attacked"])

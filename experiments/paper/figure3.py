@@ -28,8 +28,8 @@ def make(study: Study) -> Sequence[Block]:
     apart = np.abs(means[:, None] - means[None])
     apart /= apart.max() or 1.0
     paper = np.array([[float(row[name]) for name in halves] for row in published("fig3")])
-    same, other = apart[np.arange(1, 10, 2), np.arange(0, 10, 2)], apart[0, 2:]
-    theirs = paper[np.arange(1, 10, 2), np.arange(0, 10, 2)], paper[0, 2:]
+    same, other = apart[np.arange(1, 10, 2), np.arange(0, 10, 2)], apart[:2, 2:]
+    theirs = paper[np.arange(1, 10, 2), np.arange(0, 10, 2)], paper[:2, 2:]
     rows = [
         Row(("largest distance between the halves of one set",), (Number(float(same.max()), float(theirs[0].max()), (sum(counts),)),)),
         Row(("smallest distance of a crafted set from benign",), (Number(float(other.min()), float(theirs[1].min()), (sum(counts),)),)),

@@ -7,6 +7,7 @@ from jaxtyping import Bool
 
 from a2d_jax.detectors import Conformal, ZScore
 from a2d_jax.io.convert import convert
+from a2d_jax.io.source import content_digest
 from experiments.baselines.magnet import MagNet
 from experiments.paper.networks import Subject
 from experiments.paper.study import BENIGN, FIT, Study
@@ -39,6 +40,8 @@ def newton_both(study: Study, subject: Subject, name: str) -> Bool[np.ndarray, "
 def magnet(study: Study, subject: Subject, name: str) -> Bool[np.ndarray, " n"]:
     """MagNet's autoencoders for MNIST, as their authors published them."""
     path = study.pictures(subject, name).path
+    for file in AUTOENCODERS:
+        study.same(f"file of {file}", file, "sha256", content_digest(_weights(study, file)))
 
     def work() -> Mapping[str, np.ndarray]:
         modules = [convert(_weights(study, file), make()).module for file, make in AUTOENCODERS.items()]

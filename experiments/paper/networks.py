@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from a2d_jax.errors import BadInput
+from a2d_jax.errors import BadInput, require
 from a2d_jax.io.datasets import load
 from models.table import LITE0, lite0_checkpoint
 
@@ -120,11 +120,6 @@ class Subject:
         return f"{ROLES[self.role].title}{' (digits)' if self.stands_in else ''}"
 
     @property
-    def own(self) -> bool:
-        """Whether published numbers hold for it: the paper's architecture on the paper's data."""
-        return not self.stands_in and self.network in ("lenet-env1", "convnet-env1", "lenet5", "carlini")
-
-    @property
     def facts(self) -> Network:
         """Its factory, data and preset."""
         return NETWORKS[self.network]
@@ -149,6 +144,11 @@ class Places:
     checkpoints: Path | None
     photographs: Path | None
     authors: Path | None = None
+
+    def __post_init__(self):
+        for name in ("checkpoints", "photographs", "authors"):
+            folder: Path | None = getattr(self, name)
+            require(folder is None or folder.is_dir(), f"a folder for --{name}", str(folder), "correct it, or leave it out")
 
 
 def find(roles: list[str], places: Places, stand_in: bool) -> tuple[dict[str, Subject], dict[str, str]]:

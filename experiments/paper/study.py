@@ -3,7 +3,7 @@
     OUT/networks/NAME/                 weights, for the command line
     OUT/SETS/SPLIT-pool.npz            images that the network classifies correctly: x, y
     OUT/SETS/SPLIT-benign.npz          the first of them
-    OUT/SETS/SPLIT-SET.npz             adversarial images: x, y, success, index (position in the pool)
+    OUT/SETS/SPLIT-SET.npz             adversarial images: x, y, success, index (position in the pool, or -1)
     OUT/SETS/SPLIT-SET.ATTACK.parquet  costs
     OUT/SETS/SPLIT-SET.clever.parquet  CLEVER scores
     OUT/SETS/NAME.npz                  arrays of a step that is no job, such as the scores of a baseline
@@ -13,6 +13,7 @@ SETS is a section of `settings.toml`, SPLIT is `test` (images that are judged) o
 step: after a kill the same command goes on with the step that was interrupted, and a job goes on within it. The protocol knows no table.
 """
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from rich.console import Console
 
 from a2d_jax import costs, drivers, jobs
 from a2d_jax.classifiers import predict_by
-from a2d_jax.errors import BadInput
+from a2d_jax.errors import BadInput, require
 from a2d_jax.io import checkpoints
 from a2d_jax.io.datasets import load
 from a2d_jax.io.files import atomic
@@ -37,7 +38,7 @@ from a2d_jax.io.source import content_digest
 from a2d_jax.measurements import Column
 from a2d_jax.types import Attack, Classifier
 from experiments.paper import authors, confident, crafting
-from experiments.paper.networks import DIGITS, Places, Subject
+from experiments.paper.networks import DIGITS, ROLES, Places, Subject
 from experiments.paper.settings import Crafting, craftings
 from experiments.paper.sizes import Size
 from experiments.work import Work
@@ -72,7 +73,7 @@ class Pictures(NamedTuple):
     Attributes:
       x: `n h w c` in [0, 1].
       label: their true classes.
-      index: position in the pool of the image that each was made from.
+      index: position in the pool of the image that each was made from; -1 if it is not known.
       path: the file.
     """
 
@@ -88,16 +89,10 @@ class Measured(NamedTuple):
     Attributes:
       cost: what a detector reads, `n`: the cost, of Newton the crossing. A low number is suspicious.
       numbers: all numbers of the table, by name, each `n`.
-      index: position of each image in its set.
-      censored: the budget ended first, `n`.
-      seconds: of one image in the stream.
     """
 
     cost: np.ndarray
     numbers: Mapping[str, np.ndarray]
-    index: np.ndarray
-    censored: np.ndarray
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -143,10 +138,23 @@ class Study:
         """
         found = authors.files(self.places.authors)
         for name, path in found.items():
-            begun = self.work.steps.once(f"file of {name}", lambda path=path: {"sha256": content_digest(path)})
-            if content_digest(path) != begun["sha256"]:
-                raise BadInput(f"expected the {path.name} with which {self.folder} began, got another; choose another --out")
+            self.same(f"file of {name}", path.name, "sha256", content_digest(path))
         return found
+
+    def same(self, step: str, what: str, key: str, digest: str) -> None:
+        """Remember what the folder began with, for its numbers depend on it.
+
+        Args:
+          step: that remembers it.
+          what: it is, such as a file.
+          key: of the digest, among what the step tells.
+          digest: of what is there now.
+
+        Raises:
+          BadInput: the folder began with another.
+        """
+        if self.work.steps.once(step, lambda: {key: digest})[key] != digest:
+            raise BadInput(f"expected the {what} with which {self.folder} began, got something else; choose another --out")
 
     @cached_property
     def settings(self) -> Mapping[str, Mapping[str, Crafting]]:
@@ -154,6 +162,31 @@ class Study:
         return craftings()
 
     # Networks
+
+    def begin(self, subject: Subject) -> None:
+        """Read what the numbers of a network depend on: its weights, unless they are trained here, and its test images.
+
+        Raises:
+          BadInput: a damaged file, or another than that with which the folder began.
+        """
+        if subject.source is not None:
+            self._weights(subject)
+        data = subject.facts.data
+        self.once(f"images of {data}", lambda: self.same(f"images of {data}", f"images of {data}", "sha256", self._digest(subject)))
+
+    def _digest(self, subject: Subject) -> str:
+        hashed = hashlib.sha256()
+        for array in self.everything(subject, TEST):
+            hashed.update(np.ascontiguousarray(array))
+        return hashed.hexdigest()
+
+    def lost(self, role: str) -> bool:
+        """Whether the folder has numbers of the role's network, but its weights or data are not there now."""
+        network, there = ROLES[role].network, self.subjects.get(role)
+        done = self.work.steps.done
+        return done(f"weights of {network}") and (
+            there is None or there.network != network or (there.source is None and not done(f"train {network}"))
+        )
 
     def network(self, subject: Subject) -> dict[str, Any]:
         """The classifier as jobs take it: factory and checkpoint."""
@@ -180,11 +213,10 @@ class Study:
         elif source.is_dir():
             folder = source
         else:
+            self.same(f"file of {subject.network}", source.name, "sha256", content_digest(source))  # it is converted once
             folder = self.work.once(self._place(f"networks/{subject.network}"), jobs.ConvertSpec, source=source, classifier=factory)
-        now = weights_digest(checkpoints.load(factory, folder).classifier)
-        begun = self.work.steps.once(f"weights of {subject.network}", lambda: {"weights_sha256": now})["weights_sha256"]
-        if now != begun:
-            raise BadInput(f"expected the weights of {subject.network} with which {self.folder} began, got others; choose another --out")
+        name = f"weights of {subject.network}"
+        self.same(name, name, "weights_sha256", weights_digest(checkpoints.load(factory, folder).classifier))
         return folder
 
     def _trained(self, subject: Subject) -> Path:
@@ -223,8 +255,13 @@ class Study:
             return Pictures(x, label, file["index"] if "index" in file else np.arange(len(x)), path)
 
     def pairs(self, subject: Subject, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The originals of a crafted set, and the set, in one order."""
+        """The originals of a crafted set, and the set, in one order.
+
+        Raises:
+          BadInput: a set that does not say which images it was made from.
+        """
         made = self.pictures(subject, name)
+        require(bool((made.index >= 0).all()), "a set that says which images it was made from", name, "take another")
         with np.load(self.pool(subject), allow_pickle=False) as file:
             return file["x"][made.index], made.x
 
@@ -257,12 +294,6 @@ class Study:
 
         self.work.steps.once(name, work)
         return self.folder / name
-
-    def accuracy(self, subject: Subject) -> tuple[float, int]:
-        """Share of the first test images that the network classifies correctly, and their number."""
-        self.pool(subject)
-        told = self.work.steps.facts()[f"{subject.sets}/{TEST}-pool.npz"]
-        return told["right"] / told["images"], told["images"]
 
     def everything(self, subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
         """All images of a split and their labels, right or wrong.
@@ -337,8 +368,7 @@ class Study:
         (measured,) = found.names
         column = Column(measured, "crossing" if attack.startswith("newton") else "cost")
         numbers = {key: np.asarray(values) for key, values in found.numbers[measured].items()}
-        seconds = self.work.steps.facts()[path]["seconds"] / len(found.index)
-        return Measured(found.select([column])[:, 0].astype(np.float64), numbers, found.index, found.censored[measured], seconds)
+        return Measured(found.select([column])[:, 0].astype(np.float64), numbers)
 
     def alone(self, subject: Subject, name: str, title: str, attack: Attack, many: int | None = None) -> np.ndarray:
         """Seconds of an attack on each of the first images of a set, when nothing else is attacked: a batch of one, compiled before.
@@ -417,10 +447,6 @@ class Study:
         self.work.steps.once(path, once)
         with np.load(self.folder / path, allow_pickle=False) as file:
             return dict(file)
-
-    def told(self, subject: Subject, name: str) -> dict[str, Any]:
-        """What a step of `arrays` told, such as its seconds."""
-        return self.work.steps.facts()[f"{subject.sets}/{name}.npz"]
 
 
 def slug(name: str) -> str:
