@@ -39,17 +39,16 @@ def newton_both(study: Study, subject: Subject, name: str) -> Bool[np.ndarray, "
 
 def magnet(study: Study, subject: Subject, name: str) -> Bool[np.ndarray, " n"]:
     """MagNet's autoencoders for MNIST, as their authors published them."""
-    path = study.pictures(subject, name).path
+    judged = study.pictures(subject, name)
     for file in AUTOENCODERS:
         study.same(f"file of {file}", file, "sha256", content_digest(_weights(study, file)))
 
     def work() -> Mapping[str, np.ndarray]:
         modules = [convert(_weights(study, file), make()).module for file, make in AUTOENCODERS.items()]
         benign = study.training(subject, VALIDATION)[0]
-        with np.load(path, allow_pickle=False) as file:
-            return {"flagged": MagNet(modules).fit(benign).score(file["x"]) >= 1}
+        return {"flagged": MagNet(modules).fit(benign).predict(judged.x)}
 
-    return study.arrays(subject, f"{path.stem}.magnet", work)["flagged"]
+    return study.arrays(subject, f"{judged.path.stem}.magnet", work)["flagged"]
 
 
 def lacks_magnet(study: Study, subject: Subject) -> str:

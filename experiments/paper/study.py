@@ -31,13 +31,12 @@ from a2d_jax.classifiers import predict_by
 from a2d_jax.errors import BadInput, require
 from a2d_jax.io import checkpoints
 from a2d_jax.io.datasets import load
-from a2d_jax.io.files import atomic
 from a2d_jax.io.measurements import Measurements, read_measurements
 from a2d_jax.io.provenance import weights_digest
 from a2d_jax.io.source import content_digest
 from a2d_jax.measurements import Column
 from a2d_jax.types import Attack, Classifier
-from experiments.paper import authors, confident, crafting
+from experiments.paper import archives, authors, confident, crafting
 from experiments.paper.networks import DIGITS, ROLES, Places, Subject
 from experiments.paper.settings import Crafting, craftings
 from experiments.paper.sizes import Size
@@ -250,9 +249,8 @@ class Study:
     def pictures(self, subject: Subject, name: str, split: str = TEST) -> Pictures:
         """The images of a set, crafted unless they are there."""
         path = self._benign(subject, split) if name == BENIGN else self._crafted(subject, name, split)
-        with np.load(path, allow_pickle=False) as file:
-            x, label = file["x"], file["y"]
-            return Pictures(x, label, file["index"] if "index" in file else np.arange(len(x)), path)
+        found = archives.read(path)
+        return Pictures(found["x"], found["y"], found.get("index", np.arange(len(found["x"]))), path)
 
     def pairs(self, subject: Subject, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The originals of a crafted set, and the set, in one order.
@@ -262,8 +260,7 @@ class Study:
         """
         made = self.pictures(subject, name)
         require(bool((made.index >= 0).all()), "a set that says which images it was made from", name, "take another")
-        with np.load(self.pool(subject), allow_pickle=False) as file:
-            return file["x"][made.index], made.x
+        return archives.read(self.pool(subject))["x"][made.index], made.x
 
     def training(self, subject: Subject, many: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels that baselines learn from; the first ones of the training set.
@@ -289,7 +286,7 @@ class Study:
             x, label = self.everything(subject, split)
             many = min(len(x), POOL * self.images(subject))
             right = costs.predictions(self.classifier(subject), x[:many])[0] == label[:many]
-            _write(self.folder / name, x=x[:many][right], y=label[:many][right].astype(np.int64))
+            archives.write(self.folder / name, x=x[:many][right], y=label[:many][right].astype(np.int64))
             return {"images": many, "right": int(right.sum())}
 
         self.work.steps.once(name, work)
@@ -313,9 +310,8 @@ class Study:
         name = f"{subject.sets}/{split}-{BENIGN}.npz"
 
         def work() -> dict[str, Any]:
-            with np.load(self.pool(subject, split), allow_pickle=False) as file:
-                many = self.images(subject)
-                _write(self.folder / name, x=file["x"][:many], y=file["y"][:many])
+            pool, many = archives.read(self.pool(subject, split)), self.images(subject)
+            archives.write(self.folder / name, x=pool["x"][:many], y=pool["y"][:many])
             return {}
 
         self.work.steps.once(name, work)
@@ -328,7 +324,7 @@ class Study:
             made = self._made(subject, name, split, path.removesuffix(".npz"))
             if not len(made.x):
                 raise BadInput(f"expected at least one image of {name} that fools {subject.network}, got none; choose a larger --size")
-            _write(self.folder / path, x=made.x, y=made.label, success=made.success, index=made.index)
+            archives.write(self.folder / path, x=made.x, y=made.label, success=made.success, index=made.index)
             return {"images": len(made.x), "tried": made.tried, "fool the network": int(made.success.sum())}
 
         self.work.steps.once(path, work)
@@ -412,9 +408,7 @@ class Study:
         """The margin between the two largest logits of each image, which costs one forward pass. A low number is suspicious."""
 
         def work() -> dict[str, Any]:
-            x = self.pictures(subject, name, split).path
-            with np.load(x, allow_pickle=False) as file:
-                ranked = np.sort(predict_by(self.classifier(subject), file["x"], BATCH), axis=1)
+            ranked = np.sort(predict_by(self.classifier(subject), self.pictures(subject, name, split).x, BATCH), axis=1)
             return {"margin": ranked[:, -1] - ranked[:, -2]}
 
         return self.arrays(subject, f"{split}-{slug(name)}.margin", work)["margin"]
@@ -439,21 +433,15 @@ class Study:
 
         def once() -> dict[str, Any]:
             begin = time.perf_counter()
-            _write(self.folder / path, **work())
+            archives.write(self.folder / path, **work())
             if (seconds := time.perf_counter() - begin) > WORTH_TELLING:
                 self.console.print(f"{path}: {seconds:.0f} s", highlight=False)
             return {}
 
         self.work.steps.once(path, once)
-        with np.load(self.folder / path, allow_pickle=False) as file:
-            return dict(file)
+        return archives.read(self.folder / path)
 
 
 def slug(name: str) -> str:
     """The name of a set in the names of files."""
     return "".join(letter for letter in name.lower() if letter.isalnum() or letter in "-_")
-
-
-def _write(path: Path, **arrays: Any) -> None:
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)

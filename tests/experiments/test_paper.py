@@ -21,7 +21,7 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
 from a2d_jax.metrics import auroc
 from experiments import substitute
-from experiments.paper import crafting
+from experiments.paper import archives, crafting
 from experiments.paper.__main__ import Settings, main, opened
 from experiments.paper.blocks import Number, Table
 from experiments.paper.crafting import Crafted, craft
@@ -367,6 +367,21 @@ def test_a_folder_keeps_to_its_images(begun, monkeypatch):
     monkeypatch.setattr(Study, "everything", lambda *given: tuple(column[1:] for column in everything(*given)))
     with pytest.raises(BadInput, match=r"expected the images of digits with which .* began, got something else"):
         begun("given")
+
+
+def test_archives(tmp_path):
+    """Protects from a traceback: an archive that a disk or a user has damaged is named, with what to do."""
+    path = tmp_path / "scores.npz"
+    archives.write(path, score=np.arange(3.0))
+    assert archives.read(path)["score"].tolist() == [0, 1, 2]
+    whole = path.read_bytes()
+    for damaged in (whole[:40], whole[:-40], b"", b"words"):
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput, match=r"scores.npz, which is damaged or missing; put it back, or pass --restart"):
+            archives.read(path)
+    path.unlink()
+    with pytest.raises(BadInput, match="damaged or missing"):
+        archives.read(path)
 
 
 def test_originals_that_are_not_known():
