@@ -47,13 +47,14 @@ class Settings:
     items: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Tables and figures, such as table2 figure6; default all."""
     size: str = "small"
-    """tiny (a test, minutes), small (about an hour), cpu (what the documents show, hours) or full (the paper's numbers of images)."""
+    """tiny (a test on scikit-learn's digits, minutes), small (about an hour), cpu (what the documents show, hours) or full (the paper's
+    numbers of images)."""
     out: Path = Path("paper-output")
     """Folder for everything; each size has a folder of its own in it."""
     checkpoints: Path | None = None
-    """Folder of checkpoints as their authors published them."""
+    """Folder of checkpoints as their authors published them. Without it networks are trained, or their rows are left out."""
     photographs: Path | None = None
-    """Folder of photographs named `CLASS_anything.jpg`."""
+    """Folder of photographs named `CLASS_anything.jpg`, with the number of an ImageNet class. Without it digits stand in."""
     authors: Path | None = None
     """Folder with the `Adv_mnist_*.npy` of the paper's authors, such as their C&W digits: more sets for Table 2."""
     seed: int = 0
@@ -166,8 +167,8 @@ def lead(study: Study) -> list[str]:
 
 def facts(settings: Settings) -> dict[str, str]:
     """Where and when."""
-    device = jax.devices()[0].device_kind
-    machine = f"{cores()} cores ({platform.machine()}), {len(jax.devices())} x {device}"
+    devices = [one for one in jax.devices() if one.platform != "cpu"]
+    machine = ", ".join([f"{cores()} cores ({platform.machine()})", *(f"{len(devices)} x {one.device_kind}" for one in devices[:1])])
     return {"size": settings.size, "date": date.today().isoformat(), "machine": machine, "JAX": jax.__version__}
 
 

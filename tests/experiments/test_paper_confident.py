@@ -197,6 +197,14 @@ def test_failed_attacks_in_a_grid():
     assert (captions[0][1], captions[1][0]) == ("1.00", "failed")
 
 
+def test_published_mean_without_failed_attacks(study, monkeypatch):
+    """Protects the comparison: a place where the attack failed is in neither mean."""
+    found = attacked(study, SUBJECT, 0)
+    only = found._replace(reached=np.arange(12) < 2)
+    monkeypatch.setattr("experiments.paper.grids.attacked", lambda *_: only)
+    assert grid(study, SUBJECT, 0, "fig11_l2")[1].rows[0].cells[0].published == pytest.approx((3.88 + 3.48) / 2)
+
+
 def test_grid_beside_the_published_one(study):
     """Protects the comparison: the published mean is over the same places of the grid."""
     pictures, table = grid(study, SUBJECT, 0, "fig11_l2")
