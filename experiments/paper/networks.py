@@ -87,7 +87,7 @@ ROLES: Mapping[str, Role] = {
         "env2",
         "lite0",
         "Env2 ImageNet",
-        "neither ResNet-101's weights nor ImageNet are here; EfficientNet-Lite0 and 250 photographs stand in",
+        "neither ResNet-101's weights nor ImageNet are here; EfficientNet-Lite0 and a folder of photographs stand in",
     ),
     "magnet-mnist": Role("env1", "carlini", "MagNet MNIST"),
     "standard-cifar10": Role("env1", "cifar-standard", "CIFAR-10, standard training", "a ResNet-20 stands in for the wide ResNet"),

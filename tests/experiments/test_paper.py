@@ -205,6 +205,20 @@ def test_threshold():
     assert np.mean(costs >= threshold_for(costs, 0.897)) >= 0.897
 
 
+def test_what_a_size_leaves_out_is_named():
+    """Protects Table 3: an attack that a size leaves out has its row, with the published numbers and the reason."""
+    subject, numbers = Subject("env2-imagenet", "lite0", None, False), np.array([1.0, 2, 3])
+    names = ("iterations", "forward_queries", "backward_queries")
+    measured = SimpleNamespace(cost=numbers, numbers=dict.fromkeys(names, numbers))
+    study = SimpleNamespace(subjects={"env2-imagenet": subject}, sets=lambda _: ["FGSM"], costs=lambda *_, **bound: measured)
+    table, _ = item("table3").make(SimpleNamespace(**vars(study), leaves_out=lambda _, attack: attack == "dba"))
+    (row,) = [row for row in table.rows if row.heads[1] == "DBA_d"]
+    assert [cell.published for cell in row.cells] == [143, 93.9, 451, 219, 88.0]
+    assert {(cell.ours, cell.reason) for cell in row.cells} == {(None, "DBA_d is left out at this size")}
+    (row,) = [row for row in table.rows if row.heads[1] == "JSMA_d"]
+    assert [cell.published for cell in row.cells] == [6, 95.4, 67, 11, 88.6]
+
+
 def test_neighbours():
     """Protects K-NN on small sets: K is the paper's share of the rows, odd, and at least 1."""
     assert [neighbours(2000), neighbours(4000), neighbours(1000), neighbours(80), neighbours(2)] == [100, 100, 51, 5, 1]
