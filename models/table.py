@@ -22,6 +22,7 @@ from a2d_jax.console import run
 from a2d_jax.costs import predictions
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import import_factory
+from a2d_jax.io.class_names import IMAGENET_CLASSES
 from a2d_jax.io.convert import read_arrays, to_module
 from a2d_jax.io.datasets import load
 from a2d_jax.io.images import open_images
@@ -33,7 +34,6 @@ README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- table: python -m models.table -->\n", "<!-- end of table -->\n"
 NAMES = {"MNIST": "mnist", "CIFAR-10": "cifar10"}
 LITE0 = "efficientnet-lite0-57934424.pth"
-IMAGENET_CLASSES = 1000
 
 
 class Row(NamedTuple):
@@ -93,8 +93,8 @@ def photographs(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def _class_in(name: str) -> int:
     """The class in the name of a photograph."""
     number = name.partition("_")[0]
-    if not (number.isascii() and number.isdecimal() and int(number) < IMAGENET_CLASSES):
-        last = IMAGENET_CLASSES - 1
+    if not (number.isascii() and number.isdecimal() and int(number) < len(IMAGENET_CLASSES)):
+        last = len(IMAGENET_CLASSES) - 1
         raise BadInput(f"expected photographs named CLASS_anything.jpg with a class from 0 to {last}, got {name}; rename it")
     return int(number)
 

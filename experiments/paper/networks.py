@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from a2d_jax.errors import BadInput, require
-from a2d_jax.io.datasets import load
+from a2d_jax.errors import require
+from a2d_jax.io.datasets import NotHere, load
 from models.table import LITE0, lite0_checkpoint
 
 
@@ -160,7 +160,7 @@ def find(roles: list[str], places: Places, stand_in: bool) -> tuple[dict[str, Su
       stand_in: take the digits for every role, whatever is here.
 
     Raises:
-      BadInput: an unknown role.
+      BadInput: a data set that is incomplete or damaged.
     """
     found: dict[str, Subject] = {}
     missing: dict[str, str] = {}
@@ -174,7 +174,8 @@ def find(roles: list[str], places: Places, stand_in: bool) -> tuple[dict[str, Su
         if source is not None and source.exists():
             found[role] = Subject(role, network, source, False)
         elif facts.origin:
-            missing[role] = f"{Path(facts.checkpoint).name} is not in the folder of checkpoints; its source is {facts.origin}"
+            place = "an installed package" if network == "lite0" else "the folder of checkpoints"
+            missing[role] = f"{Path(facts.checkpoint).name} is not in {place}; its source is {facts.origin}"
         else:
             found[role] = Subject(role, network, None, False)
     return found, missing
@@ -185,6 +186,7 @@ def _data_here(facts: Network, places: Places) -> bool:
         return places.photographs is not None
     try:
         load(facts.data, "test")
-    except BadInput:
+    except NotHere:
         return False
+    load(facts.data, "train")  # half a data set would be missed after hours
     return True

@@ -45,7 +45,8 @@ def make(study: Study) -> Sequence[Block]:
     note = (
         "The threshold is the largest cost at which the paper's share of benign images is still judged benign. The paper's counts are "
         "iterations without the bound. The threshold of Newton is a radius, given in thousandths of the pixel range. BL3 counts mutants, "
-        "each of them a forward pass; its threshold is a label change rate in percent; its benign images are test images, right or wrong."
+        "each of them a forward pass; its threshold is a label change rate in percent; its benign images are test images, right or wrong. "
+        "An image of which its test is not sure after all mutants counts as benign, so that few mutants catch few images."
     )
     second = ("forward", "backward", "forward, bound", "backward, bound", "saved by the bound, %")
     bound = "With the bound an attack stops as soon as the verdict must be benign; no verdict changes."

@@ -145,6 +145,24 @@ def test_networks_that_are_missing(tmp_path, monkeypatch):
     assert "on GitHub" in missing["env2-mnist"]
 
 
+def test_half_a_data_set_is_told_first(tmp_path, monkeypatch):
+    """Protects from hours: data that are damaged or incomplete are told before the work begins, and digits do not stand in for them."""
+    monkeypatch.setenv("A2D_DATA", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    (tmp_path / "mnist").mkdir()
+    kinds = {"images-idx3": np.zeros((2, 28, 28), np.uint8), "labels-idx1": np.zeros(2, np.uint8)}
+    for kind, array in kinds.items():
+        sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+        (tmp_path / "mnist" / f"t10k-{kind}-ubyte").write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
+    with pytest.raises(BadInput, match="got no train-labels-idx1-ubyte"):
+        find(["env1-mnist"], Places(None, None), False)
+    (tmp_path / "mnist" / "t10k-images-idx3-ubyte").write_bytes(b"damaged")
+    with pytest.raises(BadInput, match="t10k-images-idx3-ubyte, which starts with"):
+        find(["env1-mnist"], Places(None, None), False)
+    subjects, _ = find(["env1-cifar10"], Places(None, None), False)
+    assert subjects["env1-cifar10"].stands_in
+
+
 def test_settings_are_the_papers():
     """Protects Tables 5 and 6: every set of the paper is crafted, with the numbers that the paper prints."""
     sections = {("Env1", "MNIST"): "env1-mnist", ("Env1", "CIFAR10"): "env1-cifar10", ("Env2", "MNIST"): "env2-mnist"}
