@@ -26,6 +26,8 @@ CLASSES = 10
 CONSTANTS = 4
 SHOWN = ((4, 0), (0, 3))
 """Pairs that single figures show; they come first, so that every size has them."""
+KAPPAS = (0, 5, 10, 15, 20)
+"""Confidences of the paper's figures."""
 MNIST_CAP, CIFAR10_CAP = 8.4, 1.6
 """Largest L2 distance of an attack that counts: 0.3 sqrt(784), and about 0.03 sqrt(3072)."""
 

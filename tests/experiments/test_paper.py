@@ -84,6 +84,7 @@ def test_every_item(made):
     assert len(areas) > 50
     assert 0.8 < np.median(areas) <= 1.0
     assert all(np.isfinite(value) for value, _ in found.values() if value is not None)
+    assert all(n for value, n in found.values() if value is not None)
 
 
 @pytest.mark.slow
