@@ -56,14 +56,16 @@ def lacks_magnet(study: Study, subject: Subject) -> str:
     if subject.facts.data != "mnist":
         return f"MagNet's autoencoders are for MNIST, not for {subject.facts.data}"
     missing = [name for name in AUTOENCODERS if not (study.places.checkpoints and _weights(study, name).exists())]
-    return f"{', '.join(missing)} not in the folder of checkpoints; a fork of Trevillie/MagNet on GitHub has them" if missing else ""
+    if not missing:
+        return ""
+    return f"MagNet's autoencoders: {', '.join(missing)} not in the folder of checkpoints; a fork of Trevillie/MagNet on GitHub has them"
 
 
 def lacks(study: Study) -> Sequence[str]:
     """Why MagNet's autoencoders are missing, if they are."""
     subject = study.subjects.get("magnet-mnist")
     why = "" if subject is None else lacks_magnet(study, subject)
-    return [f"MagNet's autoencoders: {why}"] if why else []
+    return [why] if why else []
 
 
 def _weights(study: Study, name: str):
