@@ -22,6 +22,7 @@ from a2d_jax.console import run
 from a2d_jax.costs import predictions
 from a2d_jax.errors import BadInput
 from a2d_jax.io.checkpoints import import_factory
+from a2d_jax.io.class_names import IMAGENET_CLASSES
 from a2d_jax.io.convert import read_arrays, to_module
 from a2d_jax.io.datasets import load
 from a2d_jax.io.images import open_images
@@ -76,11 +77,26 @@ def lite0_checkpoint() -> Path | None:
 
 
 def photographs(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Photographs `n 224 224 3` in [0, 1] as EfficientNet-Lite0 wants them, and their classes."""
+    """Photographs `n 224 224 3` in [0, 1] as EfficientNet-Lite0 wants them, and their classes.
+
+    Raises:
+      BadInput: no photographs, one that cannot be read, or one whose name does not begin with the number of a class.
+    """
     shape = EfficientNetLite0.input_shape
     pieces = list(open_images(folder, shape, preprocessing=preprocessing_from(EfficientNetLite0.photographs, shape)).pieces())
-    label = [int(name.partition("_")[0]) for piece in pieces for name in piece.id]
-    return np.concatenate([piece.x for piece in pieces]), np.array(label)
+    label = np.array([_class_in(name) for piece in pieces for name in piece.id])
+    if bad := [f"{name}: {error}" for piece in pieces for name, error in zip(piece.id, piece.error, strict=True) if error]:
+        raise BadInput(f"expected photographs that can be read in {folder}, got {bad[0]}; mend it or take it away")
+    return np.concatenate([piece.x for piece in pieces]), label
+
+
+def _class_in(name: str) -> int:
+    """The class in the name of a photograph."""
+    number = name.partition("_")[0]
+    if not (number.isascii() and number.isdecimal() and int(number) < len(IMAGENET_CLASSES)):
+        last = len(IMAGENET_CLASSES) - 1
+        raise BadInput(f"expected photographs named CLASS_anything.jpg with a class from 0 to {last}, got {name}; rename it")
+    return int(number)
 
 
 def _test_set(row: Row, args: Args) -> tuple[np.ndarray, np.ndarray] | None:

@@ -72,6 +72,10 @@ PREPARED = {"mnist": "mnist", "cifar10": "cifar10", "cifar100": "cifar100", "ima
 """Names in TensorFlow Datasets."""
 
 
+class NotHere(BadInput):
+    """A data set is nowhere on this machine."""
+
+
 def load(
     name: str,
     split: str,
@@ -94,7 +98,8 @@ def load(
       background: colour behind transparent pixels, see `a2d_jax.io.images.open_images`.
 
     Raises:
-      BadInput: an unknown name or split, a data set that is missing or incomplete, or images of another shape.
+      NotHere: a data set that is missing.
+      BadInput: an unknown name or split, a data set that is incomplete or damaged, or images of another shape.
     """
     if name not in SPLITS:
         raise BadInput(f"expected a data set among {', '.join(SPLITS)}, got {name!r}; name one of them")
@@ -161,7 +166,7 @@ def _from_files(root: Path, name: str, split: str) -> ImageSource | None:
     return None
 
 
-def _nowhere(root: Path, name: str, split: str) -> BadInput:
+def _nowhere(root: Path, name: str, split: str) -> NotHere:
     prepared = prepared_folder(PREPARED[name])
     if name == "imagenet":
         wanted = f"{root / 'imagenet' / split}/n01440764/*.JPEG and so on"
@@ -169,7 +174,7 @@ def _nowhere(root: Path, name: str, split: str) -> BadInput:
         wanted = " or ".join(
             f"{root / form.folder} ({', '.join((*form.images[split], *form.labels.get(split, ())))})" for form in FILES[name]
         )
-    return BadInput(
+    return NotHere(
         f"expected the {split} set of {name} in {wanted}, or prepared in {prepared}, got neither; put the files there, set A2D_DATA to the "
         f"folder above them, or, where TensorFlow is installed, run: tfds build {PREPARED[name]} --file_format=array_record"
     )

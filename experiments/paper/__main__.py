@@ -25,7 +25,8 @@ import tyro
 from rich.console import Console
 
 from a2d_jax.console import run as run_command
-from a2d_jax.errors import BadInput
+from a2d_jax.drivers.loops import MIN_WIDTH
+from a2d_jax.errors import BadInput, require
 from a2d_jax.io.files import atomic
 from a2d_jax.io.provenance import versions
 from a2d_jax.scale.steps import open_steps
@@ -46,13 +47,14 @@ class Settings:
     items: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Tables and figures, such as table2 figure6; default all."""
     size: str = "small"
-    """tiny (a test, minutes), small (about an hour), cpu (what the documents show, hours) or full (the paper's numbers of images)."""
+    """tiny (a test on scikit-learn's digits, minutes), small (about an hour), cpu (what the documents show, hours) or full (the paper's
+    numbers of images)."""
     out: Path = Path("paper-output")
     """Folder for everything; each size has a folder of its own in it."""
     checkpoints: Path | None = None
-    """Folder of checkpoints as their authors published them."""
+    """Folder of checkpoints as their authors published them. Without it networks are trained, or their rows are left out."""
     photographs: Path | None = None
-    """Folder of photographs named `CLASS_anything.jpg`."""
+    """Folder of photographs named `CLASS_anything.jpg`, with the number of an ImageNet class. Without it digits stand in."""
     authors: Path | None = None
     """Folder with the `Adv_mnist_*.npy` of the paper's authors, such as their C&W digits: more sets for Table 2."""
     seed: int = 0
@@ -67,14 +69,20 @@ def main(settings: Settings, console: Console) -> list[Made]:
     """Make what is missing, write the page, return the items.
 
     Raises:
-      BadInput: an unknown item or size, or a folder of something else.
+      BadInput: an unknown item or size, a seed or lanes that cannot be, a folder of something else, weights or data that cannot be read,
+        or others than those with which the folder began.
     """
     if settings.size not in SIZES:
         raise BadInput(f"expected a size among {', '.join(SIZES)}, got {settings.size!r}; pass one of them")
     if unknown := [name for name in settings.items if name not in NAMES]:
         raise BadInput(f"expected tables and figures among {', '.join(NAMES)}, got {', '.join(unknown)}; pass some of them")
+    require(settings.seed >= 0, "a --seed of at least 0", settings.seed, "choose another")
+    enough = settings.lanes is None or settings.lanes >= MIN_WIDTH
+    require(enough, f"at least {MIN_WIDTH} --lanes", settings.lanes, "leave it out to take the default")
     names = [name for name in NAMES if name in settings.items] or list(NAMES)
     study = opened(settings, names, console)
+    for subject in study.subjects.values():
+        study.begin(subject)  # else a damaged file would be found after hours
     made: list[Made] = []
     for name in NAMES:
         if name in names or study.work.steps.done(_step(name)):  # the page keeps what earlier commands have made
@@ -112,9 +120,9 @@ def opened(settings: Settings, names: list[str], console: Console) -> Study:
     """The protocol with the networks that these items need; what is missing is told at once."""
     sets = {where: {name: how.text for name, how in sets.items()} for where, sets in craftings().items()}
     identity = {"size": settings.size, "seed": settings.seed, "numbers": asdict(SIZES[settings.size]), "sets": sets, "versions": versions()}
+    places = Places(settings.checkpoints, settings.photographs, settings.authors)
     steps = open_steps(settings.out / settings.size, identity, settings.restart)
     names = [name for name in NAMES if name in names or steps.done(_step(name))]
-    places = Places(settings.checkpoints, settings.photographs, settings.authors)
     roles = [role for role in ROLES if any(role in item(name).roles for name in names)]
     subjects, missing = find(roles, places, settings.size == "tiny")
     for role in roles:
@@ -124,6 +132,11 @@ def opened(settings: Settings, names: list[str], console: Console) -> Study:
     size = SIZES[settings.size]
     console.print(f"{settings.size}: about {size.time} for all items", highlight=False)
     study = Study(Work(steps, console), size, subjects, missing, places, settings.seed, settings.lanes)
+    if lost := sorted({ROLES[role].network for role in roles if study.lost(role)}):
+        raise BadInput(
+            f"expected the weights and data of {', '.join(lost)}, with which {study.folder} began, got none; pass --checkpoints, "
+            "--photographs and A2D_DATA as before, or choose another --out"
+        )
     for name in names:
         for line in item(name).lacks(study):
             console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
@@ -154,8 +167,8 @@ def lead(study: Study) -> list[str]:
 
 def facts(settings: Settings) -> dict[str, str]:
     """Where and when."""
-    device = jax.devices()[0].device_kind
-    machine = f"{cores()} cores ({platform.machine()}), {len(jax.devices())} x {device}"
+    devices = [one for one in jax.devices() if one.platform != "cpu"]
+    machine = ", ".join([f"{cores()} cores ({platform.machine()})", *(f"{len(devices)} x {one.device_kind}" for one in devices[:1])])
     return {"size": settings.size, "date": date.today().isoformat(), "machine": machine, "JAX": jax.__version__}
 
 

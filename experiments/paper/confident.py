@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from a2d_jax import jobs
 from a2d_jax.errors import BadInput
 from a2d_jax.io.class_names import CIFAR10_CLASSES
+from experiments.paper import archives
 from experiments.paper.crafting import Crafted
 from experiments.paper.networks import Subject
 
@@ -25,6 +26,8 @@ CLASSES = 10
 CONSTANTS = 4
 SHOWN = ((4, 0), (0, 3))
 """Pairs that single figures show; they come first, so that every size has them."""
+KAPPAS = (0, 5, 10, 15, 20)
+"""Confidences of the paper's figures."""
 MNIST_CAP, CIFAR10_CAP = 8.4, 1.6
 """Largest L2 distance of an attack that counts: 0.3 sqrt(784), and about 0.03 sqrt(3072)."""
 
@@ -100,8 +103,8 @@ def firsts(study: "Study", subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       BadInput: a class of which no image is classified correctly.
     """
-    with np.load(study.pool(subject), allow_pickle=False) as file:
-        x, label = file["x"], file["y"]
+    pool = archives.read(study.pool(subject))
+    x, label = pool["x"], pool["y"]
     if lacks := sorted(set(range(CLASSES)) - set(label.tolist())):
         raise BadInput(f"expected an image of each class that {subject.network} classifies correctly, got none of {lacks}; train it longer")
     index = np.array([int(np.argmax(label == one)) for one in range(CLASSES)])
@@ -126,22 +129,22 @@ def craft(study: "Study", subject: Subject, kappa: int, name: str) -> Crafted:
     """
     aimed = pairs(study, subject)
     images = study.folder / f"{name}.originals.npz"
-    np.savez(images, x=aimed.x, y=aimed.target)
+    archives.write(images, x=aimed.x, y=aimed.target)
     each = study.size.confidence_steps
     settings = {"form": "carlini", "targeted": "true", "confidence": kappa, "constants": CONSTANTS, "first_constant": 1, "step_size": 0.01}
     settings |= {"steps_per_constant": each, "max_steps": CONSTANTS * each}
     attack = ":".join(["cw", *(f"{key}={value}" for key, value in settings.items())])
     how = {"preset": subject.facts.preset, "target": "labels", "seed": study.seed, "lanes": study.lanes}
     made = study.work.once(f"{name}.attacked.npz", jobs.AttackSpec, **study.network(subject), images=images, attack=attack, **how)
-    with np.load(made, allow_pickle=False) as file:
-        return Crafted(file["x"], aimed.source, file["success"], aimed.index, len(aimed.x))
+    found = archives.read(made)
+    return Crafted(found["x"], aimed.source, found["success"], aimed.index, len(aimed.x))
 
 
 def attacked(study: "Study", subject: Subject, kappa: int) -> Attacked:
     """The pairs, and what the attack made of them."""
     aimed = pairs(study, subject)
-    with np.load(study.pictures(subject, named(kappa)).path, allow_pickle=False) as file:
-        x_adv, reached = file["x"], file["success"]
+    found = archives.read(study.pictures(subject, named(kappa)).path)
+    x_adv, reached = found["x"], found["success"]
     distance = np.sqrt(np.sum((x_adv.astype(np.float64) - aimed.x) ** 2, axis=(1, 2, 3)))
     return Attacked(aimed, x_adv, reached, distance)
 

@@ -14,6 +14,7 @@ from a2d_jax.io.tables import stretched
 from a2d_jax.losses import look
 from a2d_jax.types import Classifier
 from experiments import substitute
+from experiments.paper import archives
 from experiments.paper.networks import DIGITS, Subject
 from experiments.paper.settings import SUBSTITUTE, Crafting
 
@@ -61,8 +62,8 @@ def craft(study: "Study", subject: Subject, how: Crafting, wanted: int, split: s
     """
     if how.attack == SUBSTITUTE:
         return _transferred(study, subject, wanted, name)
-    with np.load(study.pool(subject, split), allow_pickle=False) as file:
-        x, label = file["x"], file["y"]
+    pool = archives.read(study.pool(subject, split))
+    x, label = pool["x"], pool["y"]
     tries: list[Crafted] = []
     begin, many = 0, wanted
     while begin < len(x) and many > 0:
@@ -85,13 +86,13 @@ def _attack(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, labe
 
 def _job(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray, name: str) -> Crafted:
     images = study.folder / f"{name}.originals.npz"
-    np.savez(images, x=x, y=label)
+    archives.write(images, x=x, y=label)
     targeted = f"{how.attack}:targeted=true" if how.target else how.attack
     given = {"images": images, "attack": targeted, "target": how.target, "stretch": how.stretch}
     more = {"preset": subject.facts.preset, "seed": study.seed, "lanes": study.lanes}
     made = study.work.once(f"{name}.attacked.npz", jobs.AttackSpec, **study.network(subject), **given, **more)
-    with np.load(made, allow_pickle=False) as file:
-        return Crafted(file["x"], label, file["success"], np.arange(len(x)), len(x))
+    found = archives.read(made)
+    return Crafted(found["x"], label, found["success"], np.arange(len(x)), len(x))
 
 
 def _unbounded(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray) -> Crafted:
@@ -142,5 +143,6 @@ def _transferred(study: "Study", subject: Subject, wanted: int, name: str) -> Cr
         seed=study.seed,
     )
     told = substitute.main(settings, study.console)
-    with np.load(settings.out / substitute.RESULT, allow_pickle=False) as file:
-        return Crafted(file["x"], file["y"], file["success"], file["index"], told["attacked"])
+    found = archives.read(settings.out / substitute.RESULT)
+    unknown = np.full(len(found["x"]), -1)  # its index is a place among all images of the data set, which are not the pool
+    return Crafted(found["x"], found["y"], found["success"], unknown, told["attacked"])

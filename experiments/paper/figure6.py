@@ -32,13 +32,16 @@ def make(study: Study) -> Sequence[Block]:
             blocks.append(
                 Bars(f"{title} on {subject.title}", "judged right, %", names, {name: np.array(one) for name, one in found.items()})
             )
-        for name in found:
+        counts = {TITLES[attack]: [len(study.costs(subject, one, attack).cost) for one in names] for attack in defences(study, subject)}
+        counts[END] = list(map(len, judged(study, subject).values()))
+        for name in score:
             means = [float(np.mean(one[name])) for one in (neighbour, score)]
-            rows.append(Row((subject.title, name), (Number(means[0], paper.get((data, name))), Number(means[1]))))
+            n = counts[name][0], sum(counts[name][1:])
+            rows.append(Row((subject.title, name), (Number(means[0], paper.get((data, name)), n), Number(means[1], n=n))))
     note = (
         "The mean of a detector is that of its bars: benign images and every set. A K-NN of one attack learns for each set from benign "
-        "images and from crafted images of that set; its benign bar is the mean over these. END reads all four costs, unscaled, and learns "
-        "from all sets; of the Z-scores it calls an image benign if two of four do."
+        "images and from crafted images of that set; its benign bar is the mean over these. END reads the costs of all these attacks. As a "
+        "K-NN it does not scale them and learns from all sets. As a Z-score it calls an image benign if the detectors of two attacks do."
     )
     return [*blocks, Table("Mean accuracy, %", ("network", "detector"), ("K-NN", "Z-score"), rows, decimals=2, note=note)]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.paper.blocks import Block, Lines, Number, Row, Table
-from experiments.paper.confident import CIFAR10_CAP, MNIST_CAP, attacked, gets_through, named, told
+from experiments.paper.confident import CIFAR10_CAP, KAPPAS, MNIST_CAP, attacked, gets_through, named, told
 from experiments.paper.guards import LEVEL, Guard, a2d, lacks, lacks_magnet, magnet, newton, newton_both
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
@@ -15,8 +15,7 @@ from experiments.paper.numbers import share
 from experiments.paper.published import published
 from experiments.paper.study import BENIGN, Study
 
-KAPPAS = (0, 5, 10, 15, 20)
-NAMES = [f"kappa {kappa}" for kappa in KAPPAS]
+NAMES = [named(kappa) for kappa in KAPPAS]
 OURS = {"Newton (ours)": (newton,), "Newton, both ends (ours)": (newton_both,)}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.paper.blocks import Block, Images, Number, Row, Table
-from experiments.paper.confident import attacked, firsts, told
+from experiments.paper.confident import KAPPAS, attacked, firsts, named, told
 from experiments.paper.grids import caption
 from experiments.paper.items import Item
 from experiments.paper.published import number, published
@@ -11,7 +11,6 @@ from experiments.paper.study import Study
 
 ROLE = "magnet-mnist"
 PAIR = (4, 0)
-KAPPAS = (0, 5, 10, 15, 20)
 
 
 def make(study: Study) -> Sequence[Block]:
@@ -22,7 +21,7 @@ def make(study: Study) -> Sequence[Block]:
     places = [one.pairs.place(*PAIR) for one in found]
     x = [firsts(study, subject)[0][PAIR[0]], *(one.x_adv[place] for one, place in zip(found, places, strict=True))]
     captions = ["benign", *(caption(one, place) for one, place in zip(found, places, strict=True))]
-    names = [f"kappa {kappa}" for kappa in KAPPAS]
+    names = [named(kappa) for kappa in KAPPAS]
     cells = [
         Number(float(one.distance[place]), paper[f"kappa={kappa}"], (1,))
         if one.reached[place]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.paper.blocks import Block, Images, Number, Row, Table
-from experiments.paper.confident import attacked, class_name, firsts, named, told
+from experiments.paper.confident import KAPPAS, attacked, class_name, firsts, named, told
 from experiments.paper.guards import a2d
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
@@ -14,8 +14,6 @@ from experiments.paper.study import Study
 
 STANDARD, ADVERSARIAL = "standard-cifar10", "adversarial-cifar10"
 PAIR = (0, 3)
-KAPPAS = (0, 5, 10, 15, 20)
-"""Confidences that are tried in this order until the detector says nothing."""
 FAILED = "no attack reached its target, or each was flagged"
 
 
@@ -35,8 +33,8 @@ def make(study: Study) -> Sequence[Block]:
         cells.append(Number(distance, paper[title], (1,)) if image is not None else Number(None, paper[title], reason=FAILED))
     pair = f"{class_name(subject, PAIR[0])} as {class_name(subject, PAIR[1])}"
     note = (
-        f"{told(study)} The confidence is the smallest of 0, 5, 10, 15, 20 whose image reaches the target and, for A2D, is not flagged. "
-        "The paper's image is not known; ours may differ between the networks."
+        f"{told(study)} The confidence is the smallest of {', '.join(map(str, KAPPAS))} whose image reaches the target "
+        "and, for A2D, is not flagged. The paper's image is not known; ours may differ between the networks."
     )
     columns = ["benign", *wanted]
     return [

@@ -31,7 +31,10 @@ def grid(study: Study, subject: Subject, kappa: int, file: str) -> Sequence[Bloc
         "Below each image stands its L2 distance. A smaller size makes fewer pairs and leaves places empty."
     )
     pictures = Images(title, [f"from {name}" for name in names], [f"as {name}" for name in names], x, captions, note)
-    note = f"{told(study)} The paper's images are not known. The published mean is over the same places of its grid."
+    note = (
+        f"{told(study)} The paper's images are not known. Means are over the images that reach the target; the published mean is over the "
+        "same places of its grid."
+    )
     columns = ("mean L2", "target reached, %")
     return [pictures, Table(f"Distances, {title}", ("grid",), columns, [_row(subject, found, theirs, kappa)], (3, 1), note)]
 
@@ -55,7 +58,8 @@ def caption(found: Attacked, place: int) -> str:
 
 def _row(subject: Subject, found: Attacked, theirs: np.ndarray, kappa: int) -> Row:
     reached = found.reached
-    there = float(np.nanmean(theirs[found.pairs.source, found.pairs.target]))
+    same = reached if reached.any() else np.ones_like(reached)
+    there = float(np.nanmean(theirs[found.pairs.source[same], found.pairs.target[same]]))
     distance = found.distance[reached]
     middle = mean(subject, distance, there) if len(distance) else Number(None, there, reason="no attack reached its target")
     return Row((f"kappa {kappa}",), (middle, Number(100 * float(reached.mean()), n=(len(reached),))))

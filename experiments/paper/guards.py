@@ -7,6 +7,7 @@ from jaxtyping import Bool
 
 from a2d_jax.detectors import Conformal, ZScore
 from a2d_jax.io.convert import convert
+from a2d_jax.io.source import content_digest
 from experiments.baselines.magnet import MagNet
 from experiments.paper.networks import Subject
 from experiments.paper.study import BENIGN, FIT, Study
@@ -38,15 +39,16 @@ def newton_both(study: Study, subject: Subject, name: str) -> Bool[np.ndarray, "
 
 def magnet(study: Study, subject: Subject, name: str) -> Bool[np.ndarray, " n"]:
     """MagNet's autoencoders for MNIST, as their authors published them."""
-    path = study.pictures(subject, name).path
+    judged = study.pictures(subject, name)
+    for file in AUTOENCODERS:
+        study.same(f"file of {file}", file, "sha256", content_digest(_weights(study, file)))
 
     def work() -> Mapping[str, np.ndarray]:
         modules = [convert(_weights(study, file), make()).module for file, make in AUTOENCODERS.items()]
         benign = study.training(subject, VALIDATION)[0]
-        with np.load(path, allow_pickle=False) as file:
-            return {"flagged": MagNet(modules).fit(benign).score(file["x"]) >= 1}
+        return {"flagged": MagNet(modules).fit(benign).predict(judged.x)}
 
-    return study.arrays(subject, f"{path.stem}.magnet", work)["flagged"]
+    return study.arrays(subject, f"{judged.path.stem}.magnet", work)["flagged"]
 
 
 def lacks_magnet(study: Study, subject: Subject) -> str:
@@ -54,14 +56,16 @@ def lacks_magnet(study: Study, subject: Subject) -> str:
     if subject.facts.data != "mnist":
         return f"MagNet's autoencoders are for MNIST, not for {subject.facts.data}"
     missing = [name for name in AUTOENCODERS if not (study.places.checkpoints and _weights(study, name).exists())]
-    return f"{', '.join(missing)} not in the folder of checkpoints; a fork of Trevillie/MagNet on GitHub has them" if missing else ""
+    if not missing:
+        return ""
+    return f"MagNet's autoencoders: {', '.join(missing)} not in the folder of checkpoints; a fork of Trevillie/MagNet on GitHub has them"
 
 
 def lacks(study: Study) -> Sequence[str]:
     """Why MagNet's autoencoders are missing, if they are."""
     subject = study.subjects.get("magnet-mnist")
     why = "" if subject is None else lacks_magnet(study, subject)
-    return [f"MagNet's autoencoders: {why}"] if why else []
+    return [why] if why else []
 
 
 def _weights(study: Study, name: str):

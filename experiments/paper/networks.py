@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from a2d_jax.errors import BadInput
-from a2d_jax.io.datasets import load
+from a2d_jax.errors import require
+from a2d_jax.io.datasets import NotHere, load
 from models.table import LITE0, lite0_checkpoint
 
 
@@ -87,7 +87,7 @@ ROLES: Mapping[str, Role] = {
         "env2",
         "lite0",
         "Env2 ImageNet",
-        "neither ResNet-101's weights nor ImageNet are here; EfficientNet-Lite0 and 250 photographs stand in",
+        "neither ResNet-101's weights nor ImageNet are here; EfficientNet-Lite0 and a folder of photographs stand in",
     ),
     "magnet-mnist": Role("env1", "carlini", "MagNet MNIST"),
     "standard-cifar10": Role("env1", "cifar-standard", "CIFAR-10, standard training", "a ResNet-20 stands in for the wide ResNet"),
@@ -120,11 +120,6 @@ class Subject:
         return f"{ROLES[self.role].title}{' (digits)' if self.stands_in else ''}"
 
     @property
-    def own(self) -> bool:
-        """Whether published numbers hold for it: the paper's architecture on the paper's data."""
-        return not self.stands_in and self.network in ("lenet-env1", "convnet-env1", "lenet5", "carlini")
-
-    @property
     def facts(self) -> Network:
         """Its factory, data and preset."""
         return NETWORKS[self.network]
@@ -150,6 +145,11 @@ class Places:
     photographs: Path | None
     authors: Path | None = None
 
+    def __post_init__(self):
+        for name in ("checkpoints", "photographs", "authors"):
+            folder: Path | None = getattr(self, name)
+            require(folder is None or folder.is_dir(), f"a folder for --{name}", str(folder), "correct it, or leave it out")
+
 
 def find(roles: list[str], places: Places, stand_in: bool) -> tuple[dict[str, Subject], dict[str, str]]:
     """The networks of some roles, and why others are missing. Nothing is read but names of files.
@@ -160,7 +160,7 @@ def find(roles: list[str], places: Places, stand_in: bool) -> tuple[dict[str, Su
       stand_in: take the digits for every role, whatever is here.
 
     Raises:
-      BadInput: an unknown role.
+      BadInput: a data set that is incomplete or damaged.
     """
     found: dict[str, Subject] = {}
     missing: dict[str, str] = {}
@@ -174,7 +174,8 @@ def find(roles: list[str], places: Places, stand_in: bool) -> tuple[dict[str, Su
         if source is not None and source.exists():
             found[role] = Subject(role, network, source, False)
         elif facts.origin:
-            missing[role] = f"{Path(facts.checkpoint).name} is not in the folder of checkpoints; its source is {facts.origin}"
+            place = "an installed package" if network == "lite0" else "the folder of checkpoints"
+            missing[role] = f"{Path(facts.checkpoint).name} is not in {place}; its source is {facts.origin}"
         else:
             found[role] = Subject(role, network, None, False)
     return found, missing
@@ -185,6 +186,7 @@ def _data_here(facts: Network, places: Places) -> bool:
         return places.photographs is not None
     try:
         load(facts.data, "test")
-    except BadInput:
+    except NotHere:
         return False
+    load(facts.data, "train")  # half a data set would be missed after hours
     return True

@@ -179,7 +179,7 @@ def _printed(table: Table) -> Printed:
 def _cell(number: Number, digits: int, common: str, reasons: dict[str, int]) -> Cell:
     """A number as texts. Its reason joins the footnotes, where equal ones stand once."""
     lacking = "missing" if number.ours is None else "outside" if number.inside is False else ""
-    reason = number.reason or NOTHING_STATED.get(lacking, "")
+    reason = _sentence(number.reason or NOTHING_STATED.get(lacking, ""))
     return Cell(
         ours=drawing.NOTHING if number.ours is None else f"{number.ours:.{digits}f}",
         published="" if number.published is None else f"{number.published:.{digits}f}",
@@ -189,6 +189,10 @@ def _cell(number: Number, digits: int, common: str, reasons: dict[str, int]) -> 
         inside=number.inside,
         note=reasons.setdefault(reason, len(reasons) + 1) if reason else None,
     )
+
+
+def _sentence(text: str) -> str:
+    return text and f"{text[0].upper()}{text[1:].removesuffix('.')}."
 
 
 def _n(number: Number) -> str:

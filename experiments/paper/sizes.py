@@ -19,8 +19,8 @@ class Size:
       timed: images of each set that are attacked alone, to time one image.
       clever: images of each set with CLEVER scores.
       score: settings of CLEVER.
-      mutants: of mutation testing, by network; 0 leaves it out.
-      training: training images that baselines learn from, by network; 0 leaves these baselines out.
+      mutants: of mutation testing, by network.
+      training: training images that baselines learn from, by network; 0 where there are none.
       pairs: pairs of an image and a target under C&W with confidence, by network. Figure 9 shows the second for `cifar-standard`.
       confidence_steps: updates of that C&W for each of its constants.
       rounds: of the substitute.

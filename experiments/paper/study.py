@@ -3,7 +3,7 @@
     OUT/networks/NAME/                 weights, for the command line
     OUT/SETS/SPLIT-pool.npz            images that the network classifies correctly: x, y
     OUT/SETS/SPLIT-benign.npz          the first of them
-    OUT/SETS/SPLIT-SET.npz             adversarial images: x, y, success, index (position in the pool)
+    OUT/SETS/SPLIT-SET.npz             adversarial images: x, y, success, index (position in the pool, or -1)
     OUT/SETS/SPLIT-SET.ATTACK.parquet  costs
     OUT/SETS/SPLIT-SET.clever.parquet  CLEVER scores
     OUT/SETS/NAME.npz                  arrays of a step that is no job, such as the scores of a baseline
@@ -13,6 +13,7 @@ SETS is a section of `settings.toml`, SPLIT is `test` (images that are judged) o
 step: after a kill the same command goes on with the step that was interrupted, and a job goes on within it. The protocol knows no table.
 """
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,17 +28,16 @@ from rich.console import Console
 
 from a2d_jax import costs, drivers, jobs
 from a2d_jax.classifiers import predict_by
-from a2d_jax.errors import BadInput
+from a2d_jax.errors import BadInput, require
 from a2d_jax.io import checkpoints
 from a2d_jax.io.datasets import load
-from a2d_jax.io.files import atomic
 from a2d_jax.io.measurements import Measurements, read_measurements
 from a2d_jax.io.provenance import weights_digest
 from a2d_jax.io.source import content_digest
 from a2d_jax.measurements import Column
 from a2d_jax.types import Attack, Classifier
-from experiments.paper import authors, confident, crafting
-from experiments.paper.networks import DIGITS, Places, Subject
+from experiments.paper import archives, authors, confident, crafting
+from experiments.paper.networks import DIGITS, ROLES, Places, Subject
 from experiments.paper.settings import Crafting, craftings
 from experiments.paper.sizes import Size
 from experiments.work import Work
@@ -72,7 +72,7 @@ class Pictures(NamedTuple):
     Attributes:
       x: `n h w c` in [0, 1].
       label: their true classes.
-      index: position in the pool of the image that each was made from.
+      index: position in the pool of the image that each was made from; -1 if it is not known.
       path: the file.
     """
 
@@ -88,16 +88,10 @@ class Measured(NamedTuple):
     Attributes:
       cost: what a detector reads, `n`: the cost, of Newton the crossing. A low number is suspicious.
       numbers: all numbers of the table, by name, each `n`.
-      index: position of each image in its set.
-      censored: the budget ended first, `n`.
-      seconds: of one image in the stream.
     """
 
     cost: np.ndarray
     numbers: Mapping[str, np.ndarray]
-    index: np.ndarray
-    censored: np.ndarray
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -143,10 +137,23 @@ class Study:
         """
         found = authors.files(self.places.authors)
         for name, path in found.items():
-            begun = self.work.steps.once(f"file of {name}", lambda path=path: {"sha256": content_digest(path)})
-            if content_digest(path) != begun["sha256"]:
-                raise BadInput(f"expected the {path.name} with which {self.folder} began, got another; choose another --out")
+            self.same(f"file of {name}", path.name, "sha256", content_digest(path))
         return found
+
+    def same(self, step: str, what: str, key: str, digest: str) -> None:
+        """Remember what the folder began with, for its numbers depend on it.
+
+        Args:
+          step: that remembers it.
+          what: it is, such as a file.
+          key: of the digest, among what the step tells.
+          digest: of what is there now.
+
+        Raises:
+          BadInput: the folder began with another.
+        """
+        if self.work.steps.once(step, lambda: {key: digest})[key] != digest:
+            raise BadInput(f"expected the {what} with which {self.folder} began, got something else; choose another --out")
 
     @cached_property
     def settings(self) -> Mapping[str, Mapping[str, Crafting]]:
@@ -154,6 +161,31 @@ class Study:
         return craftings()
 
     # Networks
+
+    def begin(self, subject: Subject) -> None:
+        """Read what the numbers of a network depend on: its weights, unless they are trained here, and its test images.
+
+        Raises:
+          BadInput: a damaged file, or another than that with which the folder began.
+        """
+        if subject.source is not None:
+            self._weights(subject)
+        data = subject.facts.data
+        self.once(f"images of {data}", lambda: self.same(f"images of {data}", f"images of {data}", "sha256", self._digest(subject)))
+
+    def _digest(self, subject: Subject) -> str:
+        hashed = hashlib.sha256()
+        for array in self.everything(subject, TEST):
+            hashed.update(np.ascontiguousarray(array))
+        return hashed.hexdigest()
+
+    def lost(self, role: str) -> bool:
+        """Whether the folder has numbers of the role's network, but its weights or data are not there now."""
+        network, there = ROLES[role].network, self.subjects.get(role)
+        done = self.work.steps.done
+        return done(f"weights of {network}") and (
+            there is None or there.network != network or (there.source is None and not done(f"train {network}"))
+        )
 
     def network(self, subject: Subject) -> dict[str, Any]:
         """The classifier as jobs take it: factory and checkpoint."""
@@ -180,11 +212,10 @@ class Study:
         elif source.is_dir():
             folder = source
         else:
+            self.same(f"file of {subject.network}", source.name, "sha256", content_digest(source))  # it is converted once
             folder = self.work.once(self._place(f"networks/{subject.network}"), jobs.ConvertSpec, source=source, classifier=factory)
-        now = weights_digest(checkpoints.load(factory, folder).classifier)
-        begun = self.work.steps.once(f"weights of {subject.network}", lambda: {"weights_sha256": now})["weights_sha256"]
-        if now != begun:
-            raise BadInput(f"expected the weights of {subject.network} with which {self.folder} began, got others; choose another --out")
+        name = f"weights of {subject.network}"
+        self.same(name, name, "weights_sha256", weights_digest(checkpoints.load(factory, folder).classifier))
         return folder
 
     def _trained(self, subject: Subject) -> Path:
@@ -224,15 +255,18 @@ class Study:
     def pictures(self, subject: Subject, name: str, split: str = TEST) -> Pictures:
         """The images of a set, crafted unless they are there."""
         path = self._benign(subject, split) if name == BENIGN else self._crafted(subject, name, split)
-        with np.load(path, allow_pickle=False) as file:
-            x, label = file["x"], file["y"]
-            return Pictures(x, label, file["index"] if "index" in file else np.arange(len(x)), path)
+        found = archives.read(path)
+        return Pictures(found["x"], found["y"], found.get("index", np.arange(len(found["x"]))), path)
 
     def pairs(self, subject: Subject, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The originals of a crafted set, and the set, in one order."""
+        """The originals of a crafted set, and the set, in one order.
+
+        Raises:
+          BadInput: a set that does not say which images it was made from.
+        """
         made = self.pictures(subject, name)
-        with np.load(self.pool(subject), allow_pickle=False) as file:
-            return file["x"][made.index], made.x
+        require(bool((made.index >= 0).all()), "a set that says which images it was made from", name, "take another")
+        return archives.read(self.pool(subject))["x"][made.index], made.x
 
     def training(self, subject: Subject, many: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels that baselines learn from; the first ones of the training set.
@@ -258,17 +292,11 @@ class Study:
             x, label = self.everything(subject, split)
             many = min(len(x), POOL * self.images(subject))
             right = costs.predictions(self.classifier(subject), x[:many])[0] == label[:many]
-            _write(self.folder / name, x=x[:many][right], y=label[:many][right].astype(np.int64))
+            archives.write(self.folder / name, x=x[:many][right], y=label[:many][right].astype(np.int64))
             return {"images": many, "right": int(right.sum())}
 
         self.work.steps.once(name, work)
         return self.folder / name
-
-    def accuracy(self, subject: Subject) -> tuple[float, int]:
-        """Share of the first test images that the network classifies correctly, and their number."""
-        self.pool(subject)
-        told = self.work.steps.facts()[f"{subject.sets}/{TEST}-pool.npz"]
-        return told["right"] / told["images"], told["images"]
 
     def everything(self, subject: Subject, split: str) -> tuple[np.ndarray, np.ndarray]:
         """All images of a split and their labels, right or wrong.
@@ -288,9 +316,8 @@ class Study:
         name = f"{subject.sets}/{split}-{BENIGN}.npz"
 
         def work() -> dict[str, Any]:
-            with np.load(self.pool(subject, split), allow_pickle=False) as file:
-                many = self.images(subject)
-                _write(self.folder / name, x=file["x"][:many], y=file["y"][:many])
+            pool, many = archives.read(self.pool(subject, split)), self.images(subject)
+            archives.write(self.folder / name, x=pool["x"][:many], y=pool["y"][:many])
             return {}
 
         self.work.steps.once(name, work)
@@ -303,7 +330,7 @@ class Study:
             made = self._made(subject, name, split, path.removesuffix(".npz"))
             if not len(made.x):
                 raise BadInput(f"expected at least one image of {name} that fools {subject.network}, got none; choose a larger --size")
-            _write(self.folder / path, x=made.x, y=made.label, success=made.success, index=made.index)
+            archives.write(self.folder / path, x=made.x, y=made.label, success=made.success, index=made.index)
             return {"images": len(made.x), "tried": made.tried, "fool the network": int(made.success.sum())}
 
         self.work.steps.once(path, work)
@@ -343,8 +370,7 @@ class Study:
         (measured,) = found.names
         column = Column(measured, "crossing" if attack.startswith("newton") else "cost")
         numbers = {key: np.asarray(values) for key, values in found.numbers[measured].items()}
-        seconds = self.work.steps.facts()[path]["seconds"] / len(found.index)
-        return Measured(found.select([column])[:, 0].astype(np.float64), numbers, found.index, found.censored[measured], seconds)
+        return Measured(found.select([column])[:, 0].astype(np.float64), numbers)
 
     def alone(self, subject: Subject, name: str, title: str, attack: Attack, many: int | None = None) -> np.ndarray:
         """Seconds of an attack on each of the first images of a set, when nothing else is attacked: a batch of one, compiled before.
@@ -388,9 +414,7 @@ class Study:
         """The margin between the two largest logits of each image, which costs one forward pass. A low number is suspicious."""
 
         def work() -> dict[str, Any]:
-            x = self.pictures(subject, name, split).path
-            with np.load(x, allow_pickle=False) as file:
-                ranked = np.sort(predict_by(self.classifier(subject), file["x"], BATCH), axis=1)
+            ranked = np.sort(predict_by(self.classifier(subject), self.pictures(subject, name, split).x, BATCH), axis=1)
             return {"margin": ranked[:, -1] - ranked[:, -2]}
 
         return self.arrays(subject, f"{split}-{slug(name)}.margin", work)["margin"]
@@ -415,25 +439,15 @@ class Study:
 
         def once() -> dict[str, Any]:
             begin = time.perf_counter()
-            _write(self.folder / path, **work())
+            archives.write(self.folder / path, **work())
             if (seconds := time.perf_counter() - begin) > WORTH_TELLING:
                 self.console.print(f"{path}: {seconds:.0f} s", highlight=False)
             return {}
 
         self.work.steps.once(path, once)
-        with np.load(self.folder / path, allow_pickle=False) as file:
-            return dict(file)
-
-    def told(self, subject: Subject, name: str) -> dict[str, Any]:
-        """What a step of `arrays` told, such as its seconds."""
-        return self.work.steps.facts()[f"{subject.sets}/{name}.npz"]
+        return archives.read(self.folder / path)
 
 
 def slug(name: str) -> str:
     """The name of a set in the names of files."""
     return "".join(letter for letter in name.lower() if letter.isalnum() or letter in "-_")
-
-
-def _write(path: Path, **arrays: Any) -> None:
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)

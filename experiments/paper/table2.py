@@ -40,9 +40,9 @@ def make(study: Study) -> Sequence[Block]:
     note = (
         "Newton and the margin are not in the paper. Newton reads the crossing, which takes two to four gradients on a benign image. The "
         "margin between the two largest logits costs one forward pass. DBA is measured on fewer images, see n. BL1 and BL2 follow their "
-        "published protocols: BL1 is scored on the images that it learned from, BL2 on a fifth that it did not; the negatives of both are "
-        "benign and noisy images. BL3 takes the operator NAI. BL4 needs training images; ImageNet's are not here. Sets of the paper's "
-        "authors fool their network, whose weights are not public, and not always ours."
+        "published protocols: BL1 is scored on the images that it learned from, BL2 on the last images of each set, which it did not learn "
+        "from; the negatives of both are benign and noisy images. BL3 takes the operator NAI. BL4 needs training images; those of ImageNet "
+        "are not here. Sets of the paper's authors fool their network, whose weights are not public, and not always ours."
     )
     return [Table("AUROC against benign images", ("network", "set"), [*DEFENCES, *OURS, *BASELINES], rows, note=note)]
 

@@ -3,6 +3,7 @@
 import ast
 import io
 import re
+import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -10,25 +11,29 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 
 from a2d_jax import costs, drivers
 from a2d_jax.attacks import CWMargin, DeepFool, jsma_single
 from a2d_jax.classifiers import from_nnx
 from a2d_jax.errors import BadInput
+from a2d_jax.io import checkpoints
 from a2d_jax.metrics import auroc
 from experiments import substitute
-from experiments.paper import crafting
+from experiments.paper import archives, crafting
 from experiments.paper.__main__ import Settings, main, opened
 from experiments.paper.blocks import Number, Table
 from experiments.paper.crafting import Crafted, craft
 from experiments.paper.ensembles import neighbours
+from experiments.paper.figure3 import SETS
 from experiments.paper.items import NAMES, item
-from experiments.paper.networks import DIGITS, ROLES, Places, Subject, find
+from experiments.paper.networks import DIGITS, NETWORKS, ROLES, Network, Places, Subject, find
 from experiments.paper.numbers import area, mean, share
 from experiments.paper.published import number, published
 from experiments.paper.settings import Crafting, craftings
 from experiments.paper.sizes import OTHERS, SIZES
+from experiments.paper.study import BENIGN, Pictures, Study
 from experiments.paper.table3 import threshold_for
 from experiments.paper.table7 import at_ratio
 from experiments.work import Work
@@ -79,6 +84,7 @@ def test_every_item(made):
     assert len(areas) > 50
     assert 0.8 < np.median(areas) <= 1.0
     assert all(np.isfinite(value) for value, _ in found.values() if value is not None)
+    assert all(n for value, n in found.values() if value is not None)
 
 
 @pytest.mark.slow
@@ -140,6 +146,24 @@ def test_networks_that_are_missing(tmp_path, monkeypatch):
     assert "on GitHub" in missing["env2-mnist"]
 
 
+def test_half_a_data_set_is_told_first(tmp_path, monkeypatch):
+    """Protects from hours: data that are damaged or incomplete are told before the work begins, and digits do not stand in for them."""
+    monkeypatch.setenv("A2D_DATA", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    (tmp_path / "mnist").mkdir()
+    kinds = {"images-idx3": np.zeros((2, 28, 28), np.uint8), "labels-idx1": np.zeros(2, np.uint8)}
+    for kind, array in kinds.items():
+        sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+        (tmp_path / "mnist" / f"t10k-{kind}-ubyte").write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
+    with pytest.raises(BadInput, match="got no train-labels-idx1-ubyte"):
+        find(["env1-mnist"], Places(None, None), False)
+    (tmp_path / "mnist" / "t10k-images-idx3-ubyte").write_bytes(b"damaged")
+    with pytest.raises(BadInput, match="t10k-images-idx3-ubyte, which starts with"):
+        find(["env1-mnist"], Places(None, None), False)
+    subjects, _ = find(["env1-cifar10"], Places(None, None), False)
+    assert subjects["env1-cifar10"].stands_in
+
+
 def test_settings_are_the_papers():
     """Protects Tables 5 and 6: every set of the paper is crafted, with the numbers that the paper prints."""
     sections = {("Env1", "MNIST"): "env1-mnist", ("Env1", "CIFAR10"): "env1-cifar10", ("Env2", "MNIST"): "env2-mnist"}
@@ -198,6 +222,20 @@ def test_threshold():
     assert threshold_for(costs, 0.7) == 3
     assert threshold_for(costs, 1.0) == 1
     assert np.mean(costs >= threshold_for(costs, 0.897)) >= 0.897
+
+
+def test_what_a_size_leaves_out_is_named():
+    """Protects Table 3: an attack that a size leaves out has its row, with the published numbers and the reason."""
+    subject, numbers = Subject("env2-imagenet", "lite0", None, False), np.array([1.0, 2, 3])
+    names = ("iterations", "forward_queries", "backward_queries")
+    measured = SimpleNamespace(cost=numbers, numbers=dict.fromkeys(names, numbers))
+    study = SimpleNamespace(subjects={"env2-imagenet": subject}, sets=lambda _: ["FGSM"], costs=lambda *_, **bound: measured)
+    table, _ = item("table3").make(SimpleNamespace(**vars(study), leaves_out=lambda _, attack: attack == "dba"))
+    (row,) = [row for row in table.rows if row.heads[1] == "DBA_d"]
+    assert [cell.published for cell in row.cells] == [143, 93.9, 451, 219, 88.0]
+    assert {(cell.ours, cell.reason) for cell in row.cells} == {(None, "DBA_d is left out at this size")}
+    (row,) = [row for row in table.rows if row.heads[1] == "JSMA_d"]
+    assert [cell.published for cell in row.cells] == [6, 95.4, 67, 11, 88.6]
 
 
 def test_neighbours():
@@ -286,3 +324,123 @@ def test_sets_are_part_of_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.paper.__main__.craftings", lambda: changed)
     with pytest.raises(BadInput, match=r"sets.env1-mnist.FGSM is \"fgsm:epsilon=0.3\", got \"fgsm:epsilon=0.2\""):
         main(Settings(("table5",), size="tiny", out=tmp_path), quiet())
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "photographs", "authors"])
+def test_folders_that_are_not_there(tmp_path, folder):
+    """Protects from hours on a mistyped path: a folder that is not there is told before the work begins, and nothing is made."""
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(BadInput, match=f"a folder for --{folder}, got '{wrong}'"):
+            main(Settings(("table5",), size="tiny", out=tmp_path / "out", **{folder: wrong}), quiet())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"seed": -1}, "--seed of at least 0, got -1"), ({"lanes": 0}, "2 --lanes, got 0")])
+def test_numbers_that_cannot_be(tmp_path, settings, said):
+    """Protects from a traceback after minutes: a seed or lanes that no step takes are told before the work begins."""
+    with pytest.raises(BadInput, match=said):
+        main(Settings(("table5",), size="tiny", out=tmp_path / "out", **settings), quiet())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """Makes Table 5 with a network of digits, whose weights are in a folder of checkpoints, in the role of the first network."""
+    network = Network("models.lenet:lenet_digits", "own", "digits", "mnist", origin="nowhere")
+    monkeypatch.setitem(NETWORKS, "lenet-env1", network)
+    monkeypatch.setitem(NETWORKS, "convnet-env1", network._replace(data="cifar10"))
+    monkeypatch.setenv("A2D_DATA", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for seed, folder in enumerate(("given", "other")):
+        (tmp_path / folder).mkdir()
+        checkpoints.save(lenet_digits(nnx.Rngs(seed)), tmp_path / folder / "own", factory=network.factory)
+
+    def make(given, name="table5"):
+        return main(Settings((name,), size="small", out=tmp_path / "out", checkpoints=given and tmp_path / given), quiet())
+
+    return make
+
+
+def test_a_folder_keeps_to_its_weights(begun):
+    """Protects numbers that belong together: a folder that was begun with weights is not gone on with without them, or with others."""
+    begun("given")
+    begun("given")
+    with pytest.raises(BadInput, match=r"weights and data of lenet-env1, with which .* began, got none"):
+        begun(None)
+    with pytest.raises(BadInput, match=r"expected the weights of lenet-env1 with which .* began, got something else"):
+        begun("other")
+
+
+def test_a_folder_keeps_to_the_file_that_it_converted(begun, tmp_path, monkeypatch):
+    """Protects numbers that belong together: other weights under the name of a file that is converted are not passed over."""
+    (tmp_path / "given" / "own").rename(tmp_path / "converted")
+    shutil.rmtree(tmp_path / "other" / "own")
+    for folder in ("given", "other"):
+        (tmp_path / folder / "own").write_text(folder)
+    monkeypatch.setattr(Work, "once", lambda *_, **settings: tmp_path / "converted")
+    begun("given")
+    with pytest.raises(BadInput, match=r"expected the own with which .* began, got something else"):
+        begun("other")
+
+
+def test_a_damaged_checkpoint_is_told_first(begun, tmp_path):
+    """Protects from hours on a damaged file: it is found before the work begins."""
+    for path in (tmp_path / "given" / "own").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    with pytest.raises(BadInput, match="own"):
+        begun("given")
+
+
+def test_a_folder_keeps_to_its_images(begun, monkeypatch):
+    """Protects numbers that belong together: a folder that was begun with other images, such as other photographs, is refused."""
+    begun("given")
+    everything = Study.everything
+    monkeypatch.setattr(Study, "everything", lambda *given: tuple(column[1:] for column in everything(*given)))
+    with pytest.raises(BadInput, match=r"expected the images of digits with which .* began, got something else"):
+        begun("given")
+
+
+def test_archives(tmp_path):
+    """Protects from a traceback: an archive that a disk or a user has damaged is named, with what to do."""
+    path = tmp_path / "scores.npz"
+    archives.write(path, score=np.arange(3.0))
+    assert archives.read(path)["score"].tolist() == [0, 1, 2]
+    whole = path.read_bytes()
+    for damaged in (whole[:40], whole[:-40], b"", b"words"):
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput, match=r"scores.npz, which is damaged or missing; put it back, or pass --restart"):
+            archives.read(path)
+    path.unlink()
+    with pytest.raises(BadInput, match="damaged or missing"):
+        archives.read(path)
+
+
+def test_originals_that_are_not_known():
+    """Protects baselines that learn from pairs: a set that does not say what it was made from is refused."""
+    made = Pictures(np.zeros((2, 1, 1, 1)), np.zeros(2, int), np.array([0, -1]), Path("set"))
+    study = SimpleNamespace(pictures=lambda *_: made)
+    with pytest.raises(BadInput, match="which images it was made from, got 'BB'"):
+        Study.pairs(study, OWN, "BB")
+
+
+def test_the_substitutes_originals_are_not_known(tmp_path, monkeypatch):
+    """Protects pairs: the places that a substitute's images have in the whole data set are not taken for places in the pool."""
+    kept = {"x": np.zeros((2, 1, 1, 1)), "y": np.zeros(2, int), "success": np.ones(2, bool), "index": np.array([3, 60_000])}
+    (tmp_path / "bb.substitute").mkdir()
+    np.savez(tmp_path / "bb.substitute" / substitute.RESULT, **kept)
+    monkeypatch.setattr(substitute, "main", lambda *_: {"attacked": 9})
+    study = SimpleNamespace(network=lambda _: {"classifier": "toy"}, size=SIZES["tiny"], folder=tmp_path)
+    study = SimpleNamespace(**vars(study), seed=0, console=quiet())
+    made = craft(study, OWN, Crafting("substitute"), 2, "test", "bb")
+    assert (made.index == -1).all()
+    assert made.tried == 9
+
+
+def test_nearest_set_is_that_of_both_halves():
+    """Protects Figure 3: the smallest distance of a crafted set from benign is over both halves of the benign set."""
+    costs = {BENIGN: np.array([100.0, 20.0]), **{name: np.array([10.0, 10.0]) for name in SETS}}
+    study = SimpleNamespace(subjects={"env1-mnist": OWN}, seed=0, costs=lambda subject, name, attack: SimpleNamespace(cost=costs[name]))
+    (_, table) = item("figure3").make(study)
+    assert table.rows[1].cells[0].ours == pytest.approx(10 / 90)

@@ -158,6 +158,21 @@ def test_magnet_left_out_with_a_reason(tmp_path):
     assert guards.lacks_magnet(away, Subject("magnet-mnist", "carlini", None, False)) == ""
 
 
+def test_magnet_keeps_to_its_weights(tmp_path, monkeypatch):
+    """Protects numbers that belong together: autoencoders other than those with which a folder began are refused."""
+    (tmp_path / "magnet").mkdir()
+    for name in guards.AUTOENCODERS:
+        (tmp_path / "magnet" / name).write_bytes(b"first")
+    work = Work(open_steps(tmp_path / "run", {}), Console(quiet=True))
+    study = Study(work, SIZES["tiny"], {}, {}, Places(tmp_path, None))
+    monkeypatch.setattr(Study, "pictures", lambda *_: SimpleNamespace(path=tmp_path / "set.npz"))
+    monkeypatch.setattr(Study, "arrays", lambda *_: {"flagged": np.array([True])})
+    assert guards.magnet(study, SUBJECT, "kappa 0").all()
+    (tmp_path / "magnet" / "MNIST_II.h5").write_bytes(b"other")
+    with pytest.raises(BadInput, match=r"MNIST_II.h5 with which"):
+        guards.magnet(study, SUBJECT, "kappa 0")
+
+
 def test_rows_of_a_grid_are_sources(study):
     """Protects the orientation: row 4 and column 0 hold the four that is taken for a zero; the diagonal holds benign images."""
     found = attacked(study, SUBJECT, 0)
@@ -180,6 +195,14 @@ def test_failed_attacks_in_a_grid():
     )
     captions = laid_out(found, images(np.arange(CLASSES)))[1]
     assert (captions[0][1], captions[1][0]) == ("1.00", "failed")
+
+
+def test_published_mean_without_failed_attacks(study, monkeypatch):
+    """Protects the comparison: a place where the attack failed is in neither mean."""
+    found = attacked(study, SUBJECT, 0)
+    only = found._replace(reached=np.arange(12) < 2)
+    monkeypatch.setattr("experiments.paper.grids.attacked", lambda *_: only)
+    assert grid(study, SUBJECT, 0, "fig11_l2")[1].rows[0].cells[0].published == pytest.approx((3.88 + 3.48) / 2)
 
 
 def test_grid_beside_the_published_one(study):

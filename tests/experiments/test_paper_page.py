@@ -399,3 +399,11 @@ def test_a_missing_extra_is_named():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith('run: pip install "a2d-jax[report]"')
+
+
+def test_a_reason_is_a_sentence():
+    """Protects the reader: a reason that a network has in words stands below the table as a sentence, and once."""
+    cells = [Number(None, reason=reason) for reason in ("no attack gets through", "No attack gets through.")]
+    text = page.markdown([Made("table1", "One", [Table("T", ("a",), ("b", "c"), [Row(("x",), cells)])], 1.0)], [], {})
+    assert text.count("1. No attack gets through.\n") == 1
+    assert "2. " not in text

@@ -1,5 +1,10 @@
 """The command that makes the table of models/README.md."""
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from a2d_jax.errors import BadInput
 from models import table
 
 
@@ -25,3 +30,22 @@ def test_the_readme_has_measured_all_rows():
         assert cells[0] == f"`{row.factory}`"
         assert float(cells[5]) > 85
         assert cells[6] in ("", cells[5])
+
+
+@pytest.mark.parametrize("name", ["cat.png", "cat_7.png", "-1_cat.png", "1000_cat.png", "²_cat.png"])
+def test_photographs_without_a_class_are_refused(tmp_path, name):
+    """A photograph whose name begins with no class is named in the error, and none is read with a wrong class."""
+    for one in ("7_cat.png", name):
+        Image.fromarray(np.full((300, 260, 3), 90, np.uint8)).save(tmp_path / one)
+    with pytest.raises(BadInput, match=f"class from 0 to 999, got {name}"):
+        table.photographs(tmp_path)
+
+
+def test_photographs_that_cannot_be_read_are_refused(tmp_path):
+    """A damaged photograph is named in the error; its row is not taken for an image."""
+    Image.fromarray(np.full((300, 260, 3), 90, np.uint8)).save(tmp_path / "7_cat.png")
+    x, label = table.photographs(tmp_path)
+    assert (x.shape, label.tolist()) == ((1, 224, 224, 3), [7])
+    (tmp_path / "8_dog.jpg").write_bytes(b"damaged")
+    with pytest.raises(BadInput, match=r"got 8_dog.jpg"):
+        table.photographs(tmp_path)
