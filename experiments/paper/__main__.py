@@ -118,7 +118,7 @@ def _step(name: str) -> str:
 
 def opened(settings: Settings, names: list[str], console: Console) -> Study:
     """The protocol with the networks that these items need; what is missing is told at once."""
-    sets = {where: {name: how.text for name, how in sets.items()} for where, sets in craftings().items()}
+    sets = {where: {name: asdict(how) for name, how in sets.items()} for where, sets in craftings().items()}
     identity = {"size": settings.size, "seed": settings.seed, "numbers": asdict(SIZES[settings.size]), "sets": sets, "versions": versions()}
     places = Places(settings.checkpoints, settings.photographs, settings.authors)
     steps = open_steps(settings.out / settings.size, identity, settings.restart)

@@ -11,7 +11,7 @@ from experiments.baselines import kernel_density, lid
 from experiments.baselines.dissector import Dissector
 from experiments.baselines.kernel_density import KernelDensity
 from experiments.baselines.lid import LID
-from experiments.baselines.mutation import draw_mutants, predicted
+from experiments.baselines.mutation import Operator, draw_mutants, predicted
 from experiments.baselines.noise import Noise
 from experiments.paper.networks import DIGITS, Subject
 from experiments.paper.study import BENIGN, TEST, Study, slug
@@ -86,15 +86,15 @@ def dimension(study: Study, subject: Subject, name: str) -> Ranked:
     return _ranked(study.arrays(subject, f"bl2-{slug(name)}", work))
 
 
-def mutation(study: Study, subject: Subject) -> Mapping[str, np.ndarray]:
-    """BL3 by the operator NAI: which mutants changed the label, `n mutants`, by set; the benign sets against their true labels."""
+def mutation(study: Study, subject: Subject, operator: Operator = "nai") -> Mapping[str, np.ndarray]:
+    """BL3: which mutants changed the label, `n mutants`, by set; the benign sets against their true labels."""
 
     def work() -> Mapping[str, np.ndarray]:
         classifier, data = study.classifier(subject), subject.facts.data
         x, label = study.everything(subject, TEST)
         many = CHECKED.get(data, 2000)
-        how = {"operator": "nai", "ratio": RATIO.get(data, 0.05), "seed": study.seed}
-        mutants = draw_mutants(classifier, x[:many], label[:many], count=study.size.of(study.size.mutants, subject.network), **how)
+        count, ratio = study.size.of(study.size.mutants, subject.network), RATIO.get(data, 0.05)
+        mutants = draw_mutants(classifier, x[:many], label[:many], operator=operator, ratio=ratio, count=count, seed=study.seed)
         n = study.images(subject)
         sets = {BENIGN: study.pictures(subject, BENIGN)[:2], ALL_TEST: (x[:n], label[:n])}
         crafted = {name: study.pictures(subject, name).x for name in study.sets(subject)}
@@ -103,7 +103,7 @@ def mutation(study: Study, subject: Subject) -> Mapping[str, np.ndarray]:
         changed = mutants.changes(*(np.concatenate(column) for column in zip(*sets.values(), strict=True)))
         return dict(zip(sets, np.split(changed, ends), strict=True))
 
-    return study.arrays(subject, "bl3-nai", work)
+    return study.arrays(subject, f"bl3-{operator}", work)
 
 
 def dissection(study: Study, subject: Subject, name: str) -> Ranked | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.paper.baselines import Ranked, density, dimension, dissection, mutation
+from experiments.paper.beside import mutations, released, shape
 from experiments.paper.blocks import Block, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
@@ -25,18 +26,18 @@ BANDS = {("env1-mnist", "BIM_d"): (0.98, 1.0), ("env1-mnist", "BIM2_d"): (0.98, 
 
 
 def make(study: Study) -> Sequence[Block]:
-    """One table over all networks and sets."""
+    """One table over all networks and sets, and what stands beside it."""
     paper = {(row["env"], row["dataset"], row["attack"]): row for row in published("table2")}
-    rows = [
-        _row(study, study.subjects[role], name, paper.get((*keys, name), {}))
-        for role, keys in ROLES.items()
-        if role in study.subjects
-        for name in (*study.sets(study.subjects[role]), *study.others(study.subjects[role]))
-    ]
+    columns = [*DEFENCES, *OURS, *BASELINES]
+    cells: dict[tuple[str, str], list[Number | str]] = {}
     for role, keys in ROLES.items():
-        for name in study.left_out(study.subjects[role]) if role in study.subjects else ():
-            theirs = paper.get((*keys, name), {})
-            rows.append(Row((study.subjects[role].title, name), [_none(theirs, column) for column in (*DEFENCES, *OURS, *BASELINES)]))
+        if (subject := study.subjects.get(role)) is None:
+            continue
+        for name in (*study.sets(subject), *study.others(subject)):
+            cells[role, name] = _cells(study, subject, name, paper.get((*keys, name), {}))
+        for name in study.left_out(subject):
+            cells[role, name] = [_none(paper.get((*keys, name), {}), column) for column in columns]
+    rows = [Row((study.subjects[role].title, name), found) for (role, name), found in cells.items()]
     note = (
         "Newton and the margin are not in the paper. Newton reads the crossing, which takes two to four gradients on a benign image. The "
         "margin between the two largest logits costs one forward pass. DBA is measured on fewer images, see n. BL1 and BL2 follow their "
@@ -44,10 +45,12 @@ def make(study: Study) -> Sequence[Block]:
         "from; the negatives of both are benign and noisy images. BL3 takes the operator NAI. BL4 needs training images; those of ImageNet "
         "are not here. Sets of the paper's authors fool their network, whose weights are not public, and not always ours."
     )
-    return [Table("AUROC against benign images", ("network", "set"), [*DEFENCES, *OURS, *BASELINES], rows, note=note)]
+    table = Table("AUROC against benign images", ("network", "set"), columns, rows, note=note)
+    others = {"env1-mnist": released, "env2-mnist": mutations}
+    return [table, *shape(study, cells, columns), *(make(study) for role, make in others.items() if role in study.subjects)]
 
 
-def _row(study: Study, subject: Subject, name: str, paper: dict[str, str]) -> Row:
+def _cells(study: Study, subject: Subject, name: str, paper: dict[str, str]) -> list[Number | str]:
     cells: list[Number | str] = []
     for title, attack in DEFENCES.items():
         theirs = number(paper.get(title, ""))
@@ -58,7 +61,7 @@ def _row(study: Study, subject: Subject, name: str, paper: dict[str, str]) -> Ro
         cells.append(area(subject, benign, crafted, theirs, BANDS.get((subject.role, title))))
     cells.append(area(subject, *(study.costs(subject, which, "newton").cost for which in (BENIGN, name))))
     cells.append(area(subject, *(study.margins(subject, which) for which in (BENIGN, name))))
-    return Row((subject.title, name), [*cells, *_baselines(study, subject, name, paper)])
+    return [*cells, *_baselines(study, subject, name, paper)]
 
 
 def _none(paper: dict[str, str], column: str) -> Number | str:

@@ -23,6 +23,7 @@ from a2d_jax.metrics import auroc
 from experiments import substitute
 from experiments.paper import archives, crafting
 from experiments.paper.__main__ import Settings, main, opened
+from experiments.paper.beside import shape
 from experiments.paper.blocks import Number, Table
 from experiments.paper.crafting import Crafted, craft
 from experiments.paper.ensembles import neighbours
@@ -320,9 +321,9 @@ def test_missing_files_are_told_first(tmp_path, monkeypatch):
 def test_sets_are_part_of_the_folder(tmp_path, monkeypatch):
     """Protects numbers that belong together: a folder that was begun with other sets is refused."""
     main(Settings(("table5",), size="tiny", out=tmp_path), quiet())
-    changed = {**craftings(), "env1-mnist": {"FGSM": Crafting("fgsm:epsilon=0.2")}}
+    changed = {**craftings(), "env1-mnist": {"FGSM": Crafting("fgsm:epsilon=0.2", "epsilon 0.3")}}
     monkeypatch.setattr("experiments.paper.__main__.craftings", lambda: changed)
-    with pytest.raises(BadInput, match=r"sets.env1-mnist.FGSM is \"fgsm:epsilon=0.3\", got \"fgsm:epsilon=0.2\""):
+    with pytest.raises(BadInput, match=r"sets.env1-mnist.FGSM.attack is \"fgsm:epsilon=0.3\", got \"fgsm:epsilon=0.2\""):
         main(Settings(("table5",), size="tiny", out=tmp_path), quiet())
 
 
@@ -444,3 +445,23 @@ def test_nearest_set_is_that_of_both_halves():
     study = SimpleNamespace(subjects={"env1-mnist": OWN}, seed=0, costs=lambda subject, name, attack: SimpleNamespace(cost=costs[name]))
     (_, table) = item("figure3").make(study)
     assert table.rows[1].cells[0].ours == pytest.approx(10 / 90)
+
+
+def test_shape():
+    """Protects the statements about Table 2: each says what our numbers are, and yes only if they are as the paper's."""
+    columns = ("JSMA_d", "BIM_d", "BIM2_d", "DBA_d")
+    study = SimpleNamespace(subjects={"env1-cifar10": Subject("env1-cifar10", "convnet-env1", None, False)})
+    bim = {"FGSM": 0.7, "BIM": 0.86, "JSMA": 0.95, "C&W": 0.99}
+    cells = {("env1-cifar10", name): [Number(0.9), Number(one), Number(0.9), Number(0.6)] for name, one in bim.items()}
+    (table,) = shape(study, cells, columns)
+    assert [row.cells for row in table.rows] == [
+        ("0.700, 0.860, 0.950, 0.990", "yes"),
+        ("JSMA_d 0.900, BIM_d 0.875, BIM2_d 0.900, DBA_d 0.600", "yes"),
+    ]
+    cells["env1-cifar10", "FGSM"][1] = Number(0.84)
+    cells["env1-cifar10", "BIM"][3] = Number(None)
+    cells["env1-cifar10", "JSMA"][3] = cells["env1-cifar10", "C&W"][3] = cells["env1-cifar10", "FGSM"][3] = Number(0.95)
+    (table,) = shape(study, cells, columns)
+    assert [row.cells[1] for row in table.rows] == ["no", "no"]
+    stands_in = SimpleNamespace(subjects={"env1-cifar10": Subject("env1-cifar10", DIGITS, None, True)})
+    assert shape(stands_in, cells, columns) == []
