@@ -1,14 +1,17 @@
 """The paper's tables and figures: the protocol they share, and all of them at their smallest size."""
 
 import ast
+import html
 import io
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -61,14 +64,23 @@ def numbers(made):
     }
 
 
+@contextmanager
+def as_users_run_it():
+    """JAX as it is outside of tests: training mixes types."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """All items at the smallest size, and their folder."""
     out = tmp_path_factory.mktemp("paper")
-    return main(Settings(size="tiny", out=out), quiet()), out / "tiny"
+    with as_users_run_it():
+        return main(Settings(size="tiny", out=out), quiet()), out / "tiny"
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("paper")
 def test_every_item(made):
     """Protects the whole: every table and figure is made on a machine without data, with numbers that can be."""
     items, folder = made
@@ -76,7 +88,7 @@ def test_every_item(made):
     for one in items:
         assert one.blocks, one.name
         assert not one.missing or one.name == "figure7", one.name  # MagNet's weights are not for digits
-    page = (folder / "index.html").read_text()
+    page = html.unescape((folder / "index.html").read_text(encoding="utf-8"))
     assert all(one.title in page for one in items)
     found = numbers(items)
     areas = [
@@ -89,16 +101,19 @@ def test_every_item(made):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("paper")
 def test_made_once(made):
     """Protects hours of work: the same command makes nothing again and says the same."""
     items, folder = made
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix in (".npz", ".parquet")}
-    again = main(Settings(size="tiny", out=folder.parent), quiet())
+    with as_users_run_it():
+        again = main(Settings(size="tiny", out=folder.parent), quiet())
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert numbers(again) == numbers(items)
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("paper")
 def test_killed_in_the_middle(made, tmp_path, monkeypatch):
     """Protects a run that is interrupted: the same command goes on and the numbers are those of a run left alone."""
     once, calls = Work.once, []
@@ -110,10 +125,11 @@ def test_killed_in_the_middle(made, tmp_path, monkeypatch):
         return once(self, name, *args, **settings)
 
     monkeypatch.setattr(Work, "once", some)
-    with pytest.raises(KeyboardInterrupt):
-        main(Settings(("table7",), size="tiny", out=tmp_path), quiet())
-    monkeypatch.setattr(Work, "once", once)
-    ended = main(Settings(("table7",), size="tiny", out=tmp_path), quiet())
+    with as_users_run_it():
+        with pytest.raises(KeyboardInterrupt):
+            main(Settings(("table7",), size="tiny", out=tmp_path), quiet())
+        monkeypatch.setattr(Work, "once", once)
+        ended = main(Settings(("table7",), size="tiny", out=tmp_path), quiet())
     assert numbers(ended) == {key: value for key, value in numbers(made[0]).items() if key[0] == "table7"}
 
 
