@@ -28,7 +28,7 @@ from a2d_jax.types import Classifier
 from experiments.baselines.activations import activations_of, in_batches, inside, passes_of, stochastic
 from experiments.baselines.base import both
 from experiments.baselines.noise import Noise, check_noise, noisy
-from experiments.baselines.regression import Regression, regression
+from experiments.baselines.regression import FittedRegression, Regression, regression
 
 Variant = Literal["all", "positives", "first"]
 """Which scores are ranked: all; all negatives and the first positives; the first benign, noisy and adversarial images."""
@@ -65,7 +65,7 @@ class KernelDensity:
 
     def fit(
         self, benign: Float[Any, "n h w c"], adversarial: Float[Any, "m h w c"] | None = None, *, noise: Noise | None = None
-    ) -> "FittedKernelDensity":
+    ) -> FittedRegression:
         """Learn from benign images, noisy versions of them made here, and adversarial images.
 
         Args:
@@ -80,7 +80,7 @@ class KernelDensity:
         Warns:
           InputWarning: the network has no dropout, so that its uncertainty is 0 and the density alone decides.
         """
-        return FittedKernelDensity(self, _regression(*_rows(self, benign, adversarial, noise)))
+        return FittedRegression(self, _regression(*_rows(self, benign, adversarial, noise)))
 
     @cached_property
     def densities(self) -> dict[int, ClassDensity]:
@@ -133,22 +133,6 @@ class _Layer:
 @partial(jax.jit, static_argnums=1)
 def _variance(passes: Any, count: int, x: Any, key: Any) -> Any:
     return jax.nn.softmax(stochastic(passes, x, key, count)).var(1).mean(-1)
-
-
-@dataclass(frozen=True, eq=False)
-class FittedKernelDensity:
-    """A fitted BL1; see `KernelDensity`."""
-
-    detector: KernelDensity
-    regression: Regression
-
-    def score(self, x: Float[Any, "n h w c"]) -> Float[np.ndarray, " n"]:
-        """Log odds that each image is adversarial.
-
-        Raises:
-          BadInput: no images, or images of another shape or type, outside [0, 1] or NaN.
-        """
-        return self.regression.score(self.detector.features(x))
 
 
 def as_published(

@@ -34,7 +34,7 @@ from a2d_jax.types import Classifier
 from experiments.baselines.activations import Activations, activations_of, in_batches, inside
 from experiments.baselines.base import both
 from experiments.baselines.noise import Noise, check_noise, noisy
-from experiments.baselines.regression import Regression, regression
+from experiments.baselines.regression import FittedRegression, regression
 
 LARGEST = 1000.0  # estimate
 NEAREST = 1e-10  # smallest ratio of distances: a neighbour in the same place says that the dimension is low, not that it is 0
@@ -90,7 +90,7 @@ class LID:
 
     def fit(
         self, benign: Float[Any, "n h w c"], adversarial: Float[Any, "m h w c"] | None = None, *, noise: Noise | None = None
-    ) -> "FittedLID":
+    ) -> FittedRegression:
         """Learn from benign images, noisy versions of them made here, and adversarial images.
 
         Args:
@@ -104,7 +104,7 @@ class LID:
         x, x_adv = both(benign, adversarial, np.shape(self.x)[1:])
         x_noisy = noisy(x, x_adv, self.noise if noise is None else noise, self.seed)
         negative, positive = np.concatenate([self.features(x), self.features(x_noisy)]), self.features(x_adv)
-        return FittedLID(self, regression(MinMaxScaler().fit(np.concatenate([negative, positive])), negative, positive))
+        return FittedRegression(self, regression(MinMaxScaler().fit(np.concatenate([negative, positive])), negative, positive))
 
     @cached_property
     def reference(self) -> "OrderedDict[str, np.ndarray]":
@@ -145,22 +145,6 @@ def _distances(activations: Activations, reference: Any, x: Float[Array, "n h w 
         )
 
     return jax.lax.map(one, outputs)
-
-
-@dataclass(frozen=True, eq=False)
-class FittedLID:
-    """A fitted BL2; see `LID`."""
-
-    detector: LID
-    regression: Regression
-
-    def score(self, x: Float[Any, "n h w c"]) -> Float[np.ndarray, " n"]:
-        """Log odds that each image is adversarial.
-
-        Raises:
-          BadInput: no images, or images of another shape or type, outside [0, 1] or NaN.
-        """
-        return self.regression.score(self.detector.features(x))
 
 
 def as_published(

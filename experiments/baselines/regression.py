@@ -1,6 +1,7 @@
 """Logistic regression on a few scaled features of images, with the strength of its penalty chosen by cross validation."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -30,6 +31,39 @@ class Regression:
     def score(self, features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
         """Log odds of rows. A row's does not depend on the others, as it would in the last bit of a matrix product."""
         return (self.scaler.transform(features) * self.model.coef_).sum(1) + self.model.intercept_[0]
+
+
+class Features(Protocol):
+    """A detector that makes a row of features of each image."""
+
+    def features(self, x: Float[Any, "n h w c"]) -> Float[np.ndarray, "n d"]:
+        """Features of images.
+
+        Raises:
+          BadInput: no images, or images of another shape or type, outside [0, 1] or NaN.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRegression:
+    """A detector whose features a regression reads: the fitted form of BL1 and BL2.
+
+    Attributes:
+      detector: makes the features.
+      regression: reads them.
+    """
+
+    detector: Features
+    regression: Regression
+
+    def score(self, x: Float[Any, "n h w c"]) -> Float[np.ndarray, " n"]:
+        """Log odds that each image is adversarial.
+
+        Raises:
+          BadInput: as `features`.
+        """
+        return self.regression.score(self.detector.features(x))
 
 
 def regression(scaler: StandardScaler | MinMaxScaler, negative: Float[np.ndarray, "n d"], positive: Float[np.ndarray, "m d"]) -> Regression:
