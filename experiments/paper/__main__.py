@@ -85,10 +85,13 @@ def main(settings: Settings, console: Console) -> list[Made]:
         study.begin(subject)  # else a damaged file would be found after hours
     made: list[Made] = []
     for name in NAMES:
-        if name in names or study.work.steps.done(_step(name)):  # the page keeps what earlier commands have made
+        there = study.work.steps.done(_step(name))
+        if name in names or there:  # the page keeps what earlier commands have made
             made.append(_made(study, name))
-            page.write(study.folder, made, lead(study), facts(settings))  # after each item, so that the page can be read meanwhile
+            if not there:  # the page can be read meanwhile; it draws all figures
+                page.write(study.folder, made, lead(study), facts(settings))
             console.print(f"{name}: {study.folder / 'index.html'}", highlight=False, soft_wrap=True)
+    page.write(study.folder, made, lead(study), facts(settings))
     text = page.markdown(made, lead(study), facts(settings))
     with atomic(study.folder / "paper.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from a2d_jax import presets
 from experiments.paper.networks import Subject
 from experiments.paper.study import BENIGN, Study
 
@@ -33,7 +32,6 @@ def efforts(study: Study, subject: Subject) -> dict[str, Efforts]:
 
 def _of(study: Study, subject: Subject, name: str) -> Efforts:
     scores = study.clever(subject, name)
-    attack = presets.make(subject.facts.preset, "defence", "jsma")
-    seconds = study.alone(subject, name, "JSMA_d", attack, study.size.clever)[scores.index]
+    seconds = study.alone(subject, name, "JSMA_d", study.defence(subject, "jsma"), study.size.clever)[scores.index]
     iterations = study.costs(subject, name, "jsma").numbers["iterations"][scores.index]
     return Efforts(scores.numbers["clever:untargeted"]["score"].astype(np.float64), iterations.astype(np.float64), seconds)

@@ -143,7 +143,7 @@ def craft(study: "Study", subject: Subject, kappa: int, name: str) -> Crafted:
 def attacked(study: "Study", subject: Subject, kappa: int) -> Attacked:
     """The pairs, and what the attack made of them."""
     aimed = pairs(study, subject)
-    found = archives.read(study.pictures(subject, named(kappa)).path)
+    found = archives.read(study.file(subject, named(kappa)))
     x_adv, reached = found["x"], found["success"]
     distance = np.sqrt(np.sum((x_adv.astype(np.float64) - aimed.x) ** 2, axis=(1, 2, 3)))
     return Attacked(aimed, x_adv, reached, distance)

@@ -17,10 +17,7 @@ def make(study: Study) -> Sequence[Block]:
     """A scatter plot for each network, and rank correlations of all its points."""
     blocks: list[Block] = []
     rows: list[Row] = []
-    for role, data in ROLES.items():
-        if role not in study.subjects:
-            continue
-        subject = study.subjects[role]
+    for subject, data in study.here(ROLES):
         found = efforts(study, subject)
         points = {name: np.stack([one.iterations, one.seconds], axis=1) for name, one in found.items()}
         scores = {name: np.stack([one.clever, one.iterations], axis=1) for name, one in found.items()}

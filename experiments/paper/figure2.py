@@ -19,10 +19,7 @@ def make(study: Study) -> Sequence[Block]:
     """A scatter plot for each network, and rank correlations of all its points."""
     blocks: list[Block] = []
     rows: list[Row] = []
-    for role, data in ROLES.items():
-        if role not in study.subjects:
-            continue
-        subject = study.subjects[role]
+    for subject, data in study.here(ROLES):
         found = {name: np.stack([one.clever, one.seconds], axis=1) for name, one in efforts(study, subject).items()}
         near = {name: one[one[:, 0] <= LARGEST] for name, one in found.items()}
         points = {name: one for name, one in near.items() if len(one)}

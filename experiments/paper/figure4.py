@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from a2d_jax import presets
 from experiments.paper.blocks import Block, Boxes, Number, Row, Table
 from experiments.paper.items import Item
-from experiments.paper.networks import DIGITS
 from experiments.paper.numbers import mean
 from experiments.paper.study import BENIGN, Study
 
@@ -24,8 +22,6 @@ DEFENCES: dict[str, tuple[str, dict[str, Any], float]] = {
     "DBA_d": ("dba", {}, 12),
 }
 """Attack, settings that are not those of the preset, and the last tick of the paper's axis in seconds."""
-SHORT = {"dba": {"mse_threshold": 0.01, "max_steps": 300}, "cw": {"max_steps": 500, "steps_per_constant": 100}, "lbfgs": {"max_steps": 500}}
-"""Settings that suit 8 x 8 pixels."""
 
 
 def make(study: Study) -> Sequence[Block]:
@@ -35,8 +31,7 @@ def make(study: Study) -> Sequence[Block]:
     blocks: list[Block] = []
     rows: list[Row] = []
     for title, (name, settings, last) in DEFENCES.items():
-        own = SHORT.get(name, {}) if subject.network == DIGITS else {}
-        attack = presets.make(subject.facts.preset, "defence", name, **settings, **own)
+        attack = study.defence(subject, name, **settings)
         alone = {one: study.alone(subject, one, title, attack) for one in names}
         paper = f"the paper's axis ends at {last:g} s"
         blocks.append(Boxes(f"{title} on {subject.title}", "seconds, one image alone", alone, log=True, published=paper))

@@ -22,10 +22,7 @@ def make(study: Study) -> Sequence[Block]:
     paper = {(row["dataset"], row["detector"]): number(row["mean_accuracy_percent"]) for row in published("fig6_knn_average")}
     blocks: list[Block] = []
     rows: list[Row] = []
-    for role, data in ROLES.items():
-        if role not in study.subjects:
-            continue
-        subject = study.subjects[role]
+    for subject, data in study.here(ROLES):
         neighbour, score = _nearest(study, subject), _zscores(study, subject)
         names = [BENIGN, *study.sets(subject)]
         for title, found in (("K-NN", neighbour), ("Z-score", score)):

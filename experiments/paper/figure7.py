@@ -47,7 +47,7 @@ PANELS = {
 
 def make(study: Study) -> Sequence[Block]:
     """Curves and tables for each panel."""
-    return [block for role, panel in PANELS.items() if role in study.subjects for block in _blocks(study, study.subjects[role], panel)]
+    return [block for subject, panel in study.here(PANELS) for block in _blocks(study, subject, panel)]
 
 
 def _blocks(study: Study, subject: Subject, panel: Panel) -> Sequence[Block]:

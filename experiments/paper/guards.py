@@ -39,16 +39,15 @@ def newton_both(study: Study, subject: Subject, name: str) -> Bool[np.ndarray, "
 
 def magnet(study: Study, subject: Subject, name: str) -> Bool[np.ndarray, " n"]:
     """MagNet's autoencoders for MNIST, as their authors published them."""
-    judged = study.pictures(subject, name)
     for file in AUTOENCODERS:
         study.same(f"file of {file}", file, "sha256", content_digest(_weights(study, file)))
 
     def work() -> Mapping[str, np.ndarray]:
         modules = [convert(_weights(study, file), make()).module for file, make in AUTOENCODERS.items()]
         benign = study.training(subject, VALIDATION)[0]
-        return {"flagged": MagNet(modules).fit(benign).predict(judged.x)}
+        return {"flagged": MagNet(modules).fit(benign).predict(study.pictures(subject, name).x)}
 
-    return study.arrays(subject, f"{judged.path.stem}.magnet", work)["flagged"]
+    return study.arrays(subject, f"{study.file(subject, name).stem}.magnet", work)["flagged"]
 
 
 def lacks_magnet(study: Study, subject: Subject) -> str:

@@ -14,19 +14,18 @@ step: after a kill the same command goes on with the step that was interrupted, 
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from a2d_jax import costs, drivers, jobs
+from a2d_jax import costs, drivers, jobs, presets
 from a2d_jax.classifiers import predict_by
 from a2d_jax.errors import BadInput, require
 from a2d_jax.io import checkpoints
@@ -35,7 +34,7 @@ from a2d_jax.io.measurements import Measurements, read_measurements
 from a2d_jax.io.provenance import weights_digest
 from a2d_jax.io.source import content_digest
 from a2d_jax.measurements import Column
-from a2d_jax.types import Attack, Classifier
+from a2d_jax.types import Attack, Classifier, Example
 from experiments.paper import archives, authors, confident, crafting
 from experiments.paper.networks import DIGITS, ROLES, Places, Subject
 from experiments.paper.settings import Crafting, craftings
@@ -46,6 +45,7 @@ from models.training import whole
 from models.training.command import main as train
 from models.training.settings import Args
 
+T = TypeVar("T")
 BENIGN = "benign"
 TEST, FIT = "test", "fit"
 CLEVER_TARGETS = ("untargeted", "target-2", "target-5", "least-likely")
@@ -57,13 +57,13 @@ WORTH_TELLING = 2.0
 """Seconds of a step that is no job."""
 SLOW = ("dba", "cw", "lbfgs", "lsa")
 """Attacks that need hundreds of queries for every image."""
-DIGITS_DEFENCE = {
-    "bim2": "bim2:epsilon=0.2:step_size=0.0004",  # the ball of MNIST is too small for one digit in four
-    "dba": "dba:mse_threshold=0.01:max_steps=300",
-    "cw": "cw:max_steps=500:steps_per_constant=100",
-    "lbfgs": "lbfgs:max_steps=500",
+DIGITS_DEFENCE: Mapping[str, Mapping[str, Any]] = {
+    "bim2": {"epsilon": 0.2, "step_size": 0.0004},  # the ball of MNIST is too small for one digit in four
+    "dba": {"mse_threshold": 0.01, "max_steps": 300},
+    "cw": {"max_steps": 500, "steps_per_constant": 100},
+    "lbfgs": {"max_steps": 500},
 }
-"""Attacks whose settings for MNIST do not suit 8 x 8 pixels (see `experiments.demo`)."""
+"""Settings of attacks whose settings for MNIST do not suit 8 x 8 pixels (see `experiments.demo`)."""
 
 
 class Pictures(NamedTuple):
@@ -73,13 +73,11 @@ class Pictures(NamedTuple):
       x: `n h w c` in [0, 1].
       label: their true classes.
       index: position in the pool of the image that each was made from; -1 if it is not known.
-      path: the file.
     """
 
     x: np.ndarray
     label: np.ndarray
     index: np.ndarray
-    path: Path
 
 
 class Measured(NamedTuple):
@@ -162,6 +160,10 @@ class Study:
 
     # Networks
 
+    def here(self, roles: Mapping[str, T]) -> list[tuple[Subject, T]]:
+        """The networks of these roles that are there, each with what belongs to its role."""
+        return [(self.subjects[role], one) for role, one in roles.items() if role in self.subjects]
+
     def begin(self, subject: Subject) -> None:
         """Read what the numbers of a network depend on: its weights, unless they are trained here, and its test images.
 
@@ -193,7 +195,8 @@ class Study:
 
     def classifier(self, subject: Subject) -> Classifier:
         """The classifier."""
-        return checkpoints.load(subject.facts.factory, self._weights(subject)).classifier
+        weights = self._weights(subject)
+        return self.once(f"classifier {subject.network}", lambda: checkpoints.load(subject.facts.factory, weights).classifier)
 
     def _weights(self, subject: Subject) -> Path:
         """A folder with its weights: published, converted or trained."""
@@ -252,11 +255,14 @@ class Study:
         """Its sets that the paper's authors crafted; only MNIST's first network has any."""
         return list(self.given) if subject.sets == "env1-mnist" else []
 
+    def file(self, subject: Subject, name: str, split: str = TEST) -> Path:
+        """The file of a set, crafted unless it is there."""
+        return self._benign(subject, split) if name == BENIGN else self._crafted(subject, name, split)
+
     def pictures(self, subject: Subject, name: str, split: str = TEST) -> Pictures:
         """The images of a set, crafted unless they are there."""
-        path = self._benign(subject, split) if name == BENIGN else self._crafted(subject, name, split)
-        found = archives.read(path)
-        return Pictures(found["x"], found["y"], found.get("index", np.arange(len(found["x"]))), path)
+        found = archives.read(self.file(subject, name, split))
+        return Pictures(found["x"], found["y"], found.get("index", np.arange(len(found["x"]))))
 
     def pairs(self, subject: Subject, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The originals of a crafted set, and the set, in one order.
@@ -349,6 +355,14 @@ class Study:
         """Whether this size leaves an attack out."""
         return attack in SLOW and not self.size.of(self.size.slow, subject.network)
 
+    def _suited(self, subject: Subject, attack: str) -> dict[str, Any]:
+        """Settings of an attack that are not those of the network's preset."""
+        return dict(DIGITS_DEFENCE.get(attack, {})) if subject.network == DIGITS else {}
+
+    def defence(self, subject: Subject, attack: str, **settings: Any) -> Attack:
+        """An attack as `costs` makes it, with other settings."""
+        return presets.make(subject.facts.preset, "defence", attack, **self._suited(subject, attack) | settings)
+
     def costs(self, subject: Subject, name: str, attack: str, split: str = TEST, *, bound: int | None = None) -> Measured:
         """What an attack costs on each image of a set; of few images if the attack is slow.
 
@@ -359,12 +373,11 @@ class Study:
           split: of the images.
           bound: updates after which the attack stops, as a detector stops it; default those of the preset.
         """
-        images = self.pictures(subject, name, split).path
+        images = self.file(subject, name, split)
         path = f"{subject.sets}/{split}-{slug(name)}.{attack}{'' if bound is None else f'-{bound}'}.parquet"
         few = self.size.of(self.size.slow, subject.network) if attack in SLOW else None
-        spec = DIGITS_DEFENCE.get(attack, attack) if subject.network == DIGITS else attack
-        if bound is not None:
-            spec = f"{re.sub(':max_steps=[0-9]+', '', spec)}:max_steps={bound}"
+        settings = self._suited(subject, attack) | ({} if bound is None else {"max_steps": bound})
+        spec = ":".join([attack, *(f"{key}={value}" for key, value in settings.items())])
         how = {"images": images, "attacks": spec, "preset": subject.facts.preset, "limit": few}
         found = read_measurements(self.work.once(path, jobs.CostSpec, **self.network(subject), **how, seed=self.seed, lanes=self.lanes))
         (measured,) = found.names
@@ -384,9 +397,7 @@ class Study:
         """
 
         def work() -> dict[str, Any]:
-            classifier = self.classifier(subject)
-            few = self.pictures(subject, name).x[: self.size.timed if many is None else many]
-            examples = costs.examples(classifier, few, seed=self.seed)
+            classifier, examples = self._first(subject, name, many)
             found: list[float] = []
             for place in (0, *range(len(examples.label))):  # the first one compiles
                 one = jax.tree.map(lambda leaf, place=place: leaf[place : place + 1], examples)
@@ -397,12 +408,16 @@ class Study:
 
         return self.arrays(subject, f"{TEST}-{slug(name)}.{slug(title)}-alone{'' if many is None else f'-{many}'}", work)["seconds"]
 
+    def _first(self, subject: Subject, name: str, many: int | None = None) -> tuple[Classifier, Example]:
+        """The classifier, and the first images of a set as an attack takes them; by default as many as are timed."""
+        classifier, x = self.classifier(subject), self.pictures(subject, name).x
+        return classifier, costs.examples(classifier, x[: self.size.timed if many is None else many], seed=self.seed)
+
     def together(self, subject: Subject, name: str, title: str, attack: Attack) -> float:
         """Seconds of an image when these images go through the stream together, compiled before."""
 
         def work() -> dict[str, Any]:
-            classifier = self.classifier(subject)
-            examples = costs.examples(classifier, self.pictures(subject, name).x[: self.size.timed], seed=self.seed)
+            classifier, examples = self._first(subject, name)
             drivers.warm(attack, classifier, examples.x.shape[1:], lanes=self.lanes)
             begin = time.perf_counter()
             drivers.attack(attack, classifier, examples, lanes=self.lanes)
@@ -421,7 +436,7 @@ class Study:
 
     def clever(self, subject: Subject, name: str) -> Measurements:
         """CLEVER scores of the first images of a set, for all targets: the untargeted score needs every class anyway."""
-        images, score = self.pictures(subject, name).path, self.size.score
+        images, score = self.file(subject, name), self.size.score
         how = {"images": images, "limit": self.size.clever, "seed": self.seed, "targets": ",".join(CLEVER_TARGETS)}
         ball = {"radius": score.radius, "norm": score.norm, "batches": score.batches, "samples": score.samples}
         path = f"{subject.sets}/{TEST}-{slug(name)}.clever.parquet"

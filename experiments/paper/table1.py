@@ -23,10 +23,7 @@ def make(study: Study) -> Sequence[Block]:
     means: list[Row] = []
     halves: list[Row] = []
     ratios: list[Row] = []
-    for role, data in ROLES.items():
-        if role not in study.subjects:
-            continue
-        subject = study.subjects[role]
+    for subject, data in study.here(ROLES):
         for target in CLEVER_TARGETS:
             theirs, scores = paper[data, LAST.get(target, target)], _scores(study, subject, target)
             heads, n = (subject.title, target), {name: (len(one),) for name, one in scores.items()}

@@ -47,7 +47,7 @@ def make(study: Study) -> Sequence[Block]:
     )
     table = Table("AUROC against benign images", ("network", "set"), columns, rows, note=note)
     others = {"env1-mnist": released, "env2-mnist": mutations}
-    return [table, *shape(study, cells, columns), *(make(study) for role, make in others.items() if role in study.subjects)]
+    return [table, *shape(study, cells, columns), *(make(study) for _, make in study.here(others))]
 
 
 def _cells(study: Study, subject: Subject, name: str, paper: dict[str, str]) -> list[Number | str]:

@@ -26,13 +26,11 @@ def make(study: Study) -> Sequence[Block]:
     paper = {(row["dataset"], row["detector"]): row for row in published("table3")}
     iterations: list[Row] = []
     queries: list[Row] = []
-    for role, data in ROLES.items():
-        if role not in study.subjects:
-            continue
+    for subject, data in study.here(ROLES):
         if data != "ImageNet":
-            iterations += _mutants(study, study.subjects[role], paper.get((data, "BL3"), {}))
+            iterations += _mutants(study, subject, paper.get((data, "BL3"), {}))
         for title, attack in DEFENCES.items():
-            subject, theirs = study.subjects[role], _published(paper.get((data, title), {}))
+            theirs = _published(paper.get((data, title), {}))
             if study.leaves_out(subject, attack):
                 why = f"{title} is left out at this size"
                 iterations.append(Row((subject.title, title), [Number(None, one, reason=why) for one in theirs]))

@@ -18,9 +18,8 @@ ROLES = {"env1-mnist": "MNIST", "env1-cifar10": "CIFAR10"}
 def make(study: Study) -> Sequence[Block]:
     """A row for each network and confidence."""
     rows: list[Row] = []
-    for role, data in ROLES.items():
-        if role in study.subjects:
-            rows += [_row(study, study.subjects[role], row) for row in published("table4") if row["dataset"] == data]
+    for subject, data in study.here(ROLES):
+        rows += [_row(study, subject, row) for row in published("table4") if row["dataset"] == data]
     note = (
         f"{told(study)} Means are over the images that reach the target with this confidence. CLEVER is untargeted, in L2. The paper does "
         "not say which attack's iterations it counts; these are those of BIM_d."

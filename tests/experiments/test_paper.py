@@ -246,7 +246,9 @@ def test_what_a_size_leaves_out_is_named():
     subject, numbers = Subject("env2-imagenet", "lite0", None, False), np.array([1.0, 2, 3])
     names = ("iterations", "forward_queries", "backward_queries")
     measured = SimpleNamespace(cost=numbers, numbers=dict.fromkeys(names, numbers))
-    study = SimpleNamespace(subjects={"env2-imagenet": subject}, sets=lambda _: ["FGSM"], costs=lambda *_, **bound: measured)
+    study = SimpleNamespace(
+        here=lambda roles: [(subject, roles["env2-imagenet"])], sets=lambda _: ["FGSM"], costs=lambda *_, **bound: measured
+    )
     table, _ = item("table3").make(SimpleNamespace(**vars(study), leaves_out=lambda _, attack: attack == "dba"))
     (row,) = [row for row in table.rows if row.heads[1] == "DBA_d"]
     assert [cell.published for cell in row.cells] == [143, 93.9, 451, 219, 88.0]
@@ -436,7 +438,7 @@ def test_archives(tmp_path):
 
 def test_originals_that_are_not_known():
     """Protects baselines that learn from pairs: a set that does not say what it was made from is refused."""
-    made = Pictures(np.zeros((2, 1, 1, 1)), np.zeros(2, int), np.array([0, -1]), Path("set"))
+    made = Pictures(np.zeros((2, 1, 1, 1)), np.zeros(2, int), np.array([0, -1]))
     study = SimpleNamespace(pictures=lambda *_: made)
     with pytest.raises(BadInput, match="which images it was made from, got 'BB'"):
         Study.pairs(study, OWN, "BB")

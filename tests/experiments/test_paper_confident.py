@@ -165,7 +165,7 @@ def test_magnet_keeps_to_its_weights(tmp_path, monkeypatch):
         (tmp_path / "magnet" / name).write_bytes(b"first")
     work = Work(open_steps(tmp_path / "run", {}), Console(quiet=True))
     study = Study(work, SIZES["tiny"], {}, {}, Places(tmp_path, None))
-    monkeypatch.setattr(Study, "pictures", lambda *_: SimpleNamespace(path=tmp_path / "set.npz"))
+    monkeypatch.setattr(Study, "file", lambda *_: tmp_path / "set.npz")
     monkeypatch.setattr(Study, "arrays", lambda *_: {"flagged": np.array([True])})
     assert guards.magnet(study, SUBJECT, "kappa 0").all()
     (tmp_path / "magnet" / "MNIST_II.h5").write_bytes(b"other")
