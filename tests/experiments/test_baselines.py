@@ -22,6 +22,7 @@ from experiments.baselines.lid import LID
 from models import training
 
 pytestmark = [
+    pytest.mark.usefixtures("promoting"),
     pytest.mark.filterwarnings("ignore:the network has no dropout"),  # the network of the digits has none
 ]
 
@@ -34,13 +35,6 @@ class Digits(NamedTuple):
     label: np.ndarray
     benign: np.ndarray
     adversarial: np.ndarray
-
-
-@pytest.fixture(autouse=True)
-def promoting():
-    """Optax's Adam raises a float to an integer power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="session")

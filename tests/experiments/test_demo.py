@@ -2,19 +2,13 @@
 
 import re
 
-import jax
 import numpy as np
 import pytest
 
 from a2d_jax.errors import BadInput
 from experiments import demo
 
-
-@pytest.fixture(autouse=True)
-def promoting():
-    """Optax's Adam raises a float to an integer power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promoting")
 
 
 def numbers(text: str, name: str) -> list[float]:

@@ -12,6 +12,8 @@ from a2d_jax.errors import BadInput
 from experiments.baselines import dissector
 from experiments.baselines.dissector import Dissector, adaptive_average, doubt
 
+pytestmark = pytest.mark.usefixtures("promoting")
+
 
 class Doubled(nnx.Module):
     """An image of 2 x 2 pixels, doubled, the first of which are logits."""
@@ -26,13 +28,6 @@ class Doubled(nnx.Module):
 
     def __call__(self, x):
         return self.activations(x)["logits"]
-
-
-@pytest.fixture(autouse=True)
-def promoting():
-    """Optax's Adam raises a float to an integer power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_validity_by_hand():

@@ -1,6 +1,7 @@
 """Kernel density and Bayesian uncertainty: both features by their formulas, noisy negatives, the regression, and the published protocol."""
 
 import warnings
+from functools import partial
 
 import jax
 import numpy as np
@@ -169,7 +170,7 @@ def test_no_dropout_is_said():
 
 def test_bad_settings_are_refused(classifier):
     """Protects users: each in one line, with what to do."""
-    make = lambda **settings: KernelDensity(classifier, images(30), np.arange(30) % 3, **settings)  # noqa: E731
+    make = partial(KernelDensity, classifier, images(30), np.arange(30) % 3)
     with pytest.raises(BadInput, match="a positive bandwidth"):
         make(bandwidth=0)
     with pytest.raises(BadInput, match="at least 2 passes"):

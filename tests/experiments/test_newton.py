@@ -2,20 +2,12 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from a2d_jax import metrics
 from a2d_jax.errors import BadInput
 from experiments import newton
-
-
-@pytest.fixture
-def promoting():
-    """Optax's Adam raises a float to an integer power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_tiny(tmp_path, promoting, capsys):

@@ -35,12 +35,7 @@ DIGITS = ["--classifier", "models.lenet:lenet_digits", "--data", "digits"]
 SMALL = ["--classifier", "tests.models.test_train:small", "--data", "digits", "--epochs", "3"]
 ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(autouse=True)
-def promoting():
-    """Optax's Adam raises a float to an integer power, which strict promotion refuses."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promoting")
 
 
 class Small(nnx.Module):
