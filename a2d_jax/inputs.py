@@ -98,13 +98,14 @@ def examples(classifier: Callable[..., Any], given: Any) -> Any:
 
     Args:
       classifier: one image to logits.
-      given: x `n h w c`, label `n`, key `n` (typed JAX keys, or on the host their data as NumPy), predicted `n` or None.
+      given: x `n h w c`, label `n`, key `n` (typed JAX keys, or on the host their data as NumPy), predicted `n` or None, start `n h w c` or
+        None.
 
     Returns:
       The same, images and labels as NumPy arrays.
 
     Raises:
-      BadInput: as `images`, `labels` and `class_count`, or not one key for each image.
+      BadInput: as `images`, `labels` and `class_count`, not one key for each image, or not one finite starting point for each image.
     """
     require(all(hasattr(given, name) for name in ("x", "label", "key")), "an Example", type(given).__name__, "make it with costs.examples")
     x = images(given.x)
@@ -114,7 +115,20 @@ def examples(classifier: Callable[..., Any], given: Any) -> Any:
     require(
         good, f"{len(x)} JAX keys, one for each image", f"{type(given.key).__name__} of shape {keys}", "make them with jax.random.split"
     )
-    return given._replace(x=x, label=label.astype(np.int32))
+    start = None if given.start is None else starts(given.start, x)
+    return given._replace(x=x, label=label.astype(np.int32), start=start)
+
+
+def starts(start: Any, x: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w c"]:
+    """Check the starting points of attacks on images and return them in the type of the images. They may lie anywhere.
+
+    Raises:
+      BadInput: not one finite point of the image's shape for each image.
+    """
+    read = array(start, "starting points")
+    require(read.shape == x.shape, f"starting points of shape {x.shape}, as the images", read.shape, "give one point for each image")
+    require(bool(np.isfinite(read).all()), "finite starting points", "NaN or infinity", "give the image itself where there is none")
+    return read.astype(x.dtype, copy=False)
 
 
 def class_count(classifier: Callable[..., Any], shape: tuple[int, ...], origin: object, dtype: Any = np.float32) -> int:

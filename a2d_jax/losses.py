@@ -1,14 +1,23 @@
-"""Losses and criteria on logits, and `view`, one evaluation of a classifier that gives logits, gradient and slope together."""
+"""Losses and criteria on logits, and `view`, one evaluation of a classifier that gives logits, gradient and slope together.
 
-from collections.abc import Callable
-from typing import NamedTuple
+`LOSSES` holds the losses that an attack can choose by name. An attack raises its loss to leave the label, and lowers it to reach the label.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from a2d_jax.errors import require
 from a2d_jax.types import Classifier
+
+LossFunction = Callable[[Array, Array], Array]
+"""`(logits, label) -> scalar`. A program is compiled for each function, so define it once, at the top level of a module."""
+Loss = Literal["ce", "margin", "dlr"] | LossFunction
+"""A name of `LOSSES`, or a function of your own."""
 
 
 def cross_entropy(logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""]:
@@ -21,6 +30,40 @@ def margin(logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""
     """Logit of `label` minus the largest other logit: positive while the label is predicted."""
     mine = _one_hot(logits, label)
     return jnp.sum(jnp.where(mine, logits, 0)) - jnp.max(jnp.where(mine, -jnp.inf, logits))
+
+
+def lead(logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""]:
+    """Largest other logit minus that of `label`, the margin with its sign changed: it grows as the label is left."""
+    return -margin(logits, label)
+
+
+def dlr(logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""]:
+    """The difference of logits ratio: negative while the label is predicted. It does not change with the scale of the logits.
+
+        DLR = -(z_label - max of the others) / (largest z - third largest z)
+
+    Raises:
+      ValueError: for fewer than three classes.
+    """
+    require(logits.shape[-1] >= 3, "three classes or more", logits.shape[-1], 'use loss="ce"')
+    largest = jnp.sort(logits)
+    return -margin(logits, label) / (largest[-1] - largest[-3] + 1e-12)
+
+
+LOSSES: Mapping[str, LossFunction] = {"ce": cross_entropy, "margin": lead, "dlr": dlr}
+
+
+def loss_function(loss: Loss) -> LossFunction:
+    """The function of a name, or the function itself.
+
+    Raises:
+      BadInput: neither a name of `LOSSES` nor a function.
+    """
+    if callable(loss):
+        return loss
+    known = f"a loss among {', '.join(LOSSES)}, or a function (logits, label) -> scalar"
+    require(str(loss) in LOSSES, known, loss, "pass one of them")
+    return LOSSES[loss]
 
 
 def prediction(logits: Float[Array, " k"]) -> Int[Array, ""]:

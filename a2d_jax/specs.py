@@ -11,7 +11,7 @@ comes from a file, and a file alone never imports anything: its import strings a
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -188,8 +188,34 @@ def parameters(maker: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def settings_of(attacks: Mapping[str, Attack]) -> dict[str, dict[str, Any]]:
-    """All settings of all attacks, as JSON values."""
-    return {name: {"kind": kind_of(attack), **_plain(asdict(attack))} for name, attack in attacks.items()}  # pyright: ignore[reportArgumentType] (dataclasses)
+    """All settings of all attacks, as JSON values; those that attacks got later only where they are not the default.
+
+    Raises:
+      BadInput: a setting is a function, which no file can hold.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, attack in attacks.items():
+        settings: dict[str, Any] = asdict(attack)  # pyright: ignore[reportArgumentType] (all are dataclasses)
+        if functions := [setting for setting, value in settings.items() if callable(value)]:
+            raise BadInput(
+                f"expected settings of {name} that a file can hold, got a function for {functions[0]}; take one by its name, "
+                "or give the attack to costs.costs or drivers.attack, which write no file"
+            )
+        usual = _later(type(attack))
+        settings = {setting: value for setting, value in settings.items() if setting not in usual or value != usual[setting]}
+        found[name] = {"kind": kind_of(attack), **_plain(settings)}
+    return found
+
+
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of one attack as a file has them, with those that the file leaves out because they are the default."""
+    maker = IN_THE_BOX.get(str(settings.get("kind")))
+    return {**(_later(maker) if isinstance(maker, type) else {}), **settings}
+
+
+def _later(kind: type) -> dict[str, Any]:
+    """The settings that an attack got later, with their defaults."""
+    return {one.name: one.default for one in fields(kind) if one.metadata.get("later")}
 
 
 def kind_of(made: object) -> str:

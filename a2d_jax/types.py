@@ -20,6 +20,9 @@ AnyArray = Array | np.ndarray
 Norm = Literal["l0", "l1", "l2", "linf", "rms"]
 STATIC = {"static": True}
 """Metadata of a dataclass field that is part of the program, not an argument of it."""
+LATER = {"later": True}
+"""Metadata of a setting that an attack got after files with its settings were written. Files hold it only where it is not the default, so
+that older files say the same."""
 
 
 @functools.partial(
@@ -55,6 +58,7 @@ class Example(NamedTuple):
     label: Int[Array, ""]  # the class to leave (or to reach, for a targeted attack)
     key: Key[Array, ""]  # belongs to the example, never to its lane, batch or device
     predicted: Bool[Array, ""] | None = None  # `label` is what the classifier predicts of x; None: it is given, for every example
+    start: Float[Array, "h w c"] | None = None  # first point of the attack, which projects it onto its ball around x; None: x itself
 
     @property
     def own(self) -> Bool[Array, ""]:
@@ -71,16 +75,22 @@ class Progress(NamedTuple):
     done: Bool[Array, ""]  # nothing will change any more
     forward: Int[Array, ""]  # forward queries the algorithm asked for
     backward: Int[Array, ""]  # backward queries the algorithm asked for
-    fresh: Bool[Array, ""]  # no update yet, and the label is the classifier's own: nothing is misclassified
+    fresh: Bool[Array, ""]  # the point is the input and the label is the classifier's own: nothing is misclassified
     crossing: Float[Array, ""]  # radius at which the class changes; before that, the radius walked; NaN for an attack that has none
     broken: Bool[Array, ""]  # logits or a gradient were not finite: the attack has ended, and its numbers say nothing
     flat: Bool[Array, ""]  # there were gradients, and every one of them was 0: the attack had no direction to go
 
     @classmethod
-    def start(cls, example: Example) -> "Progress":
-        """Nothing done yet. The origin of the label decides whether the input itself can be a success, see `admit`."""
+    def start(cls, example: Example, point: Array | None = None) -> "Progress":
+        """Nothing done yet. The origin of the label decides whether the input itself can be a success, see `admit`.
+
+        Args:
+          example: one example.
+          point: the point that is judged first; None is the input. Another point than the input can be a success without an update.
+        """
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return cls(zero, no, no, no, zero, zero, example.own, jnp.full((), jnp.nan, example.x.dtype), no, no)
+        fresh = example.own if point is None else example.own & jnp.all(point == example.x)
+        return cls(zero, no, no, no, zero, zero, fresh, jnp.full((), jnp.nan, example.x.dtype), no, no)
 
     def admit(self, success: Array) -> Array:
         """`success`, but never for the input itself if its label is the classifier's own prediction.
@@ -153,6 +163,10 @@ class Attack(Protocol):
 
     One step is *look, judge, move*: evaluate the current point (the only model call), decide, move unless done. `init` never
     calls the model. After `done`, drivers keep the state as it is and ignore what `step` returns (it must stay finite).
+
+    An attack that reads `Example.start` says so by an attribute `takes_start`; drivers refuse such examples for the others. An attack may
+    also offer its step in two halves, `look(classifier, example, state) -> View` and `move(example, state, view) -> State`, so that
+    `unroll` can observe what the step saw.
     """
 
     @property

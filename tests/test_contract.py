@@ -82,6 +82,14 @@ CASES = {
     "gradient_sign": Case(GradientSign(0.3, 40, 60), gradients=lambda looks: {1}),  # at the input
     "bim_search": Case(BIMSearch(0.05, 0.01, 4, 160)),
     "bim_b": Case(bim_b(0.2, 0.01, 20), ball=True, event="budget"),
+    "pgd_decay": Case(PGD(1.5, 0.2, 15, norm="l2", loss="dlr", last_step=0.01), ball=True, sums=True),
+    "pgd_best": Case(
+        pgd(0.05, 0.02, 5, restarts=3, loss="margin", early_stop=False, keep_best=True),
+        ball=True,
+        random=True,
+        wanders=True,
+        event="budget",
+    ),
     "pgd_restarts": Case(pgd(0.05, 0.02, 5, restarts=3), ball=True, random=True, wanders=True),
     "jsma_pairs": Case(jsma_pairs(max_steps=20), goal="drawn", random=True, wanders=True),
     "jsma_single": Case(jsma_single(0.3, 30, targeted=True), goal="label", wanders=True, gradients=lambda looks: {2 * looks}),

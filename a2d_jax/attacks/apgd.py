@@ -7,9 +7,7 @@ The step size starts at twice the radius. Each step adds a quarter of the last m
 Checkpoints follow at shorter and shorter intervals. At a checkpoint the step size is halved and the walk continues from the best point so
 far if one of two conditions holds: the loss rose in at most three quarters of the updates since the last checkpoint, or neither the step
 size nor the best loss changed at the last checkpoint. The loss is the cross entropy, or the difference of logits ratio, which does not
-change with the scale of the logits:
-
-    DLR = -(z_label - max of the others) / (largest z - third largest z)
+change with the scale of the logits (`a2d_jax.losses.dlr`), or another one of `a2d_jax.losses`.
 
 Source: Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
 arXiv:2003.01690; reference code fra31/auto-attack `autopgd_base.py`, as packed in torchattacks 3.5.1. Differs: the first success
@@ -18,7 +16,7 @@ compares with the loss of the start (the reference compares with zero).
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +25,9 @@ from jaxtyping import Bool, Float, Int
 
 from a2d_jax import norms
 from a2d_jax.errors import require
-from a2d_jax.losses import cross_entropy, margin, misclassifies, view
+from a2d_jax.losses import Loss, loss_function, misclassifies, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
-Loss = Literal["ce", "dlr"]
 FORWARD = 0.75  # share of the new step in an update; the rest is the last movement
 RISING = 0.75  # share of updates that must raise the loss
 
@@ -56,16 +53,17 @@ class APGDState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class APGD:
-    """Auto-PGD, untargeted, from a random start.
+    """Auto-PGD, untargeted, from a random start or from `Example.start`; the input is judged first, and the jump to the start is an update.
 
     Attributes:
       epsilon: radius of the ball, in the units of `norm`.
       max_steps: largest number of updates, the jump to the start included. It sets the checkpoints: another budget takes another path.
       norm: `linf` or `l2`.
-      loss: `ce` or `dlr` (at least three classes).
+      loss: `ce`, `margin`, `dlr` (at least three classes), or a function `(logits, label) -> scalar`.
     """
 
     scheduled: ClassVar[bool] = True  # checkpoints hang on the budget
+    takes_start: ClassVar[bool] = True
 
     epsilon: float | Array = 8 / 255
     max_steps: int | Array = 101
@@ -78,7 +76,7 @@ class APGD:
         if isinstance(self.max_steps, int):
             require(self.max_steps >= 0, "max_steps >= 0", self.max_steps, "give the number of updates")
         require(self.norm in ("linf", "l2"), "a norm among linf, l2", self.norm, "pass one of them")
-        require(self.loss in ("ce", "dlr"), "a loss among ce, dlr", self.loss, "pass one of them")
+        loss_function(self.loss)
 
     def init(self, example: Example) -> APGDState:
         x, count, zero = example.x, jnp.zeros((), jnp.int32), jnp.zeros((), example.x.dtype)
@@ -99,7 +97,7 @@ class APGD:
         )
 
     def step(self, classifier: Classifier, example: Example, state: APGDState) -> APGDState:
-        loss_of = cross_entropy if self.loss == "ce" else dlr
+        loss_of = loss_function(self.loss)
         logits, gradient, slope = view(classifier, lambda z: loss_of(z, example.label), state.x_adv)
         clean, starting = state.progress.iterations == 0, state.progress.iterations == 1
         success = misclassifies(logits, example.label)
@@ -153,7 +151,9 @@ class APGD:
         return jnp.maximum(percent * (jnp.asarray(self.max_steps, jnp.int32) - 1) // 100, 1)
 
     def _start(self, example: Example) -> Float[Array, "h w c"]:
-        """A point on the sphere in a random direction (Linf: with one scalar at least at the full radius), clipped."""
+        """The given start, or a point on the sphere in a random direction (Linf: with one scalar at least at the full radius), clipped."""
+        if example.start is not None:
+            return self._project(example.start, example.x)
         if self.norm == "linf":
             direction = jax.random.uniform(example.key, example.x.shape, example.x.dtype, -1, 1)
         else:
@@ -163,14 +163,3 @@ class APGD:
 
     def _project(self, x: Float[Array, "h w c"], centre: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         return jnp.clip(norms.clip_to_ball(x, centre, self.epsilon, self.norm), 0, 1)
-
-
-def dlr(logits: Float[Array, " k"], label: Int[Array, ""]) -> Float[Array, ""]:
-    """The difference of logits ratio: negative while the label is predicted.
-
-    Raises:
-      ValueError: for fewer than three classes.
-    """
-    require(logits.shape[-1] >= 3, "three classes or more", logits.shape[-1], 'use loss="ce"')
-    largest = jnp.sort(logits)
-    return -margin(logits, label) / (largest[-1] - largest[-3] + 1e-12)

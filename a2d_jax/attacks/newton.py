@@ -28,7 +28,7 @@ from jaxtyping import Float
 from a2d_jax import norms
 from a2d_jax.attacks.path import Path
 from a2d_jax.errors import require
-from a2d_jax.losses import margin, misclassifies, view
+from a2d_jax.losses import View, margin, misclassifies, view
 from a2d_jax.types import STATIC, Classifier, Example, Norm, Progress
 
 
@@ -81,7 +81,15 @@ class Newton:
         return NewtonState(example.x, Path.start(example), Progress.start(example))
 
     def step(self, classifier: Classifier, example: Example, state: NewtonState) -> NewtonState:
-        logits, gradient, slope = view(classifier, lambda z: margin(z, example.label), state.x_adv)
+        return self.move(example, state, self.look(classifier, example, state))
+
+    def look(self, classifier: Classifier, example: Example, state: NewtonState) -> View:
+        """Evaluate the current point."""
+        return view(classifier, lambda z: margin(z, example.label), state.x_adv)
+
+    def move(self, example: Example, state: NewtonState, seen: View) -> NewtonState:
+        """Judge the current point, and move unless that ends the attack."""
+        logits, gradient, slope = seen
         across = state.progress.admit(misclassifies(logits, example.label))
         path = state.path.reach(norms.norm(state.x_adv - example.x, self.norm), margin(logits, example.label), across)
 

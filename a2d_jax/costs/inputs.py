@@ -27,20 +27,24 @@ def examples(
     predicted: Bool[Any, " n"] | bool | None = None,
     index: Int[Any, " n"] | None = None,
     seed: int = 0,
+    start: Float[Any, "n h w c"] | None = None,
 ) -> Example:
     """Examples for a driver, each with a label and a key. The label is the classifier's own prediction unless given.
 
     Args:
       classifier: one image to logits.
       x: images in [0, 1].
-      label: classes that untargeted attacks start from; default the prediction, which attacks used as defence take.
+      label: classes that untargeted attacks start from; default the prediction, which attacks used as defence take. For targeted attacks:
+        the class to reach, one for each image.
       predicted: which labels are the classifier's own predictions; default all if `label` is left out, none if it is given.
       index: numbers of the examples; keys derive from their low 32 bits. Default the fingerprints of the images.
       seed: seed of the random attacks.
+      start: first points of the attacks, which project them onto their ball around the images; default the images themselves. Costs count
+        updates from there, and a start that is a success costs 0: compare such costs only with each other.
 
     Raises:
       BadInput: no images, or some of another shape or type, outside [0, 1] or NaN; labels that are no classes of the classifier, one for
-        each image; or logits that are not finite.
+        each image; starting points that are not finite or of another shape; or logits that are not finite.
     """
     x = inputs.images(x)
     own = label is None if predicted is None else predicted
@@ -51,7 +55,8 @@ def examples(
     label = inputs.labels(label, len(x), inputs.class_count(classifier, x.shape[1:], "the images", x.dtype))
     numbers = fingerprints(x) if index is None else inputs.labels(index, len(x), what="index")
     made = keyed(x, label, np.broadcast_to(np.asarray(own, bool), (len(x),)), numbers, seed)
-    return made._replace(key=jax.random.wrap_key_data(jnp.asarray(made.key)))
+    points: Any = None if start is None else inputs.starts(start, x)
+    return made._replace(key=jax.random.wrap_key_data(jnp.asarray(made.key)), start=points)
 
 
 def not_finite(row: int) -> BadInput:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Int
 
-from a2d_jax.drivers.loops import advance, finish
+from a2d_jax.drivers.loops import advance, enter, finish
 from a2d_jax.drivers.queue import Queue
 from a2d_jax.types import AnyArray, Attack, AttackResult, Classifier, Example
 
@@ -54,7 +54,7 @@ class Work(NamedTuple):
 def empty_lanes(attack: Attack, queue: Queue, *, width: int) -> Lanes:
     """Free lanes, with the shapes of a queue's examples."""
     example = jax.tree.map(lambda waiting: jnp.broadcast_to(waiting[:1], (width, *waiting.shape[1:])), queue.example)
-    return Lanes(jnp.full(width, -1, jnp.int32), example, jax.vmap(attack.init)(example))
+    return Lanes(jnp.full(width, -1, jnp.int32), example, jax.vmap(functools.partial(enter, attack))(example))
 
 
 def shrink_lanes(lanes: Lanes, *, width: int) -> Lanes:
@@ -96,7 +96,7 @@ def _refill(attack: Attack, queue: Queue, work: Work) -> Work:
     source = work.taken + jnp.cumsum(free, dtype=jnp.int32) - 1
     takes = free & (source < queue.size[0])
     position, example = jax.tree.map(lambda waiting: waiting[jnp.where(takes, source, 0)], (queue.position, queue.example))
-    entering = Lanes(position, example, jax.vmap(attack.init)(example))
+    entering = Lanes(position, example, jax.vmap(functools.partial(enter, attack))(example))
     lanes = jax.tree.map(lambda new, old: _where(takes, new, old), entering, work.lanes)
     return work._replace(lanes=lanes, taken=work.taken + _count(takes))
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
+from a2d_jax.errors import require
 from a2d_jax.types import AnyArray, Example
 
 AXIS = "examples"  # of the mesh: examples are shared out among the devices
@@ -28,6 +29,7 @@ class HostExamples(NamedTuple):
     label: np.ndarray
     predicted: np.ndarray
     key_data: np.ndarray
+    start: np.ndarray | None
     key_impl: str
 
     @classmethod
@@ -37,22 +39,23 @@ class HostExamples(NamedTuple):
         else:
             data, impl = jax.random.key_data(example.key), str(jax.random.key_impl(example.key))
         predicted = np.zeros(len(example.label), bool) if example.predicted is None else np.asarray(example.predicted)
-        return cls(np.asarray(example.x), np.asarray(example.label), predicted, np.asarray(data), impl)
+        start = None if example.start is None else np.asarray(example.start)
+        return cls(np.asarray(example.x), np.asarray(example.label), predicted, np.asarray(data), start, impl)
 
     @classmethod
     def concatenate(cls, pieces: "list[HostExamples]") -> "HostExamples":
         if len(pieces) == 1:
             return pieces[0]
-        columns = (np.concatenate(leaves) for leaves in zip(*(piece[:-1] for piece in pieces), strict=True))
+        columns = (None if leaves[0] is None else np.concatenate(leaves) for leaves in zip(*(piece[:-1] for piece in pieces), strict=True))
         return cls._make((*columns, pieces[0].key_impl))
 
     def rows(self, rows: slice) -> "HostExamples":
-        return HostExamples._make((*(column[rows] for column in self[:-1]), self.key_impl))
+        return HostExamples._make((*(None if column is None else column[rows] for column in self[:-1]), self.key_impl))
 
     def take(self, rows: np.ndarray) -> Example:
-        columns: Any = (column[rows] for column in self[:-1])
-        x, label, predicted, data = columns
-        return Example(x, label, jax.random.wrap_key_data(data, impl=self.key_impl), predicted)
+        columns: Any = (None if column is None else column[rows] for column in self[:-1])
+        x, label, predicted, data, start = columns
+        return Example(x, label, jax.random.wrap_key_data(data, impl=self.key_impl), predicted, start)
 
 
 def pieces_of(examples: Iterable[Example], per_device: int, mesh: Mesh) -> Iterator[Queue]:
@@ -73,8 +76,16 @@ def pieces_of(examples: Iterable[Example], per_device: int, mesh: Mesh) -> Itera
 def _rechunk(examples: Iterable[Example], size: int) -> Iterator[HostExamples]:
     """The same examples in pieces of `size`, the last one shorter."""
     waiting: list[HostExamples] = []
+    starts: bool | None = None
     for example in examples:
         waiting.append(HostExamples.of(example))
+        starts = example.start is not None if starts is None else starts
+        require(
+            starts == (example.start is not None),
+            "a start in every piece of a stream or in none",
+            "some of both",
+            "give the images themselves as the start of the others",
+        )
         while sum(len(piece.label) for piece in waiting) >= size:
             whole = HostExamples.concatenate(waiting)
             waiting = [whole.rows(slice(size, None))]

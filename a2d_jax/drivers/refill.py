@@ -138,6 +138,7 @@ def warm(
     lanes: int | None = None,
     devices: Sequence[Any] | None = None,
     keep_x_adv: bool = True,
+    starts: bool = False,
     clock: Clock = time.perf_counter,
 ) -> None:
     """Compile all programs that a stream of any length may need, without attacking anything.
@@ -149,6 +150,7 @@ def warm(
       lanes: as for `stream`.
       devices: as for `stream`.
       keep_x_adv: as for `stream`.
+      starts: the examples will have a starting point, `Example.start`, which is another program.
       clock: as for `stream`.
     """
     devices = jax.local_devices() if devices is None else list(devices)
@@ -156,11 +158,11 @@ def warm(
     width = default_lanes(shape, devices[0].platform) if lanes is None else lanes
     key: Any = np.asarray(jax.random.key_data(jax.random.key(0)))[None]
     x: Any = np.zeros((1, *shape), jax.dtypes.canonicalize_dtype(np.float32))
-    example = Example(x, np.zeros(1, np.int32), key, np.zeros(1, bool))  # pyright: ignore[reportArgumentType] (NumPy on the host)
+    example = Example(x, np.zeros(1, np.int32), key, np.zeros(1, bool), x if starts else None)  # pyright: ignore[reportArgumentType] (NumPy on the host)
     (piece,) = pieces_of([example], width * QUEUE_PER_LANE, compiled.mesh)
     classifier = jax.device_put(classifier, NamedSharding(compiled.mesh, PartitionSpec()))
     nothing, none = np.int32(0), np.zeros(compiled.mesh.size, np.int32)
-    pace = Pace(compiled, what_of(attack, classifier, piece.example.x.shape, keep_x_adv), clock)
+    pace = Pace(compiled, what_of(attack, classifier, piece.example, keep_x_adv), clock)
     while True:
         in_work = compiled.empty(attack, piece, width)
         pace.start(width)
@@ -173,9 +175,9 @@ def warm(
         width = fewer(width)
 
 
-def what_of(attack: Attack, classifier: Classifier, queue: Sequence[int], keep_x_adv: bool) -> Hashable:
-    """A program but for its number of lanes; `queue` is the shape of the images that wait."""
-    return jax.tree.structure((attack, classifier)), tuple(queue), keep_x_adv
+def what_of(attack: Attack, classifier: Classifier, waiting: Example, keep_x_adv: bool) -> Hashable:
+    """A program but for its number of lanes; `waiting` are the examples of a queue."""
+    return jax.tree.structure((attack, classifier, waiting)), waiting.x.shape, keep_x_adv
 
 
 def _results(
@@ -208,7 +210,7 @@ def _results(
     classifier = jax.device_put(classifier, NamedSharding(mesh, PartitionSpec()))
     in_work = compiled.empty(attack, piece, width)
     taken = np.zeros(mesh.size, np.int32)
-    pace = Pace(compiled, what_of(attack, classifier, piece.example.x.shape, keep_x_adv), clock)
+    pace = Pace(compiled, what_of(attack, classifier, piece.example, keep_x_adv), clock)
     while True:
         smaller = fewer(width)
         floor = width - 1 if following is not None else smaller if smaller < width and not pace.waits else 0

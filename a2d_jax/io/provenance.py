@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from a2d_jax.errors import BadInput
 from a2d_jax.io.parts import RECORDS
 from a2d_jax.io.source import ImageSource
+from a2d_jax.specs import completed
 from a2d_jax.types import Classifier
 
 PACKAGES = ("a2d-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn")
@@ -206,7 +207,7 @@ def _facts(meta: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
             nested = meta[fact]
             found |= {f"{fact}.{key}": value for key, value in nested.items()} if isinstance(nested, dict) else {fact: nested}
     for name in names:
-        found |= {f"{name}.{setting}": value for setting, value in attacks.get(name, {}).items()}
+        found |= {f"{name}.{setting}": value for setting, value in completed(attacks.get(name, {})).items()}
         if name in norms:
             found[f"{name}.norm"] = norms[name]
     return found
