@@ -16,7 +16,7 @@ FLOORS = [
     {"specs"},
     {"presets", "io", "report"},
     {"costs"},
-    {"scale"},
+    {"adaptive", "scale"},
     {"jobs"},
     {"command"},
     {"cli"},

@@ -23,12 +23,16 @@ def run(attack: Attack, classifier: Classifier, example: Example) -> AttackResul
 
     Under `vmap` the loop runs until the slowest example is done, and JAX freezes the others.
     """
-    state = jax.lax.while_loop(
+    return finish(attack, example, last_state(attack, classifier, example))
+
+
+def last_state(attack: Attack, classifier: Classifier, example: Example) -> Any:
+    """The attack's own state when the example is done."""
+    return jax.lax.while_loop(
         lambda state: ~state.progress.done,
         lambda state: attack.step(classifier, example, state),
         enter(attack, example),
     )
-    return finish(attack, example, state)
 
 
 def unroll(
@@ -54,8 +58,8 @@ def unroll(
       example: one example.
       length: steps to make; default the attack's own bound, after which every example is done.
       observe: `(example, state, seen) -> pytree`, called for every step; default the logit margin of the label at the point judged.
-        `seen` is the `View` of the step itself, if the attack offers `look` and `move` as `PGD` and `Newton` do: the model is then evaluated
-        once. For other attacks it is another evaluation at `state.x_adv`, with the gradient of the margin.
+        `seen` is the `View` of the step itself, if the attack offers `look` and `move` as `PGD` and `Newton` do: the model is then
+        evaluated once. For other attacks it is another evaluation at `state.x_adv`, with the gradient of the margin.
 
     Returns:
       The result, and the trace: the values of `observe`, with a leading axis of `length`.
