@@ -16,6 +16,7 @@ FLOORS = [
     {"specs"},
     {"presets", "io", "report"},
     {"costs"},
+    {"adaptive"},
     {"scale"},
     {"jobs"},
     {"command"},
