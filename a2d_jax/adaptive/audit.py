@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 from a2d_jax import inputs
 from a2d_jax.adaptive.indicators import Finding, found, gained
 from a2d_jax.errors import BadInput, require
-from a2d_jax.io.files import atomic
+from a2d_jax.io.files import atomic, refuse_existing
 from a2d_jax.metrics import rate_interval
 
 LEVELS = (0.01, 0.05, 0.1)
@@ -124,12 +124,13 @@ class Audit:
         """No check fires."""
         return not any(finding.fires for finding in self.findings)
 
-    def write(self, path: str | Path, force: bool | None = False) -> None:
+    def write(self, path: str | Path, force: bool = False) -> None:
         """Write a JSON file.
 
         Raises:
-          BadInput: the file exists and `force` is false.
+          BadInput: the file exists and `force` is false, or nothing can be written there.
         """
+        refuse_existing(path, force, "force=True")
         with atomic(path, force) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, allow_nan=False), encoding="utf-8")
 

@@ -62,7 +62,9 @@ class _Guarded:
         if measured.shape:
             raise BadInput(f"expected a measurement of one number for one image, got shape {measured.shape}; reduce it")
         measured, low, high, gain = (value.astype(logits.dtype) for value in (measured, guard.threshold, guard.upper, guard.gain))
-        beyond = jnp.nan_to_num(gain * jnp.maximum(low - measured, measured - high), nan=jnp.nan, posinf=FAR, neginf=-FAR)
+        below = jnp.where(jnp.isneginf(low), low, low - measured)  # an end that is not there is never left, not even by infinity
+        above = jnp.where(jnp.isposinf(high), -high, measured - high)
+        beyond = jnp.nan_to_num(gain * jnp.maximum(below, above), nan=jnp.nan, posinf=FAR, neginf=-FAR)
         return jnp.concatenate([logits, (jnp.max(logits) + beyond)[None]])
 
 
