@@ -106,7 +106,7 @@ def binarisation(
     if not n:
         return found("binarisation test", None, MISSED, f"No image could be tested: give features of an inner layer.{left_out}", "")
     share = f"The attack finds the image that is there on {hit} of {n} altered networks; {points} random points find it on {by_chance}."
-    return found("binarisation test", 1 - hit / n, MISSED, share + left_out, f"{share} It would miss others as well.{left_out}")
+    return found("binarisation test", (n - hit) / n, MISSED, share + left_out, f"{share} It would miss others as well.{left_out}")
 
 
 def unaltered(classifier: Classifier, original: Classifier) -> Classifier:
@@ -136,17 +136,20 @@ def _altered(
         return None
     everything = np.concatenate([image[None], _within(image, INNER * epsilon, norm, points, random), rims[:1]])
     rows = predict_by(Classifier(classifier.variables, _Flat(apply.features)), everything, BATCH).astype(np.float64)
-    middle, spread = rows.mean(axis=0), rows.std(axis=0)
-    rows = (rows - middle) / np.where(spread > 0, spread, 1)
-    if not spread.any():
+    middle = rows.mean(axis=0)
+    spread = float(
+        np.sqrt(((rows - middle) ** 2).mean())
+    )  # one for all: alone, a unit that only the rim wakes would decide, without a slope
+    if spread == 0:
         return None
+    rows = (rows - middle) / spread
     fitted = SVC(kernel="linear", C=1e6, class_weight="balanced", max_iter=100_000).fit(rows, np.arange(len(rows)) == len(rows) - 1)
     normal = fitted.coef_[0]
     along = rows @ normal
     nearest, rim = along[:-1].max(), along[-1]
     if not rim > nearest:
         return None
-    normal = normal / np.where(spread > 0, spread, 1) / (rim - nearest)
+    normal = normal / (spread * (rim - nearest))
     offset = -(nearest / (rim - nearest) + CLOSENESS) - middle @ normal
     binary = Classifier((classifier.variables, jnp.asarray(normal, float), jnp.asarray(offset, float)), apply)
     said = predict_by(binary, everything, BATCH).argmax(axis=1)

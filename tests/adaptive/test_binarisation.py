@@ -7,7 +7,7 @@ import pytest
 
 from a2d_jax import drivers
 from a2d_jax.adaptive import Evade, binarisation, guarded, unaltered
-from a2d_jax.attacks import bim
+from a2d_jax.attacks import PGD, bim
 from a2d_jax.errors import BadInput
 from a2d_jax.types import Classifier
 from tests.adaptive.test_guarded import linearised
@@ -54,7 +54,6 @@ def test_one_step_of_no_length_misses_it():
 
 def test_l2():
     """Protects the other norm: points and budget are those of an L2 ball."""
-    from a2d_jax.attacks import PGD
 
     def attack(classifier, x, label):
         return drivers.attack(PGD(0.5, 0.05, 40, norm="l2"), classifier, batch(classifier, x, label=label), driver="run").x_adv
@@ -97,6 +96,22 @@ def test_what_cannot_be_tested_is_counted():
     assert "6 of 6 images could not be tested" in finding.sentence
     nobody = binarisation(PLAIN, X, strong, 0.1, features=inner, accepts=lambda x: np.zeros(len(x), bool))
     assert nobody.number is None
+
+
+def test_a_unit_that_only_the_image_wakes_does_not_decide():
+    """Protects the test itself: features of very different sizes, some asleep at the input, leave an image that a sound attack finds."""
+
+    def uneven(variables, x):
+        features = inner(variables, x).ravel()
+        return features * jnp.geomspace(1e-3, 1e3, features.size)
+
+    x = np.random.default_rng(5).uniform(0.3, 0.7, size=(12, 8, 8, 1)).astype(np.float32)
+
+    def fine(classifier, x, label):
+        return drivers.attack(bim(0.02, 0.001, 60), classifier, batch(classifier, x, label=label)).x_adv
+
+    assert binarisation(PLAIN, x, fine, 0.02, features=inner).number == 0
+    assert not binarisation(PLAIN, x, fine, 0.02, features=uneven).fires
 
 
 def test_unaltered_gives_the_original_back():
