@@ -294,7 +294,7 @@ def _within(nearest: Float[np.ndarray, " n"], grid: tuple[float, ...]) -> Bool[n
 
 def _under_the_ceiling(point: Point, wins: np.ndarray, bound: np.ndarray, grid: tuple[float, ...]) -> Finding:
     over = [gained(wins[:, k], bound[:, k]) for k in range(len(grid))]
-    worst = max(range(len(grid)), key=lambda k: over[k][0] - over[k][1])
+    worst = max(range(len(grid)), key=lambda k: (over[k][0] - over[k][1], wins[:, k].mean()))
     excess, allowed = over[worst]
     at = f"At {point.level:.0%} false positives and budget {grid[worst]:.4g} the worst case is {wins[:, worst].mean():.3f}"
     ceiling = f"the ceiling {bound[:, worst].mean():.3f}"
