@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
-from scipy.stats import norm, rankdata
+from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from a2d_jax import inputs
@@ -100,6 +100,19 @@ def robust_accuracy(correct: ArrayLike, success: ArrayLike) -> float:
     if right.shape != broken.shape:
         raise BadInput(f"expected as many flags correct as success, got {len(right)} and {len(broken)}; give both for each input")
     return float((right & ~broken).mean())
+
+
+def rate_interval(flags: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a rate, by the method of Clopper and Pearson (Biometrika 26, 1934): it errs on the wide side.
+
+    Args:
+      flags: one true or false per input.
+      confidence: chance that the interval covers the rate, at least.
+    """
+    require(0 < confidence < 1, "a confidence in (0, 1)", confidence, "0.95 is usual")
+    read = _flags(flags, "of a rate")
+    ends = binomtest(int(read.sum()), len(read)).proportion_ci(confidence, method="exact")
+    return float(ends.low), float(ends.high)
 
 
 def _scores(scores: ArrayLike, role: str) -> Float[np.ndarray, " n"]:

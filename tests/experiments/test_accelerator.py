@@ -7,11 +7,12 @@ import time
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from a2d_jax.errors import BadInput
 from experiments.speed.accelerator import __main__ as command
 from experiments.speed.accelerator.job import Job, table
-from experiments.speed.accelerator.material import digits, drawn_images, drawn_weights
+from experiments.speed.accelerator.material import digits, drawn_images, drawn_weights, resnet20_arrays
 
 
 @pytest.fixture
@@ -100,3 +101,11 @@ def test_material(monkeypatch, tmp_path):
     weights = drawn_weights("cifar_resnet20")
     assert weights["conv1.weight"].shape == (16, 3, 3, 3)
     np.testing.assert_array_equal(weights["conv1.weight"], drawn_weights("cifar_resnet20")["conv1.weight"])
+
+
+def test_weights_that_the_user_gives(tmp_path):
+    """Protects the minutes of a card: a checkpoint given by path, which reaches the part as text, is read."""
+    path = tmp_path / "weights.safetensors"
+    save_file(drawn_weights("cifar_resnet20"), path)
+    job = Job(**json.loads(Job("right", str(tmp_path), time.time() + 10, tiny=True, checkpoint=str(path)).text()))
+    np.testing.assert_array_equal(resnet20_arrays(job)["conv1.weight"], drawn_weights("cifar_resnet20")["conv1.weight"])

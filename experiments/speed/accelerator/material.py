@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -69,15 +70,19 @@ def lenet5(attack: str, count: int) -> Work:
     return work._replace(title=f"LeNet-5, {attack.upper()}, {count} digits ({origin}), half crafted", x=mixed(work, "mnist"))
 
 
+def resnet20_arrays(job: Job) -> dict[str, np.ndarray]:
+    """ResNet-20's weights: those of the job's checkpoint, or drawn ones."""
+    return drawn_weights("cifar_resnet20") if job.checkpoint is None else dict(read_arrays(Path(job.checkpoint)))
+
+
 def resnet20(job: Job, count: int) -> Work:
     """BIM costs on ResNet-20: real weights and images where there are any."""
     try:
         x, origin = first(load("cifar10", "test"), count + FITTED), "CIFAR-10"
     except BadInput:
         x, origin = drawn_images(count + FITTED, 32), "drawn"
-    arrays = drawn_weights("cifar_resnet20") if job.checkpoint is None else read_arrays(job.checkpoint)
     weights = "drawn" if job.checkpoint is None else "real"
-    work = Work("", "cifar_resnet20", arrays, x[:count], x[count:], _attack("cifar10", "bim"))
+    work = Work("", "cifar_resnet20", resnet20_arrays(job), x[:count], x[count:], _attack("cifar10", "bim"))
     title = f"ResNet-20 ({weights} weights), BIM, {count} images ({origin}), half crafted"
     return work._replace(title=title, x=mixed(work, "cifar10"))
 

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 
 from a2d_jax import classifiers, costs, drivers, metrics, presets
-from a2d_jax.io.convert import read_arrays
 from experiments.speed.accelerator.job import Job
-from experiments.speed.accelerator.material import OFFICIAL, by_kind, digits, drawn_images, drawn_weights
+from experiments.speed.accelerator.material import OFFICIAL, by_kind, digits, drawn_images, resnet20_arrays
 from experiments.speed.networks import flax_classifier
 from experiments.speed.report import machine as versions
 from experiments.speed.works import crafted_by_fgsm, lenet5_arrays
@@ -30,9 +29,9 @@ def right(job: Job) -> None:
     """Share of equal costs, largest difference, AUROC; then lanes."""
     subjects = [("LeNet-5", "lenet5", lenet5_arrays(), by_kind(OFFICIAL), "mnist", ("bim", "jsma"))]
     if job.checkpoint is not None and job.golden is not None:
-        subjects.append(("ResNet-20", "cifar_resnet20", read_arrays(job.checkpoint), by_kind(job.golden), "cifar10", ("bim",)))
+        subjects.append(("ResNet-20", "cifar_resnet20", resnet20_arrays(job), by_kind(job.golden), "cifar10", ("bim",)))
     else:
-        x, arrays = drawn_images(60, 32), drawn_weights("cifar_resnet20")
+        x, arrays = drawn_images(60, 32), resnet20_arrays(job)
         kinds = {"benign": x, "fgsm": crafted_by_fgsm("cifar_resnet20", arrays, x, "cifar10")}
         subjects.append(("ResNet-20, drawn weights and images", "cifar_resnet20", arrays, kinds, "cifar10", ("bim",)))
     for title, network, arrays, kinds, preset, attacks in subjects:
