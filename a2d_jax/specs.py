@@ -296,8 +296,8 @@ def _value(text: str, like: inspect.Parameter, what: str) -> object:
 
 def _kind(like: inspect.Parameter) -> type:
     """The type of a setting, by its usual value or else by its annotation."""
-    if isinstance(like.default, bool | int | str | float):
-        return type(like.default)
+    if (usual := next((kind for kind in (bool, int, float, str) if isinstance(like.default, kind)), None)) is not None:
+        return usual
     annotation = str(like.annotation)
     named = next((kind for kind in (bool, int, str) if annotation.startswith(kind.__name__) or f"'{kind.__name__}'" in annotation), None)
     return named or float
