@@ -23,7 +23,8 @@ from jax import Array
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from a2d_jax import drivers, inputs
+from a2d_jax import inputs
+from a2d_jax.drivers.loops import advance, finish
 from a2d_jax.errors import BadInput, require
 from a2d_jax.imports import one_line
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
@@ -266,7 +267,11 @@ def watch(
     given = inputs.examples(classifier, examples)
 
     def one(classifier: Classifier, example: Example) -> tuple[AttackResult, Any]:
-        return drivers.unroll(attack, classifier, example, observe=lambda seen, _, state: observe(seen, state.x_adv))
+        def body(state: Any, _: None) -> tuple[Any, Any]:
+            return advance(attack, classifier, example, state), observe(classifier, state.x_adv)
+
+        state, path = jax.lax.scan(body, attack.init(example), length=attack.length())
+        return finish(attack, example, state), path
 
     watched = jax.jit(jax.vmap(one, (None, 0)))(classifier, jax.tree.map(jnp.asarray, given))
     return jax.tree.map(np.asarray, watched)
