@@ -23,7 +23,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from a2d_jax import inputs
+from a2d_jax import drivers, inputs
 from a2d_jax.errors import BadInput, require
 from a2d_jax.imports import one_line
 from a2d_jax.types import Attack, AttackResult, Classifier, Example
