@@ -147,6 +147,11 @@ class Evade:
         """`label` is the class to reach rather than the class to leave."""
         return bool(getattr(self.attack, "targeted", False))
 
+    @property
+    def takes_start(self) -> bool:
+        """It reads a starting point of the example, if the attack within does."""
+        return bool(getattr(self.attack, "takes_start", False))
+
     def init(self, example: Example) -> Any:
         return self.attack.init(example)
 

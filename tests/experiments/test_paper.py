@@ -24,10 +24,10 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
 from a2d_jax.metrics import auroc
 from experiments import substitute
+from experiments.pages.blocks import Number, Table
 from experiments.paper import archives, crafting
 from experiments.paper.__main__ import Settings, main, opened
 from experiments.paper.beside import shape
-from experiments.paper.blocks import Number, Table
 from experiments.paper.crafting import Crafted, craft
 from experiments.paper.ensembles import neighbours
 from experiments.paper.figure3 import SETS
