@@ -196,7 +196,7 @@ def settings_of(attacks: Mapping[str, Attack]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, attack in attacks.items():
         settings: dict[str, Any] = asdict(attack)  # pyright: ignore[reportArgumentType] (all are dataclasses)
-        if functions := [setting for setting, value in settings.items() if callable(value)]:
+        if functions := [setting for setting in settings if callable(getattr(attack, setting))]:
             raise BadInput(
                 f"expected settings of {name} that a file can hold, got a function for {functions[0]}; take one by its name, "
                 "or give the attack to costs.costs or drivers.attack, which write no file"

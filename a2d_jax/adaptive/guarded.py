@@ -116,6 +116,7 @@ class _Folded:
         guard, label = variables
         logits = self.apply(guard, x)
         classes, flagged = logits[:-1], logits[-1:]
+        flagged = jnp.where(flagged == jnp.max(classes), -jnp.inf, flagged)  # on the threshold: accepted, also if the label comes first
         own = jnp.arange(classes.shape[0], dtype=label.dtype) == label
         return jnp.where(jnp.any(own), jnp.where(own, jnp.maximum(classes, flagged), classes), jnp.nan)
 
