@@ -206,7 +206,7 @@ def cost_name(cost):
     "cost", [Implicit(bim(0.4, 0.02, 40), 40), Survival(0.3), Linearised()], ids=["implicit", "survival", "linearised"]
 )
 def test_scalars_that_the_walk_clips(cost):
-    """Protects the bounds: on images near 0 and 1, most of whose scalars are clipped on the way, gradients are still those of differences."""
+    """Protects the bounds: near 0 and 1, where most scalars are clipped on the way, gradients are still those of differences."""
     noise = np.random.default_rng(7)
     with jax.enable_x64(True):
         net = tanh_net()
