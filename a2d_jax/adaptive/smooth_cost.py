@@ -38,7 +38,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from a2d_jax import drivers, norms
 from a2d_jax.attacks import PGD, Newton
@@ -189,8 +189,8 @@ class Implicit:
         down = _free(slope, point)
         steepness = jnp.sum(down * norms.steepest(down, attack.norm))
 
-        inner = (1 - share) * _inner(left) + share * _inner(last)  # how far the scalars of the point move with those of x
-        now = sign * _margin(classifier, point + inner * (x - at), label)
+        moves = (1 - share) * end.inside_moves.astype(x.dtype) + share * end.moves.astype(x.dtype)  # how far the point moves with x
+        now = sign * _margin(classifier, point + moves * (x - at), label)
         most = farthest(attack.norm, x.shape)
         onward = now * (path.radius - end.radius) / jnp.where(fall > 0, fall, 1)
         cost = jnp.clip(walked + jnp.where(found, onward, _distance(now, steepness, most)), 0, most)
@@ -239,7 +239,9 @@ class _Ending(NamedTuple):
     """The state of an attack, and the last point judged that keeps the class."""
 
     inner: Any
+    moves: Bool[Array, "h w c"]  # scalars of the point judged last that move with the input: the path never clipped them to 0 or 1
     inside: Float[Array, "h w c"]
+    inside_moves: Bool[Array, "h w c"]  # the same, there
     radius: Float[Array, ""]  # of the path there
 
     @property
@@ -265,12 +267,15 @@ class _Remembering(NamedTuple):
         return self.attack.max_steps
 
     def init(self, example: Example) -> _Ending:
-        return _Ending(self.attack.init(example), example.x, jnp.zeros((), example.x.dtype))
+        every = jnp.ones(example.x.shape, bool)
+        return _Ending(self.attack.init(example), every, example.x, every, jnp.zeros((), example.x.dtype))
 
     def step(self, classifier: Classifier, example: Example, state: _Ending) -> _Ending:
-        inner = self.attack.step(classifier, example, state.inner)
-        keeps = ~inner.path.crossed
-        return _Ending(inner, jnp.where(keeps, state.x_adv, state.inside), jnp.where(keeps, inner.path.radius, state.radius))
+        inner, judged = self.attack.step(classifier, example, state.inner), state.x_adv
+        moves = state.moves & ((judged > 0) & (judged < 1) | (state.progress.iterations == 0))
+        here = (judged, moves, inner.path.radius)
+        kept = jax.tree.map(lambda new, old: jnp.where(inner.path.crossed, old, new), here, state[2:])
+        return _Ending(inner, moves, *kept)
 
     def length(self) -> int:
         return self.attack.length()
@@ -287,11 +292,6 @@ def _margin_of(seen: View, x: Float[Array, "h w c"], label: Int[Array, ""]) -> F
 def _free(gradient: Float[Array, "h w c"], x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
     """The gradient where a scalar can move against it without leaving [0, 1]; elsewhere 0."""
     return jnp.where((x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0), 0, gradient)
-
-
-def _inner(x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-    """1 for scalars that move with the input, 0 for those that a walk holds on the bounds."""
-    return ((x > 0) & (x < 1)).astype(x.dtype)
 
 
 def _distance(value: Float[Array, ""], steepness: Float[Array, ""], most: float) -> Float[Array, ""]:

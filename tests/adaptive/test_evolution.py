@@ -56,8 +56,8 @@ def test_the_error_falls_with_the_pairs_and_tells_noise():
 
 ATTACKS = {
     "jsma": Evolution(JSMA(max_steps=60), 0.05, pairs=24),
-    "dba": Evolution(Boundary(mse_threshold=0.02, max_steps=30), 0.05, pairs=24),
-    "dba_distance": Evolution(Boundary(mse_threshold=0.0001, max_steps=20), 0.05, "distance", pairs=24),
+    "dba": Evolution(Boundary(mse_threshold=0.02, max_steps=20), 0.05, pairs=16),
+    "bim_distance": Evolution(bim(0.3, 0.002, 100), 0.05, "distance", pairs=24),
 }
 
 

@@ -202,6 +202,24 @@ def cost_name(cost):
     return next(name for name, one in EXACT.items() if one is cost)
 
 
+@pytest.mark.parametrize(
+    "cost", [Implicit(bim(0.4, 0.02, 40), 40), Survival(0.3), Linearised()], ids=["implicit", "survival", "linearised"]
+)
+def test_scalars_that_the_walk_clips(cost):
+    """Protects the bounds: near 0 and 1, where most scalars are clipped on the way, gradients are still those of differences."""
+    noise = np.random.default_rng(7)
+    with jax.enable_x64(True):
+        net = tanh_net()
+        of = jax.jit(lambda x, label: cost(net, x, label))
+        slope, errors = jax.jit(jax.grad(of)), []
+        for one in noise.choice([0.01, 0.03, 0.97, 0.99], (8, 4, 4, 1)) + noise.uniform(-0.005, 0.005, (8, 4, 4, 1)):
+            one = jnp.asarray(one)
+            label = label_of(net, one)
+            true = differences(lambda x, label=label: of(x, label), one, np.eye(16).reshape(16, 4, 4, 1), 1e-7)
+            errors.append(np.abs(np.asarray(slope(one, label)).ravel() - true) / np.abs(true).max())
+        assert np.quantile(errors, 0.9) < 1e-5
+
+
 @pytest.mark.parametrize("attack", [Newton(0.3), Newton(2.0, norm="l2"), PGD(3.0, 0.05, 60, norm="l2")])
 def test_straight_through_points_the_same_way(attack):
     """Protects what is promised of straight-through gradients: their angle to the true gradient is small, though they are not exact."""
