@@ -203,7 +203,7 @@ def test_every_role_has_sets_and_sizes():
         assert f"{one.environment}-{DIGITS}" in ours
         assert role in ours or role.partition("-")[0] in ("magnet", "standard", "adversarial")
     for size in SIZES.values():
-        for field in (size.images, size.slow, size.mutants, size.training, size.pairs):
+        for field in (size.images, size.slow, size.slowest, size.mutants, size.training, size.pairs):
             assert OTHERS in field
 
 
