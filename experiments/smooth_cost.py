@@ -12,7 +12,7 @@ with 10, 100 and 500 steps. The script prints one table for each network:
                  lowest tenth of the images; on images that are moved off the bounds by a grey level, where no two pixels are equal
 
 Networks are those of `python -m experiments.newton`, whose folder of checkpoints is the same; `--size tiny` trains a small LeNet on
-scikit-learn's digits. Run time: 4 minutes of processor time for LeNet-5. Expected: the table of docs/adaptive.md.
+scikit-learn's digits. Run time: 4 minutes of processor time for LeNet-5. Expected: the table of docs/smooth_cost.md.
 """
 
 import sys
