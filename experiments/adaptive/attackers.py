@@ -17,7 +17,7 @@ from experiments.adaptive.subjects import Ball, Opened
 NEAREST, MARGIN, SURVIVAL, IMPLICIT = "FMN (no detector)", "margin ascent", "survival ascent", "implicit ascent"
 SELECTIVE, ORTHOGONAL, TRANSPLANT, GUARDED = "selective PGD", "orthogonal PGD", "transplant, then ascent", "guarded PGD"
 CONFIDENCE, LITERAL, MIXED = "C&W with confidence", "the paper's loss", "against its own rule"
-GAINS = (0.02, 0.1, 0.5, 2.0)
+GAINS = (0.05, 0.2, 1.0)
 """Of the guarded classifier, in median margins for each threshold's worth of the measurement."""
 BETAS = (0.1, 1.0, 10.0)
 """Of the paper's loss, in median margins for each threshold's worth of the cost."""
@@ -83,8 +83,6 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
 
         yield made(MARGIN, "margin")
         yield made(IMPLICIT, "cost")
-        yield made(SELECTIVE, "selective", cost=Linearised())
-        yield made(ORTHOGONAL, "orthogonal", cost=Linearised())
         for rank in range(known.ranks):
             yield made(TRANSPLANT, "cost", f"rank {rank}")._replace(rank=rank)
         for gain in GAINS:
@@ -94,6 +92,8 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
             if detector.accepts is not None and detector.own:
                 yield made(f"{MIXED}: {name}", "cost", cost=detector.accepts)
         if epsilon == most:
+            yield made(SELECTIVE, "selective", cost=Linearised())
+            yield made(ORTHOGONAL, "orthogonal", cost=Linearised())
             yield made(SURVIVAL, "cost", cost=survival)
             for beta in BETAS:
                 ball = (epsilon, FIRST * epsilon, steps, norm)

@@ -51,8 +51,8 @@ class Size(NamedTuple):
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size("a minute or two", 40, 12, 10),
-    "small": Size("an hour or two of 2 cores", 80, 20, 20),
-    "cpu": Size("hours of 2 cores", 150, 48, 30),
+    "small": Size("an hour of 2 cores", 60, 16, 16),
+    "cpu": Size("three hours of 2 cores", 100, 40, 20),
     "full": Size("hours of an accelerator", 500, 500, 100),
 }
 
