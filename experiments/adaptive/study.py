@@ -1,9 +1,10 @@
 """The work on one network: images, runs of the attackers, numbers of what they made, each a step that is made once.
 
-OUT/NAME/benign.npz               numbers of benign images, by which detectors are fitted and false positives are checked
-OUT/NAME/crafted.npz              numbers of images crafted without a thought of the detector, from which K-NN learns
-OUT/NAME/NORM/ATTACKER SETTING.npz       attacked images, whether they fool, their distance, and the numbers of those that do
-OUT/NAME/NORM-DETECTOR.json       the audit
+OUT/NAME/unbounded.npz               full costs of the benign images by which detectors are fitted: they say where BIM may stop
+OUT/NAME/benign.npz                  numbers of benign images, by which detectors are fitted and false positives are checked
+OUT/NAME/crafted.npz                 numbers of images crafted without a thought of the detector, from which K-NN learns
+OUT/NAME/NORM/ATTACKER SETTING.npz   attacked images, whether they fool, their distance, and the numbers of those that do
+OUT/NAME/NORM-DETECTOR.json          the audit
 """
 
 from collections.abc import Callable, Mapping, Sequence

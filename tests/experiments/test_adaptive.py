@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -23,9 +24,9 @@ GROUP = pytest.mark.xdist_group("adaptive")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The experiment on digits, of the fewest images and steps that say anything."""
+    """The experiment on digits, of the fewest images and steps that say anything; it trains, as the fixture `promoting` allows."""
     out = tmp_path_factory.mktemp("adaptive")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setitem(studies.SIZES, "tiny", studies.Size("seconds", 30, 6, 6))
         patch.setattr(command, "TINY", command.TINY._replace(budgets={"linf": (0.1, 0.4)}))
         command.main(command.Settings(size="tiny", out=out), Console(quiet=True))
