@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from a2d_jax import attacks
 from a2d_jax.presets import PRESETS
-from a2d_jax.specs import settings_of
+from a2d_jax.specs import Maker, settings_of
 
 
 class Page(NamedTuple):
@@ -48,8 +48,7 @@ def pages(peers: str) -> dict[str, str]:
 def _page(module: str, page: Page, peers: str) -> str:
     parts = [f"# {page.title}", f"::: a2d_jax.attacks.{module}\n{_options(module)}"]
     if page.presets:
-        parts += ["## Settings of the presets", "The names are those of the command line. `a2d cost` uses an attack as defence, `a2d attack` for crafting."]
-        parts += [_settings(page.presets)]
+        parts += ["## Settings of the presets", _NAMES, _settings(page.presets)]
     parts += ["## Beside its peers"]
     rows = _peers(page.peers, peers)
     parts += [f"Success and median distance, from [the whole comparison](../peers.md).\n\n{rows}" if rows else _NO_PEER]
@@ -69,21 +68,22 @@ def _options(module: str) -> str:
     )
 
 
+_NAMES = "The names are those of the command line. `a2d cost` uses an attack as defence, `a2d attack` for crafting."
 _NO_PEER = "No other library that we compare with has this attack in this form ([the whole comparison](../peers.md))."
 
 
 def _settings(names: Sequence[str]) -> str:
     """A table of the settings of attacks in every preset and role; equal ones share a row."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    found: dict[tuple[int, str, str], list[str]] = {}
     for preset, both in PRESETS.items():
         for role in ("defence", "crafting"):
-            makers: Mapping[str, object] = getattr(both, role)
-            for name in names:
+            makers: Mapping[str, Maker] = getattr(both, role)
+            for place, name in enumerate(names):
                 if name in makers:
                     (settings,) = settings_of({name: makers[name]()}).values()
-                    text = ", ".join(_setting(key, value) for key, value in settings.items() if key != "kind" and value not in (None, False))
-                    found.setdefault((name, role, text), []).append(preset)
-    rows = [f"| `{name}` | {role} | {', '.join(presets)} | {text} |" for (name, role, text), presets in sorted(found.items(), key=lambda one: names.index(one[0][0]))]
+                    said = {key: value for key, value in settings.items() if key != "kind" and value not in (None, False)}
+                    found.setdefault((place, role, ", ".join(map(_setting, said.keys(), said.values()))), []).append(preset)
+    rows = [f"| `{names[place]}` | {role} | {', '.join(presets)} | {text} |" for (place, role, text), presets in sorted(found.items())]
     return "\n".join(["| name | as | preset | settings |", "|---|---|---|---|", *rows])
 
 
@@ -101,6 +101,6 @@ def _peers(begins: Sequence[str], peers: str) -> str:
             head = f"| data {line}\n|---{'|---' * (line.count('|') - 1)}|"
         elif line.startswith("| "):
             first = line.split("|")[1].strip()
-            taken = (taken if not first else any(first == one or first.startswith((f"{one},", f"{one}-")) for one in begins))
+            taken = any(first == one or first.startswith((f"{one},", f"{one}-")) for one in begins) if first else taken
             rows += [f"| {data if first else ''} {line}"] * taken
     return "\n".join([head, *rows]) if rows else ""

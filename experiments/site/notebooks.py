@@ -53,8 +53,9 @@ def run(path: Path) -> Any:
 
 def texts(cell: Any) -> str:
     """What a cell prints and shows as text."""
-    shown = [output.text if output.output_type == "stream" else output.data.get("text/plain", "") for output in cell.outputs if "image/png" not in output.get("data", {})]
-    return COLOURS.sub("", "".join(shown)).strip("\n")
+    shown = (output for output in cell.outputs if "image/png" not in output.get("data", {}))
+    parts = [output.text if output.output_type == "stream" else output.data.get("text/plain", "") for output in shown]
+    return COLOURS.sub("", "".join(parts)).strip("\n")
 
 
 def as_markdown(path: Path) -> tuple[str, Mapping[str, bytes]]:

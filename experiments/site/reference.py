@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-
 from experiments.site.attacks import ATTACKS
 
 
@@ -16,8 +15,14 @@ class Page(NamedTuple):
 
 
 PAGES = {
-    "costs": Page("Defense and costs", "From images to costs to verdicts. Most programs need `Defense` and `costs` alone.", ["a2d_jax.costs", "a2d_jax.costs.measured.measured"]),
-    "classifiers": Page("Classifiers", "How a network becomes a `Classifier`, which knows only pixels and logits.", ["a2d_jax.classifiers"]),
+    "costs": Page(
+        "Defense and costs",
+        "From images to costs to verdicts. Most programs need `Defense` and `costs` alone.",
+        ["a2d_jax.costs", "a2d_jax.costs.measured.measured"],
+    ),
+    "classifiers": Page(
+        "Classifiers", "How a network becomes a `Classifier`, which knows only pixels and logits.", ["a2d_jax.classifiers"]
+    ),
     "types": Page("Types", "What an attack reads and gives. Shapes are of one image unless an axis `n` is named.", ["a2d_jax.types"]),
     "attacks": Page(
         "Attacks",
@@ -26,7 +31,9 @@ PAGES = {
         ["a2d_jax.attacks.path"],
     ),
     "drivers": Page("Drivers", "The loops that run an attack.", ["a2d_jax.drivers"]),
-    "detectors": Page("Detectors", "[How to choose](../detectors.md) compares them.", ["a2d_jax.detectors", "a2d_jax.detectors.shift.shift"]),
+    "detectors": Page(
+        "Detectors", "[How to choose](../detectors.md) compares them.", ["a2d_jax.detectors", "a2d_jax.detectors.shift.shift"]
+    ),
     "adaptive": Page("Adaptive attacks", "[How to audit a detector](../audit.md) uses them.", ["a2d_jax.adaptive"]),
     "robustness": Page("CLEVER", "A robustness score that needs no attack.", ["a2d_jax.robustness.clever", "a2d_jax.robustness.weibull"]),
     "metrics": Page("Metrics", "Higher scores are more adversarial, everywhere.", ["a2d_jax.metrics"]),
@@ -56,7 +63,9 @@ PAGES = {
         "[Large jobs](../large_jobs.md) says how to use them from the command line.",
         ["a2d_jax.scale.runs", "a2d_jax.scale.engines", "a2d_jax.scale.steps"],
     ),
-    "jobs": Page("Commands as functions", "Each command is a spec, and `run` does it.", ["a2d_jax.jobs", "a2d_jax.jobs.spec", "a2d_jax.console"]),
+    "jobs": Page(
+        "Commands as functions", "Each command is a spec, and `run` does it.", ["a2d_jax.jobs", "a2d_jax.jobs.spec", "a2d_jax.console"]
+    ),
     "report": Page("Figures and pages", "They need the extra `report`.", ["a2d_jax.report"]),
     "errors": Page("Errors and notes", "What user errors and odd inputs raise and warn.", ["a2d_jax.errors"]),
 }
@@ -65,9 +74,10 @@ INDEX = """# API reference
 
 The pages are made from the docstrings. `a2d_jax` itself has the names below; the table leads to the pages of its modules.
 
-**Shapes** are annotations of jaxtyping: `Float[Array, "h w c"]` is an array of floating-point numbers with axes h, w and c. `n` is the number
-of images, `k` the number of classes, `*n` any number of leading axes, and `""` a single number. **Units**: pixels lie in [0, 1] and radii are
-in pixel units (8/255 = 0.031), unless a text says otherwise; `rms` is the root mean square over all scalars. A cost counts updates.
+**Shapes** are annotations of jaxtyping: `Float[Array, "h w c"]` is an array of floating-point numbers with axes h, w and c. `n` is the
+number of images, `k` the number of classes, `*n` any number of leading axes, and `""` a single number. **Units**: pixels lie in [0, 1] and
+radii are in pixel units (8/255 = 0.031), unless a text says otherwise; `rms` is the root mean square over all scalars. A cost counts
+updates.
 
 """
 
