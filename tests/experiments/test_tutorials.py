@@ -26,8 +26,10 @@ def near(text: str, other: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.xdist_group("tutorials")
 @pytest.mark.parametrize("path", sorted(notebooks.TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_it_runs_and_shows_what_it_says(path):
+def test_it_runs_and_shows_what_it_says(path, monkeypatch):
     """Protects who learns from a tutorial: each cell runs, and the numbers on the page are those that the reader will get."""
+    for setting in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):  # of tests; the kernel runs as a reader's does
+        monkeypatch.delenv(setting, raising=False)
     kept, now = notebooks.nbformat.read(path, 4), notebooks.run(path)
     for before, after in zip(shown(kept), shown(now), strict=True):
         assert near(before, after), f"{path.name} shows\n{before}\nand gives\n{after}\nrun: python -m experiments.site.notebooks"
