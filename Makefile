@@ -23,7 +23,7 @@ docs: $(VENV)/.docs  ## the documentation site in build/site, built strictly and
 	$(BIN)/python -m experiments.site
 
 clean:
-	rm -rf $(VENV) .venv-newest build dist demo-output bench-output accelerator-output .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .cache build dist demo-output bench-output accelerator-output .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "a2d_jax needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'

@@ -1,5 +1,6 @@
 """The pages of the API reference: one for each public module, or for a few that belong together."""
 
+import importlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,11 +8,12 @@ from experiments.site.attacks import ATTACKS
 
 
 class Page(NamedTuple):
-    """One page: its title, what it begins with, and the modules whose public names it has."""
+    """One page: its title, what it begins with, the modules whose public names it has, and which of the first module's come first."""
 
     title: str
     text: str
     modules: Sequence[str]
+    first: Sequence[str] = ()
 
 
 PAGES = {
@@ -19,6 +21,7 @@ PAGES = {
         "Defense and costs",
         "From images to costs to verdicts. Most programs need `Defense` and `costs` alone.",
         ["a2d_jax.costs", "a2d_jax.costs.measured.measured"],
+        ["Defense", "FittedDefense", "Verdicts", "costs", "examples", "predict", "predictions"],
     ),
     "classifiers": Page(
         "Classifiers", "How a network becomes a `Classifier`, which knows only pixels and logits.", ["a2d_jax.classifiers"]
@@ -64,7 +67,9 @@ PAGES = {
         ["a2d_jax.scale.runs", "a2d_jax.scale.engines", "a2d_jax.scale.steps"],
     ),
     "jobs": Page(
-        "Commands as functions", "Each command is a spec, and `run` does it.", ["a2d_jax.jobs", "a2d_jax.jobs.spec", "a2d_jax.console"]
+        "Commands as functions",
+        "Each command is a spec, and `run` does it.",
+        ["a2d_jax.jobs", *(f"a2d_jax.jobs.spec.{name}" for name in ("OutputSpec", "TablesSpec", "PartsSpec", "ImagesSpec", "AttacksSpec"))],
     ),
     "report": Page("Figures and pages", "They need the extra `report`.", ["a2d_jax.report"]),
     "errors": Page("Errors and notes", "What user errors and odd inputs raise and warn.", ["a2d_jax.errors"]),
@@ -72,7 +77,7 @@ PAGES = {
 
 INDEX = """# API reference
 
-The pages are made from the docstrings. `a2d_jax` itself has the names below; the table leads to the pages of its modules.
+The pages are made from the docstrings. Each one has the public names of a module, or of a few that belong together.
 
 **Shapes** are annotations of jaxtyping: `Float[Array, "h w c"]` is an array of floating-point numbers with axes h, w and c. `n` is the
 number of images, `k` the number of classes, `*n` any number of leading axes, and `""` a single number. **Units**: pixels lie in [0, 1] and
@@ -87,5 +92,16 @@ def pages() -> dict[str, str]:
     rows = [f"| [{page.title}]({name}.md) | {', '.join(f'`{one}`' for one in page.modules)} |" for name, page in PAGES.items()]
     made = {"reference/index.md": INDEX + "\n".join(["| page | modules |", "|---|---|", *rows]) + "\n"}
     for name, page in PAGES.items():
-        made[f"reference/{name}.md"] = "\n\n".join([f"# {page.title}", page.text, *(f"::: {one}" for one in page.modules)]) + "\n"
+        made[f"reference/{name}.md"] = "\n\n".join([f"# {page.title}", page.text, *_directives(page)]) + "\n"
     return made
+
+
+def _directives(page: Page) -> list[str]:
+    """What mkdocstrings reads."""
+    lines = [f"::: {one}" for one in page.modules]
+    if page.first:
+        public = importlib.import_module(page.modules[0]).__all__
+        apart = {one.rpartition(".")[2] for one in page.modules[1:]}
+        ordered = [*page.first, *(name for name in public if name not in {*page.first, *apart})]
+        lines[0] += f"\n    options:\n      group_by_category: false\n      members: [{', '.join(ordered)}]"
+    return lines
