@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from a2d_jax.io.checkpoints import load_classifier
     from a2d_jax.types import Attack, AttackResult, Classifier, Example
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Attack",
     "AttackResult",

@@ -196,7 +196,7 @@ def settings_of(attacks: Mapping[str, Attack]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, attack in attacks.items():
         settings: dict[str, Any] = asdict(attack)  # pyright: ignore[reportArgumentType] (all are dataclasses)
-        if functions := [setting for setting, value in settings.items() if callable(value)]:
+        if functions := [setting for setting in settings if callable(getattr(attack, setting))]:
             raise BadInput(
                 f"expected settings of {name} that a file can hold, got a function for {functions[0]}; take one by its name, "
                 "or give the attack to costs.costs or drivers.attack, which write no file"
@@ -296,8 +296,8 @@ def _value(text: str, like: inspect.Parameter, what: str) -> object:
 
 def _kind(like: inspect.Parameter) -> type:
     """The type of a setting, by its usual value or else by its annotation."""
-    if isinstance(like.default, bool | int | str | float):
-        return type(like.default)
+    if (usual := next((kind for kind in (bool, int, float, str) if isinstance(like.default, kind)), None)) is not None:
+        return usual
     annotation = str(like.annotation)
     named = next((kind for kind in (bool, int, str) if annotation.startswith(kind.__name__) or f"'{kind.__name__}'" in annotation), None)
     return named or float

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from a2d_jax import drivers, norms
+from a2d_jax.adaptive import Linearised, PaperLoss, cost_ascent, margin_ascent
 from a2d_jax.attacks import (
     APGD,
     FMN,
@@ -53,6 +54,7 @@ class Case:
     grazes: int = 0  # images so near a boundary in the end that rounding decides their class, at most so many
     event: Literal["success", "distance", "budget"] = "success"  # what the cost counts up to; "budget": every update is made
     points: int = 1  # per look, of which the sequential algorithm would have asked for fewer
+    measures: bool = False  # a look evaluates a cost too, which calls the classifier by itself
     gradients: Callable[[int], Collection[int]] = lambda looks: {looks}  # how many there may be after so many looks
 
 
@@ -90,6 +92,18 @@ CASES = {
         wanders=True,
         event="budget",
     ),
+    "margin_ascent": Case(margin_ascent(0.05, 5, restarts=3), ball=True, random=True, wanders=True, event="budget"),
+    "cost_ascent": Case(cost_ascent(0.1, 12, cost="linearised", fool_steps=4), ball=True, sums=True, event="budget", measures=True),
+    "orthogonal": Case(
+        cost_ascent(1.0, 5, "l2", cost=Linearised("l2"), orthogonal="both", fool_steps=1, restarts=2),
+        ball=True,
+        random=True,
+        wanders=True,
+        sums=True,
+        event="budget",
+        measures=True,
+    ),
+    "paper_loss": Case(PaperLoss(0.2, 0.02, 12, beta=2.0, threshold=0.01, cost="linearised"), ball=True, sums=True, measures=True),
     "pgd_restarts": Case(pgd(0.05, 0.02, 5, restarts=3), ball=True, random=True, wanders=True),
     "jsma_pairs": Case(jsma_pairs(max_steps=20), goal="drawn", random=True, wanders=True),
     "jsma_single": Case(jsma_single(0.3, 30, targeted=True), goal="label", wanders=True, gradients=lambda looks: {2 * looks}),
@@ -370,7 +384,9 @@ def test_counters_are_true(case, net, examples):
     example = jax.tree.map(lambda leaf: leaf[0], examples)
     result = drivers.run(attack, Classifier(net.variables, counting), example)
     forward = int(result.forward_queries)
-    if case.points > 1:
+    if case.measures:
+        assert forward == int(result.iterations) + 1 < calls["points"]
+    elif case.points > 1:
         assert calls["points"] % case.points == 0
         assert 0 < forward <= calls["points"]
     else:
@@ -393,7 +409,7 @@ def test_model_is_compiled_once(case, net, examples):
     state = jax.eval_shape(attack.init, example)
     assert not calls, "init must not call the model"
     jax.eval_shape(lambda s: attack.step(classifier, example, s), state)
-    assert len(calls) == 1
+    assert len(calls) == 1 or (case.measures and len(calls) == 2)
 
 
 @every_attack

@@ -1,11 +1,16 @@
 """The wheel: it contains only the library and works outside the checkout."""
 
+import hashlib
+import importlib.metadata
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
 
 import pytest
+
+import a2d_jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -54,3 +59,46 @@ def test_wheel_holds_the_library_and_works_elsewhere(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_one_version():
+    """Protects citations and bug reports: what the package says, what is installed and what is cited are one version."""
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited is not None
+    assert importlib.metadata.version("a2d-jax") == a2d_jax.__version__ == cited[1]
+    assert (ROOT / "a2d_jax" / "py.typed").exists()
+
+
+@pytest.mark.slow
+def test_an_empty_environment_runs_the_readme(tmp_path):
+    """Protects a new user: the source distribution builds the wheel that the checkout builds, and where nothing but this wheel and what it
+    asks for is installed, the README's example runs, and `a2d` and `python -m a2d_jax` answer."""
+    build = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel", "--no-deps", "--wheel-dir"]
+    subprocess.run([*build, tmp_path / "direct", ROOT], check=True, cwd=tmp_path)
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    python = environment / "bin" / "python"
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    subprocess.run([*pip, "build>=1.2"], check=True, cwd=tmp_path)
+    subprocess.run([python, "-m", "build", "--sdist", "--outdir", tmp_path / "source", ROOT], check=True, cwd=tmp_path, capture_output=True)
+    (source,) = (tmp_path / "source").iterdir()
+    subprocess.run([*build, tmp_path / "through", source], check=True, cwd=tmp_path)
+    (wheel,), (again,) = ((tmp_path / folder).glob("*.whl") for folder in ("direct", "through"))
+    assert contents(wheel) == contents(again)
+
+    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", wheel], check=True, cwd=tmp_path)
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert example is not None
+    (tmp_path / "example.py").write_text(example[1])
+    bare = {"PATH": f"{environment / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    for command in (["example.py"], ["-m", "a2d_jax", "info"], [environment / "bin" / "a2d", "info"]):
+        done = subprocess.run([python, *command], cwd=tmp_path, env=bare, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "crafted.npz").exists()
+    assert a2d_jax.__version__ in done.stdout
+
+
+def contents(wheel):
+    """Names and digests of what a wheel holds."""
+    with zipfile.ZipFile(wheel) as file:
+        return {name: hashlib.sha256(file.read(name)).hexdigest() for name in file.namelist()}

@@ -1,7 +1,10 @@
-"""The attacker who knows the detector: a guarded classifier, and audits of what attackers achieve."""
+"""The attacker who knows the detector: the cost as a differentiable function, a guarded classifier, audits of what attackers achieve."""
 
+from a2d_jax.adaptive.ascent import CostAscent
+from a2d_jax.adaptive.attackers import ATTACKERS, Attacker, confident, cost_ascent, margin_ascent
 from a2d_jax.adaptive.audit import Audit, Curve, Point, audit, operating_point
 from a2d_jax.adaptive.binarisation import binarisation, unaltered
+from a2d_jax.adaptive.evolution import Evolution
 from a2d_jax.adaptive.guarded import Evade, Guard, guarded, is_guarded
 from a2d_jax.adaptive.indicators import (
     Finding,
@@ -15,23 +18,42 @@ from a2d_jax.adaptive.indicators import (
     unstable_predictions,
     watch,
 )
+from a2d_jax.adaptive.measured import COSTS
+from a2d_jax.adaptive.paper_loss import PaperLoss
+from a2d_jax.adaptive.smooth_cost import Implicit, Linearised, SmoothCost, Survival
+from a2d_jax.adaptive.starts import donors, transplanted
 
 __all__ = [
+    "ATTACKERS",
+    "COSTS",
+    "Attacker",
     "Audit",
+    "CostAscent",
     "Curve",
     "Evade",
+    "Evolution",
     "Finding",
     "Guard",
+    "Implicit",
+    "Linearised",
+    "PaperLoss",
     "Point",
+    "SmoothCost",
+    "Survival",
     "audit",
     "binarisation",
+    "confident",
+    "cost_ascent",
+    "donors",
     "guarded",
     "incomplete_optimisation",
     "is_guarded",
+    "margin_ascent",
     "operating_point",
     "silent_success",
     "swept",
     "transfer_failure",
+    "transplanted",
     "twice_the_steps",
     "unaltered",
     "unavailable_gradients",

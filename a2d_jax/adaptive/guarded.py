@@ -116,6 +116,7 @@ class _Folded:
         guard, label = variables
         logits = self.apply(guard, x)
         classes, flagged = logits[:-1], logits[-1:]
+        flagged = jnp.where(flagged == jnp.max(classes), -jnp.inf, flagged)  # on the threshold: accepted, also if the label comes first
         own = jnp.arange(classes.shape[0], dtype=label.dtype) == label
         return jnp.where(jnp.any(own), jnp.where(own, jnp.maximum(classes, flagged), classes), jnp.nan)
 
@@ -146,6 +147,11 @@ class Evade:
     def targeted(self) -> bool:
         """`label` is the class to reach rather than the class to leave."""
         return bool(getattr(self.attack, "targeted", False))
+
+    @property
+    def takes_start(self) -> bool:
+        """It reads a starting point of the example, if the attack within does."""
+        return bool(getattr(self.attack, "takes_start", False))
 
     def init(self, example: Example) -> Any:
         return self.attack.init(example)

@@ -266,7 +266,7 @@ def watch(
     given = inputs.examples(classifier, examples)
 
     def one(classifier: Classifier, example: Example) -> tuple[AttackResult, Any]:
-        return drivers.unroll(attack, classifier, example, observe=lambda seen, _, state: observe(seen, state.x_adv))
+        return drivers.unroll(attack, classifier, example, observe=lambda _, state, __: observe(classifier, state.x_adv))
 
     watched = jax.jit(jax.vmap(one, (None, 0)))(classifier, jax.tree.map(jnp.asarray, given))
     return jax.tree.map(np.asarray, watched)

@@ -39,7 +39,7 @@ class Path(NamedTuple):
           margin: positive on this side of the boundary; a sign that rounding has turned round, or no number, counts as 0.
           across: the class has changed; the first change since the path was last on this side counts.
         """
-        radius = jnp.maximum(self.radius, radius)
+        radius, margin = jnp.maximum(self.radius, radius), margin.astype(self.margin.dtype)  # logits may be of a shorter type
         gone, left = self.margin, jnp.where(across & jnp.isfinite(margin), jnp.maximum(-margin, 0), 0)
         whole = gone + left
         between = self.radius + (radius - self.radius) * gone / jnp.where(whole > 0, whole, 1)

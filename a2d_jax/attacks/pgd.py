@@ -116,8 +116,8 @@ class PGD:
         """Evaluate the current point."""
         return view(classifier, lambda z: loss_function(self.loss)(z, example.label), state.x_adv)
 
-    def move(self, example: Example, state: PGDState, seen: View) -> PGDState:
-        """Judge the current point, and move unless that ends the attack."""
+    def move(self, example: Example, state: PGDState, seen: View, value: Float[Array, ""] | None = None) -> PGDState:
+        """Judge the current point, and move unless that ends the attack. A `value` ranks points for `keep_best` in place of the loss."""
         logits, gradient, slope = seen
         success = (predicts if self.targeted else misclassifies)(logits, example.label)
         sign = -1 if self.targeted else 1
@@ -125,8 +125,8 @@ class PGD:
         crossing = path.crossing if self.restart_every is None and example.start is None else None
         best, judged = state.best, success
         if best is not None:
-            gain = (loss_function(self.loss)(logits, example.label) * sign).astype(best.gain.dtype)
-            best = best.better(Best(state.x_adv, state.progress.admit(success), gain))
+            gain = (loss_function(self.loss)(logits, example.label) if value is None else value) * sign
+            best = best.better(Best(state.x_adv, state.progress.admit(success), gain.astype(best.gain.dtype)))
             judged = best.success
         progress = state.progress.judge(
             judged, self.max_steps, forward=1, backward=1, goes_on=not self.early_stop, crossing=crossing, slope=slope

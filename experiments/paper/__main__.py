@@ -30,14 +30,16 @@ from a2d_jax.errors import BadInput, require
 from a2d_jax.io.files import atomic
 from a2d_jax.io.provenance import versions
 from a2d_jax.scale.steps import open_steps
-from experiments.paper import page
-from experiments.paper.blocks import Block, Made
+from experiments.pages import page
+from experiments.pages.blocks import Block, Made
 from experiments.paper.items import NAMES, item
 from experiments.paper.networks import ROLES, Places, find
 from experiments.paper.settings import craftings
 from experiments.paper.sizes import SIZES
 from experiments.paper.study import Study
 from experiments.work import Work, cores
+
+TITLE = "The paper's tables and figures, beside its published numbers"
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,10 @@ def main(settings: Settings, console: Console) -> list[Made]:
         if name in names or there:  # the page keeps what earlier commands have made
             made.append(_made(study, name))
             if not there:  # the page can be read meanwhile; it draws all figures
-                page.write(study.folder, made, lead(study), facts(settings))
+                page.write(study.folder, TITLE, made, lead(study), facts(settings))
             console.print(f"{name}: {study.folder / 'index.html'}", highlight=False, soft_wrap=True)
-    page.write(study.folder, made, lead(study), facts(settings))
-    text = page.markdown(made, lead(study), facts(settings))
+    page.write(study.folder, TITLE, made, lead(study), facts(settings))
+    text = page.markdown(TITLE, made, lead(study), facts(settings))
     with atomic(study.folder / "paper.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return made

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.baselines.mutation import Operator
+from experiments.pages.blocks import Number, Row, Table
 from experiments.paper.baselines import mutation
-from experiments.paper.blocks import Number, Row, Table
 from experiments.paper.numbers import area
 from experiments.paper.published import published
 from experiments.paper.study import BENIGN, Study

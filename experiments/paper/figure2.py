@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.paper.blocks import Block, Row, Scatter, Table
+from experiments.pages.blocks import Block, Row, Scatter, Table
 from experiments.paper.clever import ROLES, efforts
 from experiments.paper.items import Item
 from experiments.paper.numbers import correlation

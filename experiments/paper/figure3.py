@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.paper.blocks import Block, Matrix, Number, Row, Table
+from experiments.pages.blocks import Block, Matrix, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.published import published
 from experiments.paper.study import BENIGN, Study

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.paper.blocks import Block, Boxes, Number, Row, Table
+from experiments.pages.blocks import Block, Boxes, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.numbers import mean
 from experiments.paper.study import BENIGN, Study

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from a2d_jax.detectors import KNN, Vote, ZScore
-from experiments.paper.blocks import Bars, Block, Number, Row, Table
+from experiments.pages.blocks import Bars, Block, Number, Row, Table
 from experiments.paper.ensembles import defences, judged, neighbours, training
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject

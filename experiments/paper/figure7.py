@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.paper.blocks import Block, Lines, Number, Row, Table
+from experiments.pages.blocks import Block, Lines, Number, Row, Table
 from experiments.paper.confident import CIFAR10_CAP, KAPPAS, MNIST_CAP, attacked, gets_through, named, told
 from experiments.paper.guards import LEVEL, Guard, a2d, lacks, lacks_magnet, magnet, newton, newton_both
 from experiments.paper.items import Item

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.paper.blocks import Block, Images, Number, Row, Table
+from experiments.pages.blocks import Block, Images, Number, Row, Table
 from experiments.paper.confident import KAPPAS, attacked, firsts, named, told
 from experiments.paper.grids import caption
 from experiments.paper.items import Item

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.paper.blocks import Block, Images, Number, Row, Table
+from experiments.pages.blocks import Block, Images, Number, Row, Table
 from experiments.paper.confident import KAPPAS, attacked, class_name, firsts, named, told
 from experiments.paper.guards import a2d
 from experiments.paper.items import Item

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.paper.blocks import Block, Images, Number, Row, Table
+from experiments.pages.blocks import Block, Images, Number, Row, Table
 from experiments.paper.confident import CLASSES, Attacked, attacked, class_name, firsts, told
 from experiments.paper.networks import Subject
 from experiments.paper.numbers import mean

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from experiments.paper.blocks import Block
+from experiments.pages.blocks import Block
 from experiments.paper.study import Study
 
 

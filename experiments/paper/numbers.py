@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import binomtest, spearmanr
 
 from a2d_jax.metrics import auroc, auroc_interval
-from experiments.paper.blocks import Number
+from experiments.pages.blocks import Number
 from experiments.paper.networks import ROLES, Subject
 
 NEAR = 0.03

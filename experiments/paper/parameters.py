@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.paper.blocks import Row, Table
+from experiments.pages.blocks import Row, Table
 from experiments.paper.study import Study
 
 

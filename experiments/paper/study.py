@@ -55,8 +55,8 @@ POOL = 40
 """Images of the pool for each image wanted: crafting that often fails needs many."""
 WORTH_TELLING = 2.0
 """Seconds of a step that is no job."""
-SLOW = ("dba", "cw", "lbfgs", "lsa")
-"""Attacks that need hundreds of queries for every image."""
+SLOW, SLOWEST = ("cw", "lbfgs", "lsa"), "dba"
+"""Attacks that need hundreds of queries for every image, and one that needs up to a hundred thousand."""
 DIGITS_DEFENCE: Mapping[str, Mapping[str, Any]] = {
     "bim2": {"epsilon": 0.2, "step_size": 0.0004},  # the ball of MNIST is too small for one digit in four
     "dba": {"mse_threshold": 0.01, "max_steps": 300},
@@ -353,7 +353,7 @@ class Study:
 
     def leaves_out(self, subject: Subject, attack: str) -> bool:
         """Whether this size leaves an attack out."""
-        return attack in SLOW and not self.size.of(self.size.slow, subject.network)
+        return attack == SLOWEST and not self.size.of(self.size.slowest, subject.network)
 
     def _suited(self, subject: Subject, attack: str) -> dict[str, Any]:
         """Settings of an attack that are not those of the network's preset."""
@@ -364,7 +364,7 @@ class Study:
         return presets.make(subject.facts.preset, "defence", attack, **self._suited(subject, attack) | settings)
 
     def costs(self, subject: Subject, name: str, attack: str, split: str = TEST, *, bound: int | None = None) -> Measured:
-        """What an attack costs on each image of a set; of few images if the attack is slow.
+        """What an attack costs on each image of a set; of few images for DBA.
 
         Args:
           subject: the network.
@@ -375,7 +375,7 @@ class Study:
         """
         images = self.file(subject, name, split)
         path = f"{subject.sets}/{split}-{slug(name)}.{attack}{'' if bound is None else f'-{bound}'}.parquet"
-        few = self.size.of(self.size.slow, subject.network) if attack in SLOW else None
+        few = self.size.of(self.size.slowest, subject.network) if attack == SLOWEST else None
         settings = self._suited(subject, attack) | ({} if bound is None else {"max_steps": bound})
         spec = ":".join([attack, *(f"{key}={value}" for key, value in settings.items())])
         how = {"images": images, "attacks": spec, "preset": subject.facts.preset, "limit": few}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from a2d_jax.robustness import mean_interval
-from experiments.paper.blocks import Block, Number, Row, Table
+from experiments.pages.blocks import Block, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.published import number, published

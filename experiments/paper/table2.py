@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from experiments.pages.blocks import Block, Number, Row, Table
 from experiments.paper.baselines import Ranked, density, dimension, dissection, mutation
 from experiments.paper.beside import mutations, released, shape
-from experiments.paper.blocks import Block, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.numbers import area

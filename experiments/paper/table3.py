@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.baselines.sprt import sprt, threshold_of
+from experiments.pages.blocks import Block, Number, Row, Table
 from experiments.paper.baselines import ALL_TEST, mutation
-from experiments.paper.blocks import Block, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.numbers import mean, share

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.paper.blocks import Block, Number, Row, Table
+from experiments.pages.blocks import Block, Number, Row, Table
 from experiments.paper.confident import attacked, named, told
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject

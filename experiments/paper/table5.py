@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.paper.blocks import Block
+from experiments.pages.blocks import Block
 from experiments.paper.items import Item
 from experiments.paper.parameters import parameters
 from experiments.paper.study import Study

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from a2d_jax.detectors import KNN, SVM, Forest, Tree, Vote, ZScore
-from experiments.paper.blocks import Block, Row, Table
+from experiments.pages.blocks import Block, Row, Table
 from experiments.paper.ensembles import NEIGHBOURS, TRAINING, judged, neighbours, training
 from experiments.paper.items import Item
 from experiments.paper.numbers import share

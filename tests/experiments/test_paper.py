@@ -24,10 +24,10 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
 from a2d_jax.metrics import auroc
 from experiments import substitute
+from experiments.pages.blocks import Number, Table
 from experiments.paper import archives, crafting
 from experiments.paper.__main__ import Settings, main, opened
 from experiments.paper.beside import shape
-from experiments.paper.blocks import Number, Table
 from experiments.paper.crafting import Crafted, craft
 from experiments.paper.ensembles import neighbours
 from experiments.paper.figure3 import SETS
@@ -203,7 +203,7 @@ def test_every_role_has_sets_and_sizes():
         assert f"{one.environment}-{DIGITS}" in ours
         assert role in ours or role.partition("-")[0] in ("magnet", "standard", "adversarial")
     for size in SIZES.values():
-        for field in (size.images, size.slow, size.mutants, size.training, size.pairs):
+        for field in (size.images, size.slow, size.slowest, size.mutants, size.training, size.pairs):
             assert OTHERS in field
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
 from a2d_jax.scale.steps import open_steps
+from experiments.pages.blocks import Images, Table
 from experiments.paper import authors, guards, networks
 from experiments.paper.__main__ import Settings, opened
-from experiments.paper.blocks import Images, Table
 from experiments.paper.confident import CLASSES, SHOWN, Attacked, Pairs, attacked, confidence, firsts, gets_through, named, order, pairs
 from experiments.paper.figure7 import KAPPAS, PANELS, texts
 from experiments.paper.grids import grid, laid_out

@@ -25,7 +25,7 @@ from matplotlib.ticker import NullFormatter
 from scipy.stats import spearmanr
 
 from a2d_jax import report
-from experiments.paper.blocks import Bars, Boxes, Images, Lines, Matrix, Scatter
+from experiments.pages.blocks import Bars, Boxes, Images, Lines, Matrix, Scatter
 
 INK = "#010203"  # stands for currentColor, which matplotlib does not know
 PUBLISHED = "(published)"

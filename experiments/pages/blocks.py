@@ -1,6 +1,6 @@
-"""What a table or figure of the paper is made of: plain data, which the page draws and `docs/paper.md` prints.
+"""What a table or figure is made of: plain data, which the page draws and a page of the documents prints.
 
-A table file returns blocks and knows nothing of HTML; the page knows nothing of networks and attacks.
+An experiment returns blocks and knows nothing of HTML; the page knows nothing of networks and attacks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -193,7 +193,7 @@ Block = Table | Boxes | Scatter | Lines | Bars | Matrix | Images
 
 @dataclass(frozen=True)
 class Made:
-    """A table or figure of the paper as it was made.
+    """A table or figure as it was made.
 
     Attributes:
       name: by which the command knows it, such as `table2`.

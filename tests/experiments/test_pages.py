@@ -1,10 +1,11 @@
-"""The page of the paper: it holds every number, needs no other file, and shows whatever the experiments hand over."""
+"""The page of an experiment: it holds every number, needs no other file, and shows whatever the experiments hand over."""
 
 import csv
 import html.parser
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,9 +14,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from a2d_jax.errors import BadInput
-from experiments.paper import drawing, page
-from experiments.paper.blocks import Bars, Boxes, Images, Lines, Made, Matrix, Number, Row, Scatter, Table
+from experiments.pages import drawing, page
+from experiments.pages.blocks import Bars, Boxes, Images, Lines, Made, Matrix, Number, Row, Scatter, Table
 
+TITLE = "Tables & figures"
 LEAD = ["ResNet-20 <stands in> for GoogLeNet.", "One run & one seed."]
 FACTS = {"size": "tiny", "versions": "NumPy <2.3>"}
 HARSH = 'a <b> & "c" | $x_1$ *d*'
@@ -92,7 +94,7 @@ def every_kind() -> list[Made]:
 
 
 MADE = every_kind()
-TEXT = page.page(MADE, LEAD, FACTS)
+TEXT = page.page(TITLE, MADE, LEAD, FACTS)
 READ = Reader(TEXT)
 VISIBLE = " ".join(READ.text.split())
 
@@ -165,7 +167,7 @@ def test_reasons_are_footnotes_where_a_number_is_outside_or_missing():
 def test_size_of_all_numbers_is_said_once_if_it_is_one():
     """Protects a narrow table: one n for all numbers stands above it and not in each cell."""
     rows = [Row([str(value)], [Number(value, n=(70, 30)), Number(None, 1)]) for value in (0.5, 0.6)]
-    seen = Reader(page.page([Made("t", "T", [Table("T", ["set"], ["a", "b"], rows)], 0)], [], {})).text
+    seen = Reader(page.page(TITLE, [Made("t", "T", [Table("T", ["set"], ["a", "b"], rows)], 0)], [], {})).text
     assert seen.count("n = 70 + 30") == 1
     assert "n = 70 + 30 for every number" in seen
 
@@ -247,14 +249,14 @@ def test_a_logarithmic_axis_bears_zeros():
 
 def test_the_same_input_gives_the_same_bytes():
     """Protects comparisons of two pages: no date, no random id."""
-    assert page.page(MADE, LEAD, FACTS) == TEXT
-    assert page.markdown(MADE, LEAD, FACTS) == page.markdown(MADE, LEAD, FACTS)
+    assert page.page(TITLE, MADE, LEAD, FACTS) == TEXT
+    assert page.markdown(TITLE, MADE, LEAD, FACTS) == page.markdown(TITLE, MADE, LEAD, FACTS)
 
 
 def test_csv_has_every_digit_and_comes_back(tmp_path):
     """Protects other programs: a table read back from CSV has the numbers that were handed over, exactly."""
-    assert page.write(tmp_path / "new" / "folder", MADE, LEAD, FACTS) == tmp_path / "new" / "folder" / "index.html"
-    page.write(tmp_path / "new" / "folder", MADE, LEAD, FACTS)  # it replaces its own files
+    assert page.write(tmp_path / "new" / "folder", TITLE, MADE, LEAD, FACTS) == tmp_path / "new" / "folder" / "index.html"
+    page.write(tmp_path / "new" / "folder", TITLE, MADE, LEAD, FACTS)  # it replaces its own files
     found = {file.name: file for file in (tmp_path / "new" / "folder").iterdir()}
     assert sorted(found) == ["index.html", "table2-1.csv", "table2-2.csv"]
     assert found["index.html"].read_text(encoding="utf-8") == TEXT
@@ -278,7 +280,7 @@ def test_csv_has_every_digit_and_comes_back(tmp_path):
 
 def test_columns_of_markdown_line_up():
     """Protects `docs/paper.md`: every line of a table has its bars at the same places, and bars within names are escaped."""
-    text = page.markdown(MADE, LEAD, FACTS)
+    text = page.markdown(TITLE, MADE, LEAD, FACTS)
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]
     assert [len(lines) for lines in tables] == [7, 3]
     for lines in tables:
@@ -288,7 +290,7 @@ def test_columns_of_markdown_line_up():
 
 def test_markdown_has_the_numbers_the_reasons_and_the_figures():
     """Protects the document: cells with the published number and the band, numbered reasons, and a line for each figure."""
-    text = page.markdown(MADE, LEAD, FACTS)
+    text = page.markdown(TITLE, MADE, LEAD, FACTS)
     for part in [
         "0.9877 (0.9811) [0.9700, 0.9990] n = 1000 + 200 ✓ ",
         "0.7000 (0.9822) [0.6000, 0.8000] n = 1000 + 190 ✗ outside [0.9522, 1.0123]<sup>1</sup> ",
@@ -346,10 +348,10 @@ def test_markdown_has_the_numbers_the_reasons_and_the_figures():
 def test_unusual_blocks_are_shown(block):
     """Protects hours of work from their page: empty, single, equal, infinite and very many values make a page of a bearable size."""
     made = [Made("item", "Item", [block], 1.0)]
-    text = page.page(made, [], {})
+    text = page.page(TITLE, made, [], {})
     read = Reader(text)
     assert block.title in read.text
-    assert block.title in page.markdown(made, [], {})
+    assert block.title in page.markdown(TITLE, made, [], {})
     assert len(text) < 2e6
     assert len(page.tables(made)) == isinstance(block, Table)
 
@@ -378,7 +380,7 @@ def test_unusual_blocks_are_shown(block):
 def test_impossible_input_is_refused_in_one_line(made, message, tmp_path):
     """Protects whoever writes a table file: what does not fit is named, with its item and title, before anything is drawn or written."""
     made = [one if isinstance(one, Made) else Made("item", "Item", [one], 0) for one in made]
-    for work in (page.page, page.markdown, lambda *rest: page.write(tmp_path / "out", *rest)):
+    for work in (partial(page.page, TITLE), partial(page.markdown, TITLE), lambda *rest: page.write(tmp_path / "out", TITLE, *rest)):
         with pytest.raises(BadInput, match=message) as caught:
             work(made, [], {})
         assert "\n" not in str(caught.value)
@@ -389,13 +391,13 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path):
     """Protects the user's files: a file where the folder should be stays, and the error is one line."""
     (tmp_path / "file").write_text("mine")
     with pytest.raises(BadInput, match="expected a folder for the page"):
-        page.write(tmp_path / "file", [], [], {})
+        page.write(tmp_path / "file", TITLE, [], [], {})
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_missing_extra_is_named():
     """Protects a plain installation: without matplotlib the import says in one line what to install."""
-    code = "import sys; sys.modules['matplotlib'] = None; import experiments.paper.page"
+    code = "import sys; sys.modules['matplotlib'] = None; import experiments.pages.page"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith('run: pip install "a2d-jax[report]"')
@@ -404,6 +406,6 @@ def test_a_missing_extra_is_named():
 def test_a_reason_is_a_sentence():
     """Protects the reader: a reason that a network has in words stands below the table as a sentence, and once."""
     cells = [Number(None, reason=reason) for reason in ("no attack gets through", "No attack gets through.")]
-    text = page.markdown([Made("table1", "One", [Table("T", ("a",), ("b", "c"), [Row(("x",), cells)])], 1.0)], [], {})
+    text = page.markdown(TITLE, [Made("table1", "One", [Table("T", ("a",), ("b", "c"), [Row(("x",), cells)])], 1.0)], [], {})
     assert text.count("1. No attack gets through.\n") == 1
     assert "2. " not in text

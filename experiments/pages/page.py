@@ -1,7 +1,8 @@
-"""The page of all tables and figures: HTML to look at, Markdown for the documents, CSV for other programs.
+"""The page of an experiment: HTML to look at, Markdown for the documents, CSV for other programs.
 
-Each number stands beside the published one, with its 95 % interval, its number of images, and whether it lies in the band where it is
-expected. The HTML is one self-contained text: figures are inline SVG, images are data URIs, and nothing is loaded from elsewhere.
+Each number stands beside the published one, where there is one, with its 95 % interval, its number of images, and whether it lies in the
+band where it is expected. The HTML is one self-contained text: figures are inline SVG, images are data URIs, and nothing is loaded from
+elsewhere.
 """
 
 import csv
@@ -19,10 +20,9 @@ import numpy as np
 from a2d_jax import report  # before matplotlib: it says which extra is missing
 from a2d_jax.errors import BadInput, require
 from a2d_jax.io.files import atomic
-from experiments.paper import drawing
-from experiments.paper.blocks import Bars, Block, Boxes, Images, Lines, Made, Matrix, Number, Scatter, Table
+from experiments.pages import drawing
+from experiments.pages.blocks import Bars, Block, Boxes, Images, Lines, Made, Matrix, Number, Scatter, Table
 
-TITLE = "The paper's tables and figures, beside its published numbers"
 LONG = 30  # rows of a table that scrolls in a box of its own
 SIGNS = {True: "✓", False: "✗", None: ""}
 NOTHING_STATED = {"missing": "It was not measured; no reason is stated.", "outside": "It lies outside its band; no reason is stated."}
@@ -57,10 +57,11 @@ class Printed:
     words: Sequence[bool]  # whether a column has texts alone
 
 
-def page(made: Sequence[Made], lead: Sequence[str], facts: Mapping[str, str]) -> str:
+def page(title: str, made: Sequence[Made], lead: Sequence[str], facts: Mapping[str, str]) -> str:
     """All tables and figures as one page of HTML, for light and dark mode, wide and narrow screens.
 
     Args:
+      title: of the page.
       made: the tables and figures, in order.
       lead: paragraphs that come first.
       facts: size, date, machine and versions, by name.
@@ -69,15 +70,15 @@ def page(made: Sequence[Made], lead: Sequence[str], facts: Mapping[str, str]) ->
       BadInput: two items share a name, or a block does not fit together, such as a row with too few cells.
     """
     _check(made)
-    template = files("experiments.paper").joinpath("page.html.j2").read_text(encoding="utf-8")
+    template = files("experiments.pages").joinpath("page.html.j2").read_text(encoding="utf-8")
     items = [(one, [_view(one, places) for places in _runs(one.blocks)], _counts(one), _duration(one.seconds)) for one in made]
-    return report.filled(template, title=TITLE, lead=lead, facts=facts, items=items, long=LONG)
+    return report.filled(template, title=title, lead=lead, facts=facts, items=items, long=LONG)
 
 
-def markdown(made: Sequence[Made], lead: Sequence[str], facts: Mapping[str, str]) -> str:
+def markdown(title: str, made: Sequence[Made], lead: Sequence[str], facts: Mapping[str, str]) -> str:
     """The same as Markdown: tables, and one line for each figure with its key numbers. Takes and raises what `page` does."""
     _check(made)
-    lines = [f"# {TITLE}", *map(_plain, lead), "\n".join(f"- {_plain(name)}: {_plain(fact)}" for name, fact in facts.items())]
+    lines = [f"# {_plain(title)}", *map(_plain, lead), "\n".join(f"- {_plain(name)}: {_plain(fact)}" for name, fact in facts.items())]
     lines.append(
         "How to read a cell: our number, the published one in round brackets, the 95 % interval in square ones, n (images; benign + "
         f"adversarial), and {SIGNS[True]} for a number in the band where it is expected or {SIGNS[False]} for one outside. "
@@ -109,11 +110,12 @@ def tables(made: Sequence[Made]) -> dict[str, str]:
     return found
 
 
-def write(folder: str | Path, made: Sequence[Made], lead: Sequence[str], facts: Mapping[str, str]) -> Path:
+def write(folder: str | Path, title: str, made: Sequence[Made], lead: Sequence[str], facts: Mapping[str, str]) -> Path:
     """Write the page, `index.html`, and every table, such as `table2-1.csv`; files of these names are replaced.
 
     Args:
       folder: where to; made if it is missing.
+      title: of the page.
       made: as in `page`, which says what is refused.
       lead: as in `page`.
       facts: as in `page`.
@@ -124,7 +126,7 @@ def write(folder: str | Path, made: Sequence[Made], lead: Sequence[str], facts: 
     Raises:
       BadInput: the folder cannot be made or written, or `page` refuses.
     """
-    texts = {**tables(made), "index.html": page(made, lead, facts)}
+    texts = {**tables(made), "index.html": page(title, made, lead, facts)}
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""What an attacker achieves who knows the detector: python -m experiments.adaptive."""

@@ -1,0 +1,115 @@
+"""The attackers: what each of them runs against a network and its detectors, for one norm and one radius."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from jax import Array
+
+from a2d_jax import attacks
+from a2d_jax.adaptive import Evade, Linearised, Survival, guarded
+from a2d_jax.adaptive.attackers import ATTACKERS, FIRST, KAPPAS, LAST
+from a2d_jax.adaptive.paper_loss import PaperLoss
+from a2d_jax.losses import prediction
+from a2d_jax.types import Attack, Classifier
+from experiments.adaptive.detectors import Detector, radius_of
+from experiments.adaptive.subjects import Ball, Opened
+
+NEAREST, MARGIN, SURVIVAL, IMPLICIT = "FMN (no detector)", "margin ascent", "survival ascent", "implicit ascent"
+SELECTIVE, ORTHOGONAL, TRANSPLANT, GUARDED = "selective PGD", "orthogonal PGD", "transplant, then ascent", "guarded PGD"
+CONFIDENCE, LITERAL, MIXED = "C&W with confidence", "the paper's loss", "against its own rule"
+GAINS = (0.05, 0.2, 1.0)
+"""Of the guarded classifier, in median margins for each threshold's worth of the measurement."""
+BETAS = (0.1, 1.0, 10.0)
+"""Of the paper's loss, in median margins for each threshold's worth of the cost."""
+
+
+class Try(NamedTuple):
+    """One run of an attacker.
+
+    Attributes:
+      attacker: its name.
+      setting: what differs from its other runs; part of the name of a file.
+      attack: the attack.
+      classifier: what it attacks.
+      epsilon: radius of its ball; infinite if it has none.
+      rank: begin at the image of another class with this rank of distance; None begins at the image itself.
+    """
+
+    attacker: str
+    setting: str
+    attack: Attack
+    classifier: Classifier
+    epsilon: float = float("inf")
+    rank: int | None = None
+
+
+class Known(NamedTuple):
+    """What an attacker knows of the detectors.
+
+    Attributes:
+      low: radius below which the one-sided ones flag, Linf.
+      lead: median margin of benign images.
+      rules: the detectors by name.
+      ranks: images of other classes from which an attack starts, one try each.
+    """
+
+    low: float
+    lead: float
+    rules: Mapping[str, Detector]
+    ranks: int = 1
+
+
+def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], steps: int, most: float) -> Iterator[Try]:
+    """All runs against one network in one norm.
+
+    Args:
+      opened: the network.
+      known: its detectors.
+      norm: of the radii.
+      budgets: radii.
+      steps: updates.
+      most: the radius at which the attackers run that take hundreds of gradients for nothing more than a comparison.
+    """
+    classifier, implicit, survival = opened.classifier, radius_of(known.low), Survival(epsilon=3 * known.low, straight=True)
+    first = 1.0 if norm == "l2" or opened.x[0].size < 5000 else 5.0
+    yield Try(NEAREST, "", attacks.FMN(first, norm=norm, max_steps=100), classifier)
+    if norm == "l2":
+        for kappa in KAPPAS:
+            yield Try(CONFIDENCE, f"kappa {kappa}", ATTACKERS[f"cw_{kappa}"](norm, 1.0, steps), classifier)
+    for epsilon in budgets:
+
+        def made(attacker: str, name: str, setting: str = "", cost: object = implicit, epsilon: float = epsilon) -> Try:
+            return Try(attacker, at(epsilon, setting), ATTACKERS[name](norm, epsilon, steps, cost), classifier, epsilon)
+
+        yield made(MARGIN, "margin")
+        yield made(IMPLICIT, "cost")
+        for rank in range(known.ranks):
+            yield made(TRANSPLANT, "cost", f"rank {rank}")._replace(rank=rank)
+        for gain in GAINS:
+            guard = guarded(classifier, _linearised, known.low, gain * known.lead / known.low)
+            yield Try(GUARDED, at(epsilon, f"gain {gain:g}"), Evade(attacks.PGD(epsilon, epsilon / 10, steps, norm)), guard, epsilon)
+        for name, detector in known.rules.items():
+            if detector.accepts is not None and detector.own:
+                yield made(f"{MIXED}: {name}", "cost", cost=detector.accepts)
+        if epsilon == most:
+            yield made(SELECTIVE, "selective", cost=Linearised())
+            yield made(ORTHOGONAL, "orthogonal", cost=Linearised())
+            yield made(SURVIVAL, "cost", cost=survival)
+            for beta in BETAS:
+                ball = (epsilon, FIRST * epsilon, steps, norm)
+                weight = beta * known.lead / known.low
+                paper = PaperLoss(
+                    *ball, loss="margin", early_stop=False, keep_best=True, last_step=LAST * epsilon,
+                    cost=implicit, beta=weight, threshold=known.low,
+                )  # fmt: skip
+                yield Try(LITERAL, at(epsilon, f"beta {beta:g}"), paper, classifier, epsilon)
+
+
+def at(epsilon: float, setting: str = "") -> str:
+    """The setting of a run as its file is named."""
+    return f"{epsilon:.4f} {setting}".strip()
+
+
+def _linearised(classifier: Classifier, x: Array) -> Array:
+    """What the guarded classifier measures: the linearised distance of the class predicted."""
+    return Linearised()(classifier, x, prediction(classifier(x)))
