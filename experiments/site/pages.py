@@ -82,5 +82,5 @@ def decisions(root: Path) -> str:
     for note in sorted((root / "docs" / "decisions").glob("*.md")):
         title = note.read_text(encoding="utf-8").partition("\n")[0]
         number, words = re.fullmatch(r"# (\d+)[.:]? (.*)", title).groups()
-        lines.append(f"- [{number.zfill(4)} {words}]({note.name})")
+        lines.append(f"- [{number.zfill(4)} {words[0].upper()}{words[1:]}]({note.name})")
     return "\n".join(lines) + "\n"
