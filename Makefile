@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(VENV)/.core  ## the main job on scikit-learn's digits: table, figure and page in demo-output/
 	$(BIN)/python -m experiments.demo
@@ -19,8 +19,11 @@ lint: $(VENV)/.test  ## format, lint and types
 bench: $(VENV)/.bench  ## speed against PyTorch and its libraries, as ratios within one run
 	$(BIN)/python -m experiments.speed
 
+docs: $(VENV)/.docs  ## the documentation site in build/site, built strictly and checked
+	$(BIN)/python -m experiments.site
+
 clean:
-	rm -rf $(VENV) .venv-newest build dist demo-output bench-output accelerator-output .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .cache build dist demo-output bench-output accelerator-output .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "a2d_jax needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
@@ -35,6 +38,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing a2d_jax with the test extra into $(VENV) (a few minutes the first time)"
 	$(INSTALL) --editable ".[test]"
 	@touch $@ $(VENV)/.core
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable ".[docs]"
+	@touch $@
 
 # torchattacks asks for a version of requests from 2021 and for torchvision, and needs neither
 $(VENV)/.bench: $(VENV)/.test

@@ -17,7 +17,7 @@ class LeNet5(nnx.Module):
     """Two 5 x 5 convolutions, each pooled by 2, then three dense layers.
 
     Pooling comes before the ReLU, which the original has the other way round: the maximum of the positive parts is the positive
-    part of the maximum, gradients included, and this order lets both layers be two products (docs/performance.md).
+    part of the maximum, gradients included, and this order lets both layers be two products (docs/performance_notebook.md).
     """
 
     input_shape: ClassVar = (28, 28, 1)

@@ -116,10 +116,12 @@ class Defense:
       target: class that targeted attacks try to reach.
 
     Example:
+      ```python
       defense = Defense(classifier, {"bim": bim()}, ZScore()).fit(benign)
       defense.predict(x)  # True where adversarial
       defense.save("guard")
       defense = Defense.load("guard")
+      ```
     """
 
     classifier: Classifier

@@ -36,6 +36,7 @@ NOT_FINITE = "expected finite gradients and logits, got NaN or infinity during {
 ALL, ERRORS = "all together", "images with an error"
 """Stages of the progress, beside the measurements."""
 CHANGED = "expected the same image at every reading, got another one; do not change the set while it is measured"
+"""The error of an image that changed between two readings."""
 
 
 class NothingUsable(BadInput):
@@ -287,7 +288,7 @@ class _Feed:
     def __iter__(self) -> Iterator[Example]:
         """Examples in the order of the set, but for the last ones: of these the surest come first.
 
-        Sure images resist longest, and would keep lanes waiting at the end (docs/performance.md).
+        Sure images resist longest, and would keep lanes waiting at the end (docs/performance_notebook.md).
         """
         cut, part, left = self._ledger.cut, -1, len(self.places)
         last = in_flight(self._plan.source.shape, self._plan.lanes, self._plan.devices)

@@ -66,8 +66,10 @@ def read_defense(classifier: Classifier, path: str | Path, *, plugins: Sequence[
       BadInput: no such detector, one that cannot judge images, or one of another network.
 
     Example:
+      ```python
       defense = read_defense(classifier, "detector.json")
       defense.predict(x)  # True where adversarial
+      ```
     """
     stored = read_detector(path, plugins)
     found = reading(stored, path, plugins)

@@ -1,8 +1,8 @@
 """Find the fastest number of lanes on this machine: a few numbers are tried for a short time each, beginning with small ones.
 
 Results do not depend on lanes, but time does, by network and machine. On two CPU cores BIM is fastest with 32 lanes per device or more for
-LeNet-5 and with 8 for ResNet-20, where 16 take 1.4 times as long (docs/performance.md). Each number needs its own program, so the search
-takes seconds to minutes of compilation. It is worth it before a long job.
+LeNet-5 and with 8 for ResNet-20, where 16 take 1.4 times as long (docs/performance_notebook.md). Each number needs its own program, so the
+search takes seconds to minutes of compilation. It is worth it before a long job.
 """
 
 import time

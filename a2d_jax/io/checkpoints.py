@@ -72,6 +72,7 @@ def load_classifier(factory: str | object, checkpoint: str | Path | None = None)
       BadInput: the network or the checkpoint cannot be used, or they do not fit each other (each array and both shapes).
 
     Example:
+      ```python
       >>> from flax import nnx
       >>> from a2d_jax import load_classifier
       >>> class Net(nnx.Module):
@@ -80,6 +81,7 @@ def load_classifier(factory: str | object, checkpoint: str | Path | None = None)
       ...     def __call__(self, x):  # images n h w c
       ...         return self.fc(x.reshape(len(x), -1))
       >>> classifier = load_classifier(lambda: Net(nnx.Rngs(0)), "net")  # doctest: +SKIP
+      ```
     """
     loaded = load(factory, None if checkpoint is None else Path(checkpoint))
     for note in loaded.notes:

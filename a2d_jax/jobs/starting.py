@@ -20,7 +20,7 @@ def start_jax(*, elsewhere: bool = False) -> None:
     """
     given = ", ".join(name for name in sorted(os.environ) if name.startswith("JAX_")) or "none of them is set"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's start-up lines
-    # On a CPU one device for each core: small batches leave cores idle otherwise (docs/performance.md). Accelerators do not mind.
+    # On a CPU one device for each core: small batches leave cores idle otherwise (docs/performance_notebook.md). Accelerators do not mind.
     os.environ.setdefault(
         "JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     )

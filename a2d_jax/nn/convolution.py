@@ -7,7 +7,7 @@ runs. Values and gradients are those of lax and of PyTorch. Flax takes the funct
 
     nnx.Conv(..., conv_general_dilated=conv_general_dilated)
 
-docs/performance.md has the measured gain.
+docs/performance_notebook.md has the measured gain.
 """
 
 from collections.abc import Sequence

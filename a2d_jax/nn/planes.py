@@ -16,7 +16,7 @@ unchanged:
 A batch is treated as a whole, under `vmap` too (`custom_vmap`). The input gradient computes the value again; XLA finds that both are the
 same. Equal pixels must give equal entries, because the pool's gradient depends on ties wherever an image is flat. They do: each row adds
 the same terms in the same order, and zeros change no sum (`_product_with_ties` describes the conditions). Accelerators run the layers one
-after the other. docs/performance.md has the gain.
+after the other. docs/performance_notebook.md has the gain.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Max pooling with PyTorch's gradient, ties included, without the operations of lax that are slow on CPU (docs/performance.md)."""
+"""Max pooling with PyTorch's gradient, ties included, without the operations of lax that are slow on CPU (docs/performance_notebook.md)."""
 
 from functools import partial
 
@@ -52,7 +52,7 @@ def sliding_max_pool(x: Float[Array, "n h w c"], window: int, *, stride: int, pa
 
     Among equal entries the first one in row-major order gets the gradient, and NaN wins: pooling columns and then rows finds the first
     row with the maximum and the first column in this row. This takes fewer selections than the square has entries. It avoids the
-    `select_and_scatter` of lax's `reduce_window`, which is ten times slower on CPU (docs/performance.md).
+    `select_and_scatter` of lax's `reduce_window`, which is ten times slower on CPU (docs/performance_notebook.md).
 
     Args:
       window: height and width of a square.

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 FEW_CHANNELS = 8
-"""Up to so many input channels the input gradient is one matrix product and shifted sums (docs/performance.md)."""
+"""Up to so many input channels the input gradient is one matrix product and shifted sums (docs/performance_notebook.md)."""
 WIDE, WIDE_OF_FEW = 32, 64
 """Output channels from which XLA's fast convolution takes a layer; of few input channels it wants more."""
 

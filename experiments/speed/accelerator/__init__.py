@@ -5,7 +5,7 @@
 The parts, most important first: `right` (costs on the card compared with those on the CPU), `fast` (speed compared with PyTorch), `where`
 (the parts of a step's time), `lanes` (the fastest number of lanes), `training`. Each part runs in its own process, which is ended when its
 time is over. A part or a row without enough time is left out with a note. Each result is written at once: a line of DIR/results.jsonl, and
-DIR/results.md, a table for docs/performance.md.
+DIR/results.md, a table for docs/accelerators.md.
 
 Needs JAX 0.10 or newer, Flax, Optax, Orbax, NumPy, SciPy, scikit-learn, PyArrow, Pillow, matplotlib, PyTorch for `fast`, filelock for
 `training`, and the small pure wheels tyro (with docstring_parser, typeguard, shtab, typing_extensions), rich (markdown-it-py, mdurl,
