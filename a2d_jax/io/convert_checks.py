@@ -134,7 +134,7 @@ def against_keras(layers: Sequence[Layer], partners: Mapping[str, str], module: 
         )
     notes = [f"the file's model differs from {type(module).__name__}: {'; '.join(trouble)}"] if trouble else []
     if last in ("softmax", "sigmoid"):
-        notes.append(f"the file's model ends in a {last}; attacks need logits, so {type(module).__name__} must leave it out")
+        notes.append(f"the file's model ends in a {last}; a classifier must leave it out, because attacks need logits")
     other = sorted({layer.kind for layer in layers} - SILENT)
     if other:
         notes.append(f"the file's model also has layers that could not be compared with {type(module).__name__}: {', '.join(other)}")

@@ -172,8 +172,8 @@ class AttacksSpec(ImagesSpec):
     """Class that targeted attacks (targeted=true) try to reach: a class number, second (the second largest logit), least-likely, random, or
     labels (the labels of the images). Untargeted attacks take no target."""
     max_steps: int | None = None
-    """Largest number of updates per image. It replaces the preset's value for every attack named, and each of them must have this
-    setting."""
+    """Largest number of updates per image. It replaces the preset's value for every attack named, but not one that an attack's own text
+    gives, such as bim:max_steps=100. Each attack must have this setting."""
     epsilon: float | None = None
     """Radius of the ball around the image. It replaces the preset's value and needs exactly one attack. Its unit is the largest change of a
     pixel for fgsm and bim, and the root mean square change for bim2, with pixels in [0, 1]."""

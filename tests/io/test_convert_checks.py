@@ -189,7 +189,7 @@ def test_notes_on_keras(tmp_path):
     assert convert.convert(GOLDEN / "keras_small.keras", nnx.eval_shape(KerasNet)).notes == []
     path = changed(tmp_path / "net.keras", last={"activation": "softmax"})
     (note,) = convert.convert(path, nnx.eval_shape(KerasNet)).notes
-    assert "ends in a softmax; attacks need logits" in note
+    assert "ends in a softmax; a classifier must leave it out" in note
     (note,) = convert.convert(GOLDEN / "keras_small.weights.h5", nnx.eval_shape(KerasNet)).notes
     assert "weights alone" in note
 
