@@ -111,8 +111,9 @@ def _made(study: Study) -> Made:
     blocks += features.blocks(study)
     asked = tables.targets(study, audits)
     why = f": {study.subject.why}" if study.subject.why else ""
+    spent = sum(one["seconds"] for step, one in study.work.steps.facts().items() if step.startswith(f"{study.name}/"))
     name = "".join(letter for letter in study.name.lower() if letter.isalnum())
-    return Made(name, f"{study.name}{why}", [*([asked] if asked else []), *blocks], 0.0)
+    return Made(name, f"{study.name}{why}", [*([asked] if asked else []), *blocks], spent)
 
 
 def _write(folder: Path, made: list[Made], absent: dict[str, str], settings: Settings) -> None:

@@ -31,6 +31,7 @@ INK = "#010203"  # stands for currentColor, which matplotlib does not know
 PUBLISHED = "(published)"
 DRAWN = 1000  # points of a series, at most: each costs 80 bytes of the page
 MARKERS = "os^Dv<>P"
+WIDER = 3  # curves of a figure, at most, of which the first are drawn wider
 WIDTH = 4.0  # inches: on a phone of 375 pixels the letters are then as large as here, or larger
 NOTHING, TIMES, RHO = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}", "\N{GREEK SMALL LETTER RHO}"
 SETTINGS = {
@@ -140,7 +141,8 @@ def _lines(block: Lines) -> Figure:
         style = {"linestyle": _dash(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 3 if len(points) < 30 else 0}
         if name.endswith(PUBLISHED):
             style = {"linestyle": "none", "marker": "D", "markersize": 5.5, "markerfacecolor": "none", "zorder": 3}
-        handles[name] = axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.7, **style)[0]
+        wide = max(min(len(block.series), WIDER) - 1 - number, 0)  # of equal curves the first shows at the sides of the last
+        handles[name] = axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.5 + 1.1 * wide, **style)[0]
     return _named(drawn, axes, block.x, block.y, handles)
 
 
