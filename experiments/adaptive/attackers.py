@@ -16,6 +16,7 @@ from experiments.adaptive.subjects import Ball, Opened
 
 NEAREST, MARGIN, SURVIVAL, IMPLICIT = "FMN (no detector)", "margin ascent", "survival ascent", "implicit ascent"
 SELECTIVE, ORTHOGONAL, TRANSPLANT, GUARDED = "selective PGD", "orthogonal PGD", "transplant, then ascent", "guarded PGD"
+SHORTER = "PGD at the radius less the toll"
 CONFIDENCE, LITERAL, MIXED = "C&W with confidence", "the paper's loss", "against its own rule"
 GAINS = (0.05, 0.2, 1.0)
 """Of the guarded classifier, in median margins for each threshold's worth of the measurement."""
@@ -51,12 +52,14 @@ class Known(NamedTuple):
       lead: median margin of benign images.
       rules: the detectors by name.
       ranks: images of other classes from which an attack starts, one try each.
+      tolls: radii that the thresholds ask for. Whoever is fooled at a radius less the toll bounds what can be won: the ceiling needs these.
     """
 
     low: float
     lead: float
     rules: Mapping[str, Detector]
     ranks: int = 1
+    tolls: Sequence[float] = ()
 
 
 def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], steps: int, most: float) -> Iterator[Try]:
@@ -87,7 +90,16 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
             yield made(TRANSPLANT, "cost", f"rank {rank}")._replace(rank=rank)
         for gain in GAINS:
             guard = guarded(classifier, _linearised, known.low, gain * known.lead / known.low)
-            yield Try(GUARDED, at(epsilon, f"gain {gain:g}"), Evade(attacks.PGD(epsilon, epsilon / 10, steps, norm)), guard, epsilon)
+            pgd = Try(GUARDED, at(epsilon, f"gain {gain:g}"), Evade(attacks.PGD(epsilon, epsilon / 10, steps, norm)), guard, epsilon)
+            yield pgd
+            if known.ranks > 1:  # gradients lead nowhere from the image itself
+                yield pgd._replace(setting=f"{pgd.setting} rank 0", rank=0)
+        for toll in known.tolls:
+            if (less := epsilon - toll) > 0:
+                plain = attacks.PGD(less, less / 10, steps, norm, loss="margin")
+                near = Try(SHORTER, at(less), plain, classifier, less)
+                yield near
+                yield near._replace(setting=f"{near.setting} rank 0", rank=0)
         for name, detector in known.rules.items():
             if detector.accepts is not None and detector.own:
                 yield made(f"{MIXED}: {name}", "cost", cost=detector.accepts)

@@ -17,10 +17,11 @@ import numpy as np
 
 from a2d_jax import costs, drivers, presets
 from a2d_jax.adaptive import Audit, audit, operating_point
+from a2d_jax.adaptive.audit import LEVELS
 from a2d_jax.adaptive.starts import transplanted
 from experiments.adaptive import attackers, measured
 from experiments.adaptive.attackers import Known, Try
-from experiments.adaptive.detectors import Detector, detectors, threshold
+from experiments.adaptive.detectors import COST, Detector, detectors, threshold
 from experiments.adaptive.measured import Numbers
 from experiments.adaptive.subjects import Ball, Opened, Subject
 from experiments.paper import archives
@@ -149,7 +150,10 @@ class Study:
         """What attackers know."""
         benign = self.benign[0]
         rules = {one.name: one for one in self.detectors}
-        return Known(threshold(-benign["newton"]), float(np.median(benign["margin"])), rules, self.subject.ranks)
+        cost = rules[COST]
+        points = [operating_point(cost.score(benign), level, radius=cost.radius) for level in LEVELS]
+        tolls = sorted({point.rho for point in points if point.rho})
+        return Known(threshold(-benign["newton"]), float(np.median(benign["margin"])), rules, self.subject.ranks, tolls)
 
     def chosen(self, norm: Ball) -> float:
         """The radius of the checks: that of the target, or the middle one."""
