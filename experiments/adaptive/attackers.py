@@ -34,6 +34,7 @@ class Try(NamedTuple):
       classifier: what it attacks.
       epsilon: radius of its ball; infinite if it has none.
       rank: begin at the image of another class with this rank of distance; None begins at the image itself.
+      judged: detectors judge what it made. Where only being fooled matters, they need not.
     """
 
     attacker: str
@@ -42,6 +43,7 @@ class Try(NamedTuple):
     classifier: Classifier
     epsilon: float = float("inf")
     rank: int | None = None
+    judged: bool = True
 
 
 class Known(NamedTuple):
@@ -97,7 +99,7 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
         for toll in known.tolls:
             if (less := epsilon - toll) > 0:
                 plain = attacks.PGD(less, less / 10, steps, norm, loss="margin")
-                near = Try(SHORTER, at(less), plain, classifier, less)
+                near = Try(SHORTER, at(less), plain, classifier, less, judged=False)
                 yield near
                 yield near._replace(setting=f"{near.setting} rank 0", rank=0)
         for name, detector in known.rules.items():

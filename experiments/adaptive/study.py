@@ -175,20 +175,21 @@ class Study:
                 examples = transplanted(examples, check, classes, epsilon=one.epsilon, norm=norm, rank=one.rank)
             made = np.asarray(drivers.attack(one.attack, one.classifier, examples, lanes=self.lanes).x_adv)
             fooled = costs.predictions(self.opened.classifier, made)[0] != label
-            return {"x": made, **self.judged(made, x, fooled, norm)}
+            return {"x": made, **self.judged(made, x, fooled, norm, one.judged)}
 
         setting = f" {one.setting}" if one.setting else ""
         return self.arrays(f"{norm}/{one.attacker}{setting}".replace(":", ","), make)
 
-    def judged(self, made: np.ndarray, x: np.ndarray, fooled: np.ndarray, norm: Ball) -> Mapping[str, np.ndarray]:
-        """Distances and numbers of attacked images."""
+    def judged(self, made: np.ndarray, x: np.ndarray, fooled: np.ndarray, norm: Ball, judge: bool) -> Mapping[str, np.ndarray]:
+        """Distances of attacked images, and their numbers if they are judged."""
         found: dict[str, np.ndarray] = {"fooled": fooled, "distance": measured.lengths(made - x, norm)}
-        numbers = self.numbers(made[fooled]) if fooled.any() else {}
+        seen = fooled & judge
+        numbers = self.numbers(made[seen]) if seen.any() else {}
         for key in (*EMPTY, *(["magnet"] if self.opened.autoencoders else [])):
             shape = (2,) if key == "magnet" else ()
             found[key] = np.full((len(x), *shape), np.nan)
-            if fooled.any():
-                found[key][fooled] = numbers[key]
+            if seen.any():
+                found[key][seen] = numbers[key]
         return found
 
     def runs(self, norm: Ball) -> Mapping[str, list[Mapping[str, np.ndarray]]]:
@@ -224,10 +225,10 @@ class Study:
 
 
 def scores(detector: Detector, made: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A detector's scores `n` of attacked images; infinite, the most suspicious, where the classifier is not fooled: nobody looks there."""
-    found, fooled = np.full(len(made["fooled"]), np.inf), made["fooled"]
-    if fooled.any():
-        found[fooled] = detector.score({key: values[fooled] for key, values in made.items() if key not in ("x", "fooled")})
+    """A detector's scores `n` of attacked images; infinite, the most suspicious, where the image does not fool or was not judged."""
+    found, judged = np.full(len(made["fooled"]), np.inf), ~np.isnan(made["bim"])
+    if judged.any():
+        found[judged] = detector.score({key: values[judged] for key, values in made.items() if key not in ("x", "fooled")})
     return found
 
 
