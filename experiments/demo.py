@@ -59,8 +59,8 @@ BENIGN = "benign"
 NEIGHBOURS = 1 / 20  # of the training rows vote in the K-NN, as in the paper (100 of 2000)
 SHOWN = 4  # digits on the page
 HOW_TO_READ = (
-    "Triangles are medians, and hatched bars are images on which the attack failed within its budget. A curve has the crafted images caught "
-    "against the benign images flagged, for every threshold on the cost; the number behind a set is its AUROC."
+    "Triangles are medians, and hatched bars are images on which the attack failed within its budget. A curve has the crafted images "
+    "caught against the benign images flagged, for every threshold on the cost; the number behind a set is its AUROC."
 )
 
 

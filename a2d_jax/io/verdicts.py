@@ -19,6 +19,7 @@ from a2d_jax.io.urls import as_path
 
 NEEDED = ("index", "id", "score", "adversarial")
 OURS = (*NEEDED, "label", "error")
+LIKE = "2026-11-27T08:30"
 TIME = "time"
 """The column that is taken for the time of an image if the user names no other."""
 
@@ -89,8 +90,8 @@ def read_verdicts(path: str | Path, time: str | None = None) -> Verdicts:
 
 
 def _read(path: Path, time: str | None) -> Any:
-    def wanted(schema: Any) -> list[str]:
-        known: list[str] = [field.name for field in schema if field.name in (*OURS, time, TIME) or _number(field.type)]
+    def wanted(schema: Any) -> list[Any]:
+        known: list[Any] = [field.name for field in schema if field.name in (*OURS, time, TIME) or _number(field.type)]
         return list(dict.fromkeys(known))
 
     table = read_parquet(path, wanted, "verdicts")
@@ -160,7 +161,7 @@ def _times(column: Any, name: str, path: Path) -> NDArray[np.datetime64]:
             return _of_texts(array.to_pylist())
         if not (pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)):
             raise BadInput(
-                f"expected times in the column {name}, got {str(kind)[:60]} in {path}; write timestamps, dates, or texts such as 2026-11-27T08:30"
+                f"expected times in the column {name}, got {str(kind)[:60]} in {path}; write timestamps, dates, or texts like {LIKE}"
             )
         return np.array(array.cast(pa.timestamp("us"), safe=False).to_numpy(zero_copy_only=False), "datetime64[us]")
     except (pa.ArrowException, ValueError) as error:
@@ -168,7 +169,7 @@ def _times(column: Any, name: str, path: Path) -> NDArray[np.datetime64]:
             raise
         raise BadInput(
             f"expected times in the column {name}, got a text that is none in {path} ({' '.join(str(error).split())[:80]}); "
-            "write texts such as 2026-11-27T08:30"
+            f"write texts like {LIKE}"
         ) from error
 
 

@@ -103,7 +103,7 @@ def evaluate(spec: EvaluateSpec, report: Report = silent) -> Done:
     meeting, notes = table.meeting, left_out(table)
     sets: dict[Column, dict[str, NDArray[Any]]] = {}
     tables = [table]
-    for path, name in zip(spec.adversarial, set_names(spec.adversarial, [BENIGN]), strict=True):
+    for path, name in zip(spec.adversarial, set_names(spec.adversarial), strict=True):
         other = read_table(path, spec)
         tables.append(other)
         notes += left_out(other)

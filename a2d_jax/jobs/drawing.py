@@ -46,25 +46,31 @@ def write_figure(path: Path, force: bool, drawn: "Figure") -> None:
         temporary.write_bytes(content)
 
 
-def set_names(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[str]:
-    """A name for each set: that of its file, with folders where two files have the same name, and a number where two are one file."""
+def set_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each set: that of its file, with folders where two files have the same name, and a number where two are one file.
+
+    It begins with "set", since a file is often called like the attack that crafted its images, and attacks measure costs too.
+    """
     parts = [shown(path).removesuffix(shown(path.suffix)).strip("/").split("/") for path in paths]
     names = ["/".join(one[-1:]) for one in parts]
     for deep in range(2, max(map(len, parts), default=0) + 1):
-        names = ["/".join(one[-deep:]) if names.count(name) > 1 or name in taken else name for one, name in zip(parts, names, strict=True)]
+        names = ["/".join(one[-deep:]) if names.count(name) > 1 else name for one, name in zip(parts, names, strict=True)]
     found: list[str] = []
     for name in names:
         number, given = 1, name
-        while given in (*found, *taken):
+        while given in found:
             number += 1
             given = f"{name} ({number})"
         found.append(given)
-    return found
+    return [f"set {name}" for name in found]
 
 
 def shown(value: object) -> str:
     """Any value as a text that can be printed: bytes of a path that are no text become escapes."""
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # what stands for no byte
+        return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def most_of(column: Column, tables: Sequence[Measurements]) -> int | None:

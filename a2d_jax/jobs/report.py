@@ -28,8 +28,8 @@ SHOWN = 3
 PANELS = 8
 """Columns of a detector that are drawn, at most."""
 AGAIN = {
-    "zscore": "To fit with another threshold t, give `a2d fit` the option --h -t.",
-    "conformal": "To fit with another threshold t, give `a2d fit` the option --level 1-t.",
+    "zscore": "To fit with another threshold t, give a2d fit the option --h -t.",
+    "conformal": "To fit with another threshold t, give a2d fit the option --level 1-t.",
 }
 """How a user gets a detector with another threshold."""
 
@@ -70,12 +70,11 @@ def _of_costs(spec: ReportSpec) -> Done:
     stored = read_detector(str(spec.detector), spec.plugin)
     paths = [Path(str(spec.benign)), *spec.adversarial]
     tables = [read_table(path, spec) for path in paths]
-    columns = [table.columns(stored.columns) for table in tables][0]
+    columns, *_ = [table.columns(stored.columns) for table in tables]
     meeting = sum((table.meeting for table in tables), fitted_to(stored, spec.detector))
     meeting = meeting + meet(columns, [stored.origin(str(spec.detector)), *(table.origin for table in tables)], spec)
     judged = [
-        _judged(name, table, columns, stored.fitted)
-        for name, table in zip([BENIGN, *set_names(spec.adversarial, [BENIGN])], tables, strict=True)
+        _judged(name, table, columns, stored.fitted) for name, table in zip([BENIGN, *set_names(spec.adversarial)], tables, strict=True)
     ]
     benign, *others = judged
     notes = meeting.notes + left_out(*tables) + _seen_before(stored, tables[0])
@@ -84,7 +83,7 @@ def _of_costs(spec: ReportSpec) -> Done:
     found = {(one.name, f"score of {name}"): (len(one.score), detection_report(benign.score, one.score)) for one in others}
     if len(columns) > 1:
         found |= {
-            (one.name, shown(column)): (len(one.score), detection_report(-benign.read[:, place], -one.read[:, place]))
+            (one.name, settings.in_words(str(column))): (len(one.score), detection_report(-benign.read[:, place], -one.read[:, place]))
             for one in others
             for place, column in enumerate(columns)
         }
@@ -103,18 +102,13 @@ def _of_costs(spec: ReportSpec) -> Done:
     ]
     caught = ", ".join(f"{flagged[one.name].mean():.1%} of {one.name}" for one in others)
     lead = [
-        f"The detector {name} reads {', '.join(shown(column) for column in columns)}. It judged {len(benign.score)} benign images and "
-        f"{sum(len(one.score) for one in others)} adversarial ones.",
+        f"The detector {name} reads the {', '.join(map(settings.in_words, stored.columns))}. It judged {len(benign.score)} benign images "
+        f"and {sum(len(one.score) for one in others)} adversarial ones.",
         f"It flagged {flagged[BENIGN].mean():.1%} of the benign images, which are false positives, and caught {caught}.",
     ]
     lead += [f"Note: {shown(note)}." for note in notes + lost]
     facts = settings.of_detector(stored, spec.detector)
-    facts |= {
-        f"set {one.name}" if one is not benign else "benign images": settings.of_table(
-            one.table.path, len(one.score), len(one.table.errors), one.table.meta
-        )
-        for one in judged
-    }
+    facts |= {one.name: settings.of_table(one.table.path, len(one.score), len(one.table.errors), one.table.meta) for one in judged}
     facts |= settings.of_run({**tables[0].meta, **meeting.as_meta}, [column.measurement for column in columns])
     text = page(
         f"Report: {name}",
@@ -126,7 +120,7 @@ def _of_costs(spec: ReportSpec) -> Done:
     write_page(spec.out, spec.force, text)
     rows = [
         {
-            "set": one.name,
+            "set": one.name.removeprefix("set "),
             "images": len(one.score),
             "flagged": float(flagged[one.name].mean()),
             **found[one.name, f"score of {name}"][1]._asdict(),
@@ -231,7 +225,6 @@ def _shots(
     lost: list[str] = []
     for one in judged:
         table, adversarial = one.table, one.name != BENIGN
-        kind = f"adversarial, {one.name}" if adversarial else BENIGN
         flagged = one.score > threshold
         rows = _some(one.score, flagged != adversarial)
         found, notes = pictures_of(spec.images, table, rows)
@@ -239,7 +232,7 @@ def _shots(
         shots = [
             Shot(
                 x=x,
-                name=f"{kind}: {shown(table.ids[row].as_py())[:60]}",
+                name=f"{one.name}: {shown(table.ids[row].as_py())[:60]}",
                 seen_as=settings.class_of(table.label[row]),
                 costs={shown(column): _cost(one, column, place, row) for place, column in enumerate(columns)},
                 verdicts={detector: bool(flagged[row])},
@@ -248,7 +241,7 @@ def _shots(
             for row, x in found.items()
         ]
         if shots:
-            groups[f"Set {one.name}" if adversarial else "Benign images"] = shots
+            groups[f"{one.name[0].upper()}{one.name[1:]}"] = shots
     return groups, lost
 
 

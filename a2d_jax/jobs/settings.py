@@ -8,6 +8,7 @@ from a2d_jax.io.detectors import StoredDetector
 from a2d_jax.io.provenance import versions
 from a2d_jax.jobs.drawing import shown
 from a2d_jax.jobs.spec import ReportSpec
+from a2d_jax.measurements import ATTACK_NUMBERS, CLEVER, CLEVER_NUMBERS
 
 LONG = 300
 """Letters of a fact, at most."""
@@ -20,10 +21,16 @@ def of_detector(stored: StoredDetector, path: object) -> dict[str, str]:
     said = ", ".join(f"{name}={value}" for name, value in settings.items())
     return {
         "detector": f"{detector_name(stored)}{f' ({said})' if said else ''}, from {path}",
-        "it reads": ", ".join(stored.columns),
+        "it reads": ", ".join(map(in_words, stored.columns)),
         "its threshold": f"{stored.fitted.threshold:.6g}",
         "fitted to": str(stored.meta.get("benign", "not recorded")),
     }
+
+
+def in_words(column: str) -> str:
+    """What a detector reads, in words: the name of an attack alone is its cost, and may be the name of crafted images too."""
+    numbered = column.rpartition(".")[2] in (*ATTACK_NUMBERS, *CLEVER_NUMBERS)
+    return shown(column if numbered or column.startswith(CLEVER) else f"cost of {column}")
 
 
 def detector_name(stored: StoredDetector) -> str:

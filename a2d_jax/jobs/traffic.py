@@ -1,5 +1,6 @@
 """The page of `a2d report --verdicts`: a day of images whose truth nobody knows. How many are flagged, when, and which ones most."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def of_verdicts(spec: ReportSpec) -> Done:
     found = read_verdicts(str(spec.verdicts), spec.time)
     stored = None if spec.detector is None else read_detector(spec.detector, spec.plugin)
     name = _name(found, stored)
-    threshold, notes = _threshold(found, stored)
+    threshold, notes = _threshold(found, stored, spec.detector)
     if found.errors:
         _, first, error = found.errors[0]
         notes.append(f"{len(found.errors)} images of {found.path} carry an error and have no verdict; the first is {first}: {error}")
@@ -37,7 +38,9 @@ def of_verdicts(spec: ReportSpec) -> Done:
     drawings, more = _along(found, share)
     notes += more
     order = np.argsort(-found.score, kind="stable").tolist()
-    shots, lost = _shots(spec, found, order[:PICTURED], name)
+    run = found.meta.get("costs")
+    run = run if isinstance(run, dict) else found.meta
+    shots, lost = _shots(spec, replace(found, meta=run), order[:PICTURED], name)
     classes = numbers.class_table({ALL: found.label}, {ALL: found.adversarial}, truth=False)
     read = list(found.numbers)
     rows = [
@@ -52,9 +55,9 @@ def of_verdicts(spec: ReportSpec) -> Done:
         ]
         for place, row in enumerate(order[:LISTED], start=1)
     ]
-    suspicious = Table("", ["", "image", "index", "class", "score", "verdict", *map(shown, read)], rows)
+    suspicious = Table("", ["", "image", "index", "class", "score", "verdict", *map(_column, read)], rows)
     sections = [
-        Section("Scores", drawings=[_spread(found, name, threshold)]),
+        Section("Scores", drawings=[_spread(found, name, threshold, stored is not None)]),
         Section("Share flagged", drawings=drawings),
         Section("Most suspicious images", tables=[suspicious], groups={"The same, with their pictures": shots} if shots else {}),
         *([Section("Classes", tables=[classes])] if classes else []),
@@ -64,13 +67,11 @@ def of_verdicts(spec: ReportSpec) -> Done:
         f"The detector {name} judged {len(found.score)} images and flagged {flagged} of them as adversarial: {share:.2%}, "
         f"95 % interval {low:.2%} to {high:.2%}. Their truth is unknown.",
         "A detector flags some benign images too. Compare this share with its rate of false positives; more images flagged mean an attack, "
-        "or images of a new kind (`a2d shift`).",
+        "or images of a new kind, which a2d shift tests.",
         *(f"Note: {shown(note)}." for note in notes + lost),
     ]
     facts = {} if stored is None else settings.of_detector(stored, spec.detector)
     facts |= {} if stored is not None or not found.meta.get("detector") else {"detector": str(found.meta["detector"])}
-    run = found.meta.get("costs")
-    run = run if isinstance(run, dict) else found.meta
     facts["verdicts"] = settings.of_table(found.path, len(found.score), len(found.errors), found.meta)
     facts |= settings.of_run(run, list(run.get("attacks", {})))
     text = page(
@@ -102,13 +103,13 @@ def _name(found: Verdicts, stored: StoredDetector | None) -> str:
     return shown((meta.get("detector") if isinstance(meta, dict) else None) or found.meta.get("detector") or "detector")
 
 
-def _threshold(found: Verdicts, stored: StoredDetector | None) -> tuple[float | None, list[str]]:
+def _threshold(found: Verdicts, stored: StoredDetector | None, path: object) -> tuple[float | None, list[str]]:
     """The threshold: of the detector, or the highest score that was judged benign, which gives the same verdicts."""
     if stored is not None:
         threshold = float(stored.fitted.threshold)
         if differ := int(((found.score > threshold) != found.adversarial).sum()):
             raise BadInput(
-                f"expected the detector that gave the verdicts of {found.path}, got one with the threshold {threshold:.6g} that would change "
+                f"expected the detector that gave the verdicts of {found.path}, got {path}, whose threshold {threshold:.6g} would change "
                 f"{differ} of {len(found.score)}; give the other detector, or leave out --detector"
             )
         return threshold, []
@@ -118,11 +119,15 @@ def _threshold(found: Verdicts, stored: StoredDetector | None) -> tuple[float | 
     return (low if np.isfinite(low) and np.isfinite(high) else None), []
 
 
-def _spread(found: Verdicts, name: str, threshold: float | None) -> Any:
+def _spread(found: Verdicts, name: str, threshold: float | None, exact: bool) -> Any:
     from a2d_jax.report import Drawing, Panel, spread  # here: it needs an extra
 
     panel = Panel(name, {ALL: found.score}, "score", None, threshold)
-    note = "All verdicts are the same, or no threshold explains them." if threshold is None else f"Flagged above {threshold:.6g}."
+    note = (
+        "All verdicts are the same, or no threshold explains them."
+        if threshold is None
+        else f"Flagged above {threshold:.6g}{'' if exact else ', the highest score that was judged benign'}."
+    )
     return Drawing(
         spread(panel), f"{panel.title}. Median {float(np.median(found.score)):.4g}. {note}", f"{note} The triangle is the median."
     )
@@ -150,7 +155,8 @@ def _along(found: Verdicts, share: float) -> tuple[list[Any], list[str]]:
         top = int(np.nanargmax(bins.share))
         above = int((bins.low > share).sum())
         note = (
-            f"Each dot is the share of about {int(np.median(bins.images[bins.images > 0]))} images, with its 95 % interval; the dashed line is the share of all, {share:.1%}. "
+            f"Each dot is the share of about {int(np.median(bins.images[bins.images > 0]))} images, with its 95 % interval; the "
+            f"dashed line is the share of all, {share:.1%}. "
             f"The whole interval lies above it in {above} of {len(bins.share)} bins."
         )
         said = f"Share flagged over the {name}: {bins.share[top]:.1%} at most, from {bins.edges[top]} on. {note}"
@@ -167,12 +173,17 @@ def _shots(spec: ReportSpec, found: Verdicts, rows: list[int], name: str) -> tup
             x=x,
             name=shown(found.ids[row].as_py())[:60],
             seen_as=settings.class_of(found.label[row]),
-            costs={shown(one).removeprefix("cost_"): _number(float(values[row])) for one, values in found.numbers.items()},
+            costs={_column(one): _number(float(values[row])) for one, values in found.numbers.items()},
             verdicts={name: bool(found.adversarial[row])},
         )
         for row, x in pictures.items()
     ]
     return shots, lost
+
+
+def _column(name: str) -> str:
+    """A number that the detector read, as a reader names it."""
+    return shown(f"cost of {name.removeprefix('cost_')}" if name.startswith("cost_") else name)
 
 
 def _number(value: float) -> str:

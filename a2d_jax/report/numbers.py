@@ -135,7 +135,7 @@ def class_table(
     heads = [head for place, name in enumerate(labels) for head in (name, "flagged" if not place or not truth else "caught")]
     rows = [[str(one), *cells] for one, *cells in zip(kept.tolist(), *columns, strict=True)]
     left = f" The {len(kept)} classes with the most images of {len(classes)} are shown." if len(kept) < len(classes) else ""
-    return Table("", ["class", *heads], rows, "The class is the label in the table: for costs of `a2d cost`, the predicted one." + left)
+    return Table("", ["class", *heads], rows, "The class is the label in the table: for costs of a2d cost, the predicted one." + left)
 
 
 class Along(NamedTuple):
