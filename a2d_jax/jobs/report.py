@@ -91,22 +91,23 @@ def _of_costs(spec: ReportSpec) -> Done:
     classes = numbers.class_table({one.name: one.table.label for one in judged}, flagged)
     kind = str(getattr(stored.fitted, "kind", ""))
     groups, lost = _shots(spec, judged, columns, threshold, name)
+    notes = list(dict.fromkeys(notes + lost))
     sections = [
         Section("Detection", tables=[numbers.detection_table(found)]),
         Section("Verdicts", tables=[numbers.verdict_table(scores, threshold)]),
         Section("Costs and scores", drawings=_spreads(judged, columns, stored.fitted, name, threshold)),
-        Section("ROC curves", drawings=_rocs(judged, columns, name, threshold)),
+        Section("ROC curves", drawings=_rocs(judged, columns, name, threshold), paired=True),
         Section("Thresholds", tables=[numbers.threshold_table(scores, threshold, AGAIN.get(kind, ""))]),
         *([Section("Classes", tables=[classes])] if classes else []),
         *([Section("Images", [WHICH], groups=groups)] if groups else []),
     ]
     caught = ", ".join(f"{flagged[one.name].mean():.1%} of {one.name}" for one in others)
     lead = [
-        f"The detector {name} reads the {', '.join(map(settings.in_words, stored.columns))}. It judged {len(benign.score)} benign images "
-        f"and {sum(len(one.score) for one in others)} adversarial ones.",
+        f"The detector {name} reads the {' and the '.join(map(settings.in_words, stored.columns))}. It judged {len(benign.score)} benign "
+        f"images and {sum(len(one.score) for one in others)} adversarial ones.",
         f"It flagged {flagged[BENIGN].mean():.1%} of the benign images, which are false positives, and caught {caught}.",
     ]
-    lead += [f"Note: {shown(note)}." for note in notes + lost]
+    lead += [f"Note: {shown(note)}." for note in notes]
     facts = settings.of_detector(stored, spec.detector)
     facts |= {one.name: settings.of_table(one.table.path, len(one.score), len(one.table.errors), one.table.meta) for one in judged}
     facts |= settings.of_run({**tables[0].meta, **meeting.as_meta}, [column.measurement for column in columns])
@@ -136,7 +137,7 @@ def _of_costs(spec: ReportSpec) -> Done:
         **meeting.as_meta,
         "sets": rows,
     }
-    return Done(summary, notes=notes + lost)
+    return Done(summary, notes=notes)
 
 
 def _judged(name: str, table: Measurements, columns: Sequence[Column], fitted: FittedDetector) -> _Judged:

@@ -60,7 +60,6 @@ class Drawing:
     figure: Figure
     said: str  # the figure in words, for readers who do not see it
     note: str = ""
-    wide: bool = False  # as wide as the page; it scrolls on a phone
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ class Section:
     drawings: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
     groups: Mapping[str, Sequence[Shot]] = field(default_factory=dict)
+    paired: bool = False  # two figures side by side where the screen has room, never three
 
 
 def page(

@@ -24,7 +24,7 @@ LINE = "#d55e00"  # of a threshold
 POINTS = 200  # of a curve, at most
 CROWDED = 4  # spans of the middle 99 % that the axis of a number may have; what lies beyond is drawn at its ends
 PATTERNS: Sequence[Any] = ((0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))  # of all curves but the first
-DASH = 3.0  # widths of a line: where curves are the same, their colours take turns
+DASH = 4.0  # widths of a line: where curves are the same, their colours take turns
 
 Kind = Literal["cost", "number", "score"]
 
