@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -422,3 +423,50 @@ def test_evaluation_draws_a_figure(here, capsys):
     assert a2d(*command, "--out", "f.svg", "--force") == 0
     capsys.readouterr()
     refused(capsys, ".png or .svg", code=a2d(*command, "--out", "out.pdf"))
+
+
+def test_images_of_a_table_that_was_joined_or_renamed(here):
+    """Protects the examples: images are found by name where their places have changed, and by their pixels alone if both have."""
+    random = np.random.default_rng(3)
+    os.mkdir("photos")
+    x = random.integers(0, 256, (40, 6, 5), dtype=np.uint8)
+    for place, image in enumerate(x):
+        Image.fromarray(image).save(f"photos/{place:02}.png")
+    pixels = (x[..., None] / np.float32(255)).astype(np.float32)
+    write("photos.parquet", {"bim": costs(1, 40, 30)}, pixels)
+    table = pq.read_table("photos.parquet")
+    named = table.set_column(table.column_names.index("id"), "id", pa.array([f"{place:02}.png" for place in range(40)]))
+    moved = named.set_column(0, "index", pa.array(np.arange(40) + 1000))
+    pq.write_table(moved, "photos.parquet")
+    _, seen = page("--benign", "good.parquet", "--adversarial", "photos.parquet", "--detector", "d.json", "--images", "photos")
+    shown = [image["alt"] for image in seen.of("img")]
+    assert len(shown) >= 3
+    assert all(".png," in alt for alt in shown)
+
+
+def test_thresholds_of_the_page_can_be_typed(here):
+    """Protects who sets a threshold from the table: as printed, it gives the false positives and detections of its row."""
+    text, _ = page(*SETS)
+    benign, other = scores("good"), scores("fgsm")
+    for row in rows(text, "Thresholds")[1:]:
+        typed = float(row[1])
+        assert row[2].startswith(f"{np.sum(benign > typed)} of 80 ")
+        assert row[3] == f"{np.mean(other > typed):.2%}"
+        assert len(row[1]) <= 9
+
+
+def test_one_image_of_each_kind(here):
+    """Protects the smallest tables: one benign and one adversarial image make a page, whose interval knows nothing."""
+    for place, name in enumerate(("one", "two")):
+        write(f"{name}.parquet", {"bim": np.array([100 - 50 * place])})
+    text, _ = page("--benign", "one.parquet", "--adversarial", "two.parquet", "--detector", "d.json")
+    assert rows(text, "Detection")[0][1:4] == ["1", "1.0000", "0.0000 to 1.0000"]
+
+
+def test_what_draws_is_an_extra(here, capsys, monkeypatch):
+    """Protects the lean core: without the extra both commands say what to install, before any work."""
+    for name in [name for name in sys.modules if name.startswith("a2d_jax.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refused(capsys, "a2d-jax[report]", code=a2d("report", *SETS, "--out", "out.html"))
+    refused(capsys, "a2d-jax[report]", code=a2d("eval", *SETS[:5], "--out", "out.svg"))

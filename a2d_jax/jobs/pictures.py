@@ -56,7 +56,8 @@ def pictures_of(paths: Sequence[Path], table: Table, rows: Sequence[int]) -> tup
     """
     if not paths:
         return {}, []
-    sets = [_Set(_opened(one, table.meta)) for path in paths for one in _sets_of(path)]
+    named = [(int(table.index[row]), table.ids[row].as_py()) for row in rows]
+    sets = [_Set(_opened(one, table.meta), named) for path in paths for one in _sets_of(path)]
     found = {row: x for row in rows if (x := _found(sets, table, row)) is not None}
     if len(found) == len(rows):
         return found, []
@@ -68,7 +69,7 @@ def _found(sets: "Sequence[_Set]", table: Table, row: int) -> NDArray[np.float32
     index, name = int(table.index[row]), table.ids[row].as_py()
     for one in sets:
         for place in one.places(index, name):
-            x = one.read(place)
+            x = one.x.get(place)
             if x is not None and x.shape[2] in (1, 3) and _same(one, place, x, table, row):
                 return _small(x)
     return None
@@ -81,7 +82,7 @@ def _same(one: "_Set", place: int, x: NDArray[np.float32], table: Table, row: in
     index, name = int(table.index[row]), table.ids[row].as_py()
     if table.meta.get("images_sha256") == one.digest:
         return place == index
-    return name != str(index) and one.name(place) == name
+    return name != str(index) and one.names[place] == name
 
 
 def _small(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -95,26 +96,28 @@ def _small(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class _Set:
-    def __init__(self, source: ImageSource) -> None:
+    """A set of images, of which those with some places or names are read, in one go.
+
+    Attributes:
+      x: by place; images with an error are left out.
+      names: by place.
+    """
+
+    def __init__(self, source: ImageSource, named: Sequence[tuple[int, str]]) -> None:
         self._source = source
-        self._read: dict[int, NDArray[np.float32] | None] = {}
-        self._names: dict[int, str] = {}
+        self.x: dict[int, NDArray[np.float32]] = {}
+        self.names: dict[int, str] = {}
+        for piece in source.spans([(place, place + 1) for place in sorted({place for one in named for place in self.places(*one)})], 1):
+            place = int(piece.index[0])
+            self.names[place] = piece.id[0]
+            if piece.error[0] is None:
+                self.x[place] = piece.x[0]
 
     def places(self, index: int, name: str) -> list[int]:
         """Where an image may be."""
         found = [index] if 0 <= index < len(self._source) else []
         named = self._by_name.get(name)
         return found if named is None or named in found else [*found, named]
-
-    def read(self, place: int) -> NDArray[np.float32] | None:
-        if place not in self._read:
-            (piece,) = self._source.spans([(place, place + 1)], 1)
-            self._read[place] = piece.x[0] if piece.error[0] is None else None
-            self._names[place] = piece.id[0]
-        return self._read[place]
-
-    def name(self, place: int) -> str:
-        return self._names[place]
 
     @cached_property
     def digest(self) -> str:

@@ -89,15 +89,17 @@ def verdict_table(scores: Scores, threshold: float) -> Table:
 def threshold_table(scores: Scores, own: float, note: str = "") -> Table:
     """Detections against false positives: the detector's threshold, and for each rate the lowest that keeps to it."""
     (_, benign), *others = scores.items()
-    named = [(f"at most {rate:.3g} %", lowest_threshold(benign, rate / 100)) for rate in (100 * one for one in RATES)]
+    known = np.unique(np.concatenate(list(scores.values())))
+    lowest = [(f"at most {100 * rate:.3g} %", lowest_threshold(benign, rate)) for rate in RATES]
+    named = [(name, threshold, _short(threshold, known)) for name, threshold in lowest]
     rows = [
         [
             name,
-            f"{threshold:.6g}",
+            text,
             f"{int((benign > threshold).sum())} of {len(benign)} ({(benign > threshold).mean():.2%})",
             *(f"{(values > threshold).mean():.2%}" for _, values in others),
         ]
-        for name, threshold in [("the detector's own", own), *named]
+        for name, threshold, text in [("the detector's own", own, f"{own:.6g}"), *named]
     ]
     return Table("", ["false positives", "threshold of the score", "benign flagged", *(f"{name} caught" for name, _ in others)], rows, note)
 
@@ -107,6 +109,15 @@ def lowest_threshold(benign: Float[np.ndarray, " n"], rate: float) -> float:
     rising = np.sort(benign)
     allowed = int(np.searchsorted(np.arange(len(rising)) / len(rising), rate, side="right")) - 1
     return float(rising[len(rising) - 1 - allowed])
+
+
+def _short(threshold: float, known: Float[np.ndarray, " n"]) -> str:
+    """A threshold with the same verdicts on all known scores, in few digits, so that a user can type it."""
+    place = int(np.searchsorted(known, threshold, side="right"))
+    above = float(known[place]) if place < len(known) else np.inf
+    middle = (threshold + above) / 2 if np.isfinite(above) else threshold
+    texts = (f"{middle:.{digits}g}" for digits in range(4, 18))
+    return next((text for text in texts if threshold <= float(text) < above), f"{threshold:.17g}")
 
 
 def class_table(
