@@ -109,7 +109,7 @@ def main(settings: Settings, defence: Mapping[str, Attack] = DEFENCE, crafting: 
         show(table, console)
 
     with stage(console, "figure and page", 1) as done:
-        drawn = report.figure(counted, list(defence), max_costs=[int(attack.max_steps) + 1 for attack in defence.values()])
+        drawn = report.figure(crafted_by(counted), list(defence), max_costs=[int(attack.max_steps) + 1 for attack in defence.values()])
         page = report.page(
             "Attack as defence on handwritten digits",
             lead=[
@@ -211,15 +211,20 @@ def first_costs(counted: Mapping[str, np.ndarray], judged: Mapping[str, np.ndarr
     (name, attack), *_ = defence.items()
     most = int(attack.max_steps) + 1
     (threshold,) = ZScore().fit(counted[BENIGN][~judged[BENIGN]][:, :1]).bounds([most])
-    shown = {kind if kind == BENIGN else f"crafted by {kind}": table[judged[kind]][:, 0] for kind, table in counted.items()}
+    shown = crafted_by({kind: table[judged[kind]][:, 0] for kind, table in counted.items()})
     return report.distributions(shown, name, max_cost=most, threshold=threshold)
+
+
+def crafted_by(counted: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same sets by names that say what they are: attacks craft images here, and attacks of the same names measure costs."""
+    return {kind if kind == BENIGN else f"crafted by {kind}": table for kind, table in counted.items()}
 
 
 def drawings(counted: Mapping[str, np.ndarray], defence: Mapping[str, Attack]) -> list[report.Drawing]:
     """Of every attack: its costs, and ROC curves on a linear and on a logarithmic axis."""
     drawn = []
     for column, (name, attack) in enumerate(defence.items()):
-        sets = {kind if kind == BENIGN else f"crafted by {kind}": table[:, column] for kind, table in counted.items()}
+        sets = {kind: table[:, column] for kind, table in crafted_by(counted).items()}
         panel = report.Panel(name, sets, most=int(attack.max_steps) + 1)
         drawn.append(report.Drawing(report.spread(panel), f"Distributions of the cost of {name}, by set"))
         for logarithmic in (False, True):
