@@ -23,6 +23,7 @@ Job = (
     | Annotated[spec.FitSpec, tyro.conf.subcommand("fit")]
     | Annotated[spec.DetectSpec, tyro.conf.subcommand("detect")]
     | Annotated[spec.EvaluateSpec, tyro.conf.subcommand("eval")]
+    | Annotated[spec.ReportSpec, tyro.conf.subcommand("report")]
     | Annotated[spec.ShiftSpec, tyro.conf.subcommand("shift")]
     | Annotated[spec.StatusSpec, tyro.conf.subcommand("status")]
     | Annotated[spec.InfoSpec, tyro.conf.subcommand("info")]

@@ -58,6 +58,10 @@ NEWTON = {"Newton, crossing": presets.make("mnist", "defence", "newton")}  # not
 BENIGN = "benign"
 NEIGHBOURS = 1 / 20  # of the training rows vote in the K-NN, as in the paper (100 of 2000)
 SHOWN = 4  # digits on the page
+HOW_TO_READ = (
+    "Triangles are medians, and hatched bars are images on which the attack failed within its budget. A curve has the crafted images "
+    "caught against the benign images flagged, for every threshold on the cost; the number behind a set is its AUROC."
+)
 
 
 @dataclass
@@ -105,7 +109,7 @@ def main(settings: Settings, defence: Mapping[str, Attack] = DEFENCE, crafting: 
         show(table, console)
 
     with stage(console, "figure and page", 1) as done:
-        drawn = report.figure(counted, list(defence), max_costs=[int(attack.max_steps) + 1 for attack in defence.values()])
+        drawn = report.figure(crafted_by(counted), list(defence), max_costs=[int(attack.max_steps) + 1 for attack in defence.values()])
         page = report.page(
             "Attack as defence on handwritten digits",
             lead=[
@@ -115,9 +119,13 @@ def main(settings: Settings, defence: Mapping[str, Attack] = DEFENCE, crafting: 
                 f"versions of {len(x)} of them were crafted by {', '.join(crafting)}; {', '.join(defence)} then attack benign and crafted "
                 "images alike. Half of the digits fit the detectors, the other half is judged.",
             ],
-            tables=tables,
-            drawn=drawn,
-            groups=shots(classifier, sets, counted, judged, detections, label, defence),
+            sections=[
+                report.Section("Detection", tables=tables),
+                report.Section("Costs and ROC curves", [HOW_TO_READ], drawings=drawings(counted, defence)),
+                report.Section(
+                    "Images, their costs and verdicts", groups=shots(classifier, sets, counted, judged, detections, label, defence)
+                ),
+            ],
             foot=f"Made by: python -m experiments.demo --seed {settings.seed} --images {settings.images}",
         )
         settings.out.mkdir(parents=True, exist_ok=True)
@@ -203,8 +211,27 @@ def first_costs(counted: Mapping[str, np.ndarray], judged: Mapping[str, np.ndarr
     (name, attack), *_ = defence.items()
     most = int(attack.max_steps) + 1
     (threshold,) = ZScore().fit(counted[BENIGN][~judged[BENIGN]][:, :1]).bounds([most])
-    shown = {kind if kind == BENIGN else f"crafted by {kind}": table[judged[kind]][:, 0] for kind, table in counted.items()}
+    shown = crafted_by({kind: table[judged[kind]][:, 0] for kind, table in counted.items()})
     return report.distributions(shown, name, max_cost=most, threshold=threshold)
+
+
+def crafted_by(counted: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same sets by names that say what they are: attacks craft images here, and attacks of the same names measure costs."""
+    return {kind if kind == BENIGN else f"crafted by {kind}": table for kind, table in counted.items()}
+
+
+def drawings(counted: Mapping[str, np.ndarray], defence: Mapping[str, Attack]) -> list[report.Drawing]:
+    """Of every attack: its costs, and ROC curves on a linear and on a logarithmic axis."""
+    drawn = []
+    for column, (name, attack) in enumerate(defence.items()):
+        sets = {kind: table[:, column] for kind, table in crafted_by(counted).items()}
+        panel = report.Panel(name, sets, most=int(attack.max_steps) + 1)
+        drawn.append(report.Drawing(report.spread(panel), f"Distributions of the cost of {name}, by set"))
+        for logarithmic in (False, True):
+            scale = "a logarithmic" if logarithmic else "a linear"
+            said = f"ROC curves of detecting crafted images by their {name} cost, on {scale} axis"
+            drawn.append(report.Drawing(report.roc(panel, logarithmic=logarithmic), said))
+    return drawn
 
 
 def auroc_table(counted: Mapping[str, np.ndarray], attacks: list[str]) -> report.Table:

@@ -787,7 +787,7 @@ def test_wrong_usage(here, capsys):
         assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", ["convert", "predict", "attack", "cost", "clever", "fit", "detect", "eval", "shift", "info"])
+@pytest.mark.parametrize("command", ["convert", "predict", "attack", "cost", "clever", "fit", "detect", "eval", "report", "shift", "info"])
 def test_help(command, capsys):
     """Every command has --help, --seed and --json."""
     with pytest.raises(SystemExit) as caught:

@@ -8,10 +8,11 @@ import matplotlib.pyplot
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
-from a2d_jax import report
+from a2d_jax import metrics, report
 from a2d_jax.errors import BadInput
+from a2d_jax.report import numbers
 
 GENERATOR = np.random.default_rng(0)
 COSTS = {
@@ -41,10 +42,12 @@ class Reader(html.parser.HTMLParser):
 
 
 def test_one_column_of_panels_per_attack():
-    """Protects the layout: a distribution and a ROC panel per attack, titled with its name, whatever the number of attacks."""
+    """Protects the layout: a distribution and two ROC panels per attack, titled with its name, whatever the number of attacks."""
     for attacks in (["BIM"], ["BIM", "DBA"]):
         drawn = report.figure({name: table[:, : len(attacks)] for name, table in COSTS.items()}, attacks)
-        assert [axes.get_title() for axes in drawn.axes] == [f"cost of {a}" for a in attacks] + [f"detection by {a} cost" for a in attacks]
+        by = [f"detection by {a} cost" for a in attacks]
+        assert [axes.get_title() for axes in drawn.axes] == [f"cost of {a}" for a in attacks] + by + by
+        assert [axes.get_xscale() for axes in drawn.axes[len(attacks) :]] == ["linear"] * len(attacks) + ["log"] * len(attacks)
 
 
 def test_legend_says_the_auroc_of_scikit_learn():
@@ -130,7 +133,9 @@ def test_unusable_costs_are_refused(costs, said):
 def page_of(name: str, x: np.ndarray) -> str:
     shot = report.Shot(x, name, name, {name: "12", "DBA": "failed (300)"}, {name: True, "vote": False}, adversarial=True)
     table = report.Table(name, [name, "AUROC"], [[name, "0.5"]], name)
-    return report.page(name, lead=[name], tables=[table], drawn=report.figure(COSTS, ["BIM", "JSMA"]), groups={name: [shot]}, foot=name)
+    drawing = report.Drawing(report.figure({"benign": COSTS["benign"], name: COSTS["FGSM"]}, ["BIM", "JSMA"]), name, name)
+    section = report.Section(name, [name], [drawing], [table], {name: [shot]})
+    return report.page(name, lead=[name], sections=[section], facts={name: name}, foot=name)
 
 
 def test_page_escapes_every_name():
@@ -138,10 +143,11 @@ def test_page_escapes_every_name():
     name = "<script>alert('\"&amp;')</script>"
     seen = Reader(page_of(name, np.zeros((8, 8, 1), np.float32)))
     assert not seen.of("script")
-    assert (
-        seen.text.count(name) == 13
-    )  # title, heading, lead; table: title, header, row, note; group; shot: name, class, attack, detector; foot
+    # title, heading, lead; section: heading, text; figure: 2 labels, 2 legends, note; table: title, header, row, note; group; shot: name,
+    # class, attack, detector; fact: name, text; foot
+    assert seen.text.count(name) == 22
     assert name in next(image["alt"] for image in seen.of("img") if image["alt"].startswith("<"))
+    assert name in [drawn["aria-label"] for drawn in seen.of("svg")]
 
 
 def test_page_loads_nothing():
@@ -161,8 +167,9 @@ def test_page_can_be_read_by_all():
     assert seen.of("html") == [{"lang": "en"}]
     assert any(meta.get("name") == "viewport" for meta in seen.of("meta"))
     assert "prefers-color-scheme: dark" in page
-    assert len(seen.of("img")) == 2
+    assert len(seen.of("img")) == len(seen.of("svg")) == 1
     assert all(image.get("alt") for image in seen.of("img"))
+    assert all(drawn.get("aria-label") and drawn.get("role") == "img" for drawn in seen.of("svg"))
     assert all(header.get("scope") in ("col", "row") for header in seen.of("th"))
 
 
@@ -170,7 +177,7 @@ def test_page_can_be_read_by_all():
 def test_page_holds_the_pixels(channels):
     """Protects the images: decoded by Pillow they are the input, rounded to 8 bits."""
     x = GENERATOR.random((8, 6, channels), np.float32)
-    source = next(image["src"] for image in Reader(page_of("a name", x)).of("img") if "classified as" in image["alt"])
+    source = next(image["src"] for image in Reader(page_of("a name", x)).of("img"))
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
     np.testing.assert_array_equal(decoded.reshape(x.shape), np.round(x * 255))
 
@@ -208,3 +215,54 @@ def test_curves_of_a_shift():
     for nothing in ({}, {"bim": np.zeros(0)}):
         with pytest.raises(BadInput, match="p-values of at least one image"):
             report.shift_figure(nothing, 0.1)
+
+
+def test_stairs_of_the_logarithmic_axis_are_what_a_threshold_can_do():
+    """Protects the logarithmic ROC: at each false-positive rate the curve has the best detection of a threshold within it, as in tables."""
+    benign, other = COSTS["benign"][:, 0], COSTS["FGSM"][:, 0]
+    (axes,) = report.roc(report.Panel("BIM", {"benign": benign, "FGSM": other}), logarithmic=True).axes
+    x, y = axes.lines[1].get_data()
+    for rate in (0.01, 0.05, 0.3):
+        assert y[x <= rate][-1] == metrics.tpr_at_fpr(-benign, -other, rate)
+
+
+def test_thinned_curves_stay_where_they_were():
+    """Protects large sets: of 20,000 points a few hundred are drawn, none moved, and no gap is wider than the eye sees."""
+    benign, other = GENERATOR.normal(0, 1, 20_000), GENERATOR.normal(1, 1, 20_000)
+    for logarithmic in (False, True):
+        panel = report.Panel("d", {"benign": benign, "other": other}, "score")
+        (axes,) = report.roc(panel, logarithmic=logarithmic).axes
+        x, y = axes.lines[1].get_data()
+        assert len(x) <= 200
+        fpr, tpr, _ = roc_curve(np.repeat([0, 1], 20_000), np.concatenate([benign, other]), drop_intermediate=False)
+        points = set(zip(fpr.tolist(), tpr.tolist(), strict=True))
+        assert sum(point in points for point in zip(x.tolist(), y.tolist(), strict=True)) >= len(x) - 1
+        assert np.abs(np.diff(y)).max() < 0.02
+
+
+def test_numbers_of_any_size_have_bins():
+    """Protects scores and distances: far values do not squeeze the others, equal ones have a bar, and the threshold lies on the axis."""
+    far = np.concatenate([GENERATOR.normal(0, 1, 500), [1e9]])
+    (axes,) = report.spread(report.Panel("d", {"benign": far, "other": np.full(9, 3.0)}, "score", None, 2.0)).axes
+    assert axes.get_xlim()[1] < 10
+    values, edges, baseline = axes.patches[0].get_data()
+    assert ((values - baseline) > 0).sum() > 10
+    assert edges[0] < 2 < edges[-1]
+    (axes,) = report.spread(report.Panel("d", {"benign": np.full(9, 3.0)}, "number")).axes
+    assert len(axes.patches) == 1
+    (axes,) = report.spread(report.Panel("d", {"benign": np.geomspace(1e-6, 1, 99)}, "number")).axes
+    assert axes.get_xscale() == "log"
+
+
+def test_shares_along_a_day():
+    """Protects the share over time: the bins hold all images, their shares are NumPy's, and a bin without images has no share."""
+    place = np.concatenate([np.arange(1000), np.arange(3000, 4000)])
+    flagged = place % 7 == 0
+    found = numbers.along(place, flagged)
+    assert found.images.sum() == 2000
+    for low, high, share, images in zip(found.edges[:-1], found.edges[1:], found.share, found.images, strict=True):
+        here = (place >= low) & (place < high)
+        assert images == here.sum()
+        assert np.isnan(share) if not images else share == flagged[here].mean()
+    assert np.isnan(found.share).any()
+    assert len(numbers.along(np.array([2**63 - 1, 5]), np.array([True, False])).share) == 1

@@ -6,7 +6,7 @@ leaves them (`costs/bim/part-000123.parquet`). Names that begin with a dot or an
 
 import json
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +65,8 @@ class Rows:
     reason: Mapping[int, str]
 
 
-def files_of(path: Path) -> list[Path]:
-    """The files of a table.
+def files_of(path: Path, what: str = "costs") -> list[Path]:
+    """The files of a table of costs, or of what it is said to be.
 
     Raises:
       BadInput: a folder without any, or one of a job that is not finished.
@@ -78,7 +78,7 @@ def files_of(path: Path) -> list[Path]:
         raise BadInput(f"expected a finished job in {path}, got one that is not (units missing: {missing}); give the same command again")
     found = sorted(file for file in store.below(path, PARTS) if not _hidden(file.relative_to(path)))
     if not found:
-        raise BadInput(f"expected a parquet table of costs, or a folder of such files, got {path}, a folder without any; check the path")
+        raise BadInput(f"expected a parquet table of {what}, or a folder of such files, got {path}, a folder without any; check the path")
     return found
 
 
@@ -219,28 +219,43 @@ def _fingerprint(column: Any, path: Path) -> NDArray[np.int64] | None:
 
 def _columns(path: Path) -> tuple[dict[str, Any], int, Mapping[bytes, bytes] | None]:
     """The columns of a parquet file that are ours, its number of rows and its metadata."""
+    table = read_parquet(path, lambda schema: [name for name in dict.fromkeys(OURS) if name in schema.names])
+    return {name: table[name] for name in table.column_names}, len(table), table.schema.metadata
+
+
+def read_parquet(path: Path, wanted: Callable[[Any], Sequence[str]], what: str = "costs") -> Any:
+    """Some columns of a parquet file, with its metadata.
+
+    Args:
+      path: the file.
+      wanted: takes the Arrow schema of all columns and returns the names of those to read.
+      what: it is a table of, for the error.
+
+    Raises:
+      BadInput: no such file, a file of another kind, or a wanted column that is there twice.
+    """
     store = store_of(path)
     if not store.is_file(path):
-        raise BadInput(f"expected a parquet table of costs, got {path}, which is not a file; check the path")
+        raise BadInput(f"expected a parquet table of {what}, got {path}, which is not a file; check the path")
     try:
         # PyArrow takes names that are not UTF-8 as bytes only
-        with store.local(path) as here, _parquet(here, path) as parquet:
+        with store.local(path) as here, _parquet(here, path, what) as parquet:
             schema = parquet.schema_arrow
-            if twice := [name for name in OURS if schema.names.count(name) > 1]:
+            names = list(wanted(schema))
+            if twice := [name for name in names if schema.names.count(name) > 1]:
                 raise BadInput(f"expected each column once, got {', '.join(twice)} more than once in {path}; leave one out")
-            table = parquet.read([name for name in dict.fromkeys(OURS) if name in schema.names])
+            return parquet.read(names).replace_schema_metadata(schema.metadata)
     except BadInput:
         raise
     except (OSError, pa.ArrowException, ValueError, KeyError, OverflowError) as error:
-        raise BadInput(f"expected a parquet table of costs, got {path}, which is damaged or of another kind; write it again") from error
-    return {name: table[name] for name in table.column_names}, len(table), schema.metadata
+        raise BadInput(f"expected a parquet table of {what}, got {path}, which is damaged or of another kind; write it again") from error
 
 
 @contextmanager
-def _parquet(here: Path, path: Path) -> Generator[Any]:
+def _parquet(here: Path, path: Path, what: str) -> Generator[Any]:
     """A parquet file, of which there is a copy `here`."""
     if kind := _other_kind(here):
-        raise BadInput(f"expected a parquet table of costs, got {path}, which is {kind}; write it as parquet (pandas: to_parquet)")
+        raise BadInput(f"expected a parquet table of {what}, got {path}, which is {kind}; write it as parquet (pandas: to_parquet)")
     with pa.OSFile(os.fsencode(here)) as file, pq.ParquetFile(file) as parquet:
         yield parquet
 

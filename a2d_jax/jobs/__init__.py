@@ -23,6 +23,7 @@ from a2d_jax.jobs.spec import (
     InfoSpec,
     PartsSpec,
     PredictSpec,
+    ReportSpec,
     ShiftSpec,
     Spec,
     StatusSpec,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from a2d_jax.jobs.images import attack, cost, predict
     from a2d_jax.jobs.large import Job
     from a2d_jax.jobs.progress import status
+    from a2d_jax.jobs.report import report
     from a2d_jax.jobs.robustness import clever
     from a2d_jax.jobs.shift import shift
 
@@ -50,6 +52,7 @@ __all__ = [
     "InfoSpec",
     "PredictSpec",
     "Report",
+    "ReportSpec",
     "ShiftSpec",
     "Spec",
     "StatusSpec",
@@ -62,6 +65,7 @@ __all__ = [
     "fit",
     "info",
     "predict",
+    "report",
     "run",
     "shift",
     "status",
@@ -72,6 +76,7 @@ _HOME = {
     **dict.fromkeys(("detect", "evaluate", "fit"), "detection"),
     **dict.fromkeys(("attack", "cost", "predict"), "images"),
     "clever": "robustness",
+    "report": "report",
     "shift": "shift",
     "status": "progress",
 }

@@ -17,14 +17,15 @@ from a2d_jax.errors import BadInput
 from a2d_jax.io.detectors import StoredDetector, read_detector, write_detector
 from a2d_jax.io.files import refuse_existing
 from a2d_jax.io.measurements import Measurements
-from a2d_jax.io.provenance import Meeting, Origin, record, versions
+from a2d_jax.io.provenance import Origin, record, versions
 from a2d_jax.io.source import content_digest
 from a2d_jax.io.store import store_of
 from a2d_jax.io.tables import RESULTS, table_writer, verdict_columns, verdicts_schema, without
+from a2d_jax.jobs.drawing import BENIGN, panel_of, refuse_other_figures, refuse_without_extra, set_names, write_figure
 from a2d_jax.jobs.images import flag, open_both
 from a2d_jax.jobs.large import Job, in_parts, predictions, refuse_nothing, refuse_output, result
 from a2d_jax.jobs.spec import DetectSpec, EvaluateSpec, FitSpec
-from a2d_jax.jobs.tables import left_out, meet, read_table, shared_columns
+from a2d_jax.jobs.tables import fitted_to, left_out, meet, read_table, shared_columns
 from a2d_jax.measurements import CLEVER, Column, coarse
 from a2d_jax.metrics import detection_report
 from a2d_jax.scale.runs import Kind, Run
@@ -93,18 +94,33 @@ def detect(spec: DetectSpec, report: Report) -> Job | Done:
 
 def evaluate(spec: EvaluateSpec, report: Report = silent) -> Done:
     """How well low numbers tell adversarial from benign images, for every attack and adversarial set."""
+    if spec.out is not None:
+        refuse_other_figures(spec.out)
+        refuse_existing(spec.out, spec.force, "--force", inputs=spec.inputs())
+        refuse_without_extra()
     table = read_table(spec.benign, spec)
     rows: list[dict[str, Any]] = []
     meeting, notes = table.meeting, left_out(table)
-    for path in spec.adversarial:
+    sets: dict[Column, dict[str, NDArray[Any]]] = {}
+    tables = [table]
+    for path, name in zip(spec.adversarial, set_names(spec.adversarial), strict=True):
         other = read_table(path, spec)
+        tables.append(other)
         notes += left_out(other)
         columns = shared_columns(spec.attacks, table, spec.benign, other, path)
         meeting = meeting + other.meeting + meet(columns, [table.origin, other.origin], spec)
         for column in columns:
-            found = detection_report(-table.select([column])[:, 0], -other.select([column])[:, 0])
+            benign, adversarial = table.select([column])[:, 0], other.select([column])[:, 0]
+            sets.setdefault(column, {BENIGN: benign})[name] = adversarial
+            found = detection_report(-benign, -adversarial)
             rows.append({"set": path.stem, "attack": str(column), "images": len(other.index), **found._asdict()})
-    summary = {"benign": str(spec.benign), "benign images": len(table.index), **meeting.as_meta, "sets": rows}
+    drawn = {} if spec.out is None else {"out": str(spec.out)}
+    if spec.out is not None:
+        from a2d_jax.report import overview  # here: it needs an extra
+
+        panels = [panel_of(column, values, [one for one in tables if column.measurement in one.names]) for column, values in sets.items()]
+        write_figure(spec.out, spec.force, overview(panels))
+    summary = {"benign": str(spec.benign), "benign images": len(table.index), **drawn, **meeting.as_meta, "sets": rows}
     return Done(summary, notes=meeting.notes + notes)
 
 
@@ -130,7 +146,7 @@ def _columns_for(detector: Detector, spec: FitSpec, table: Measurements) -> tupl
 def _detect_costs(stored: StoredDetector, path: Path, spec: DetectSpec, meta: dict[str, Any]) -> Done:
     table = read_table(path, spec)
     columns = table.columns(stored.columns)
-    meeting = _fitted_to(stored, spec) + table.meeting + meet(columns, [stored.origin(str(spec.detector)), table.origin], spec)
+    meeting = fitted_to(stored, spec.detector) + table.meeting + meet(columns, [stored.origin(str(spec.detector)), table.origin], spec)
     read = table.select(columns)
     known = {"labels": table.label, "index": table.key}
     score = np.asarray(stored.fitted.score(read, **known))
@@ -160,7 +176,7 @@ def _detect_images(stored: StoredDetector, spec: DetectSpec, meta: dict[str, Any
     model, source = open_both(str(spec.classifier), spec.checkpoint, Path(str(spec.images)), spec.limit, precision, background)
     here = record(model, source, classifier=spec.classifier, precision=precision, seed=spec.seed, labels="prediction")
     network = Origin("the network given", {**here, "attacks": fitted_on.meta["attacks"], "norms": fitted_on.meta.get("norms", {})})
-    meeting = _fitted_to(stored, spec) + meet(columns, [fitted_on, network], spec)
+    meeting = fitted_to(stored, spec.detector) + meet(columns, [fitted_on, network], spec)
     how: dict[str, Any] = {"seed": spec.seed, "lanes": spec.lanes, "report": report, "target": fitted_on.meta.get("target")}
     stops = (None,) * len(columns) if spec.no_bound else stops_of(attacks, columns, stored.fitted, source.shape)
     shortened = stopped(attacks, columns, stops)
@@ -236,12 +252,6 @@ class _Ends:
     def told(self) -> dict[str, Any]:
         stop = {"stops at cost": self._cost} if self._radius is None else {"stops at cost": self._cost, "stops at radius": self._radius}
         return {**stop, "images stopped": self._stopped, "steps": self._steps, "steps saved, at most": self._saved}
-
-
-def _fitted_to(stored: StoredDetector, spec: DetectSpec) -> Meeting:
-    """What to tell of a detector that was fitted to mixed origins."""
-    mixed = stored.meta.get("mixed_origins") or stored.meta.get("costs", {}).get("mixed_origins")
-    return Meeting([f"{spec.detector} was fitted to costs of mixed origins, which differ in {', '.join(mixed)}"] if mixed else [])
 
 
 def _write_verdicts(

@@ -1,17 +1,13 @@
 """The job that tests whether benign traffic has shifted away from the images that a detector was calibrated on."""
 
-import importlib
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from a2d_jax.console import Done, Report, silent
-from a2d_jax.detectors import Shift
 from a2d_jax.detectors import shift as test_of_shift
-from a2d_jax.errors import BadInput
-from a2d_jax.io.files import atomic, refuse_existing
+from a2d_jax.io.files import refuse_existing
+from a2d_jax.jobs.drawing import refuse_without_extra, write_figure
 from a2d_jax.jobs.spec import ShiftSpec
 from a2d_jax.jobs.tables import left_out, meet, read_table, shared_columns
 
@@ -20,7 +16,7 @@ def shift(spec: ShiftSpec, report: Report = silent) -> Done:
     """Compare the costs of fresh benign images with those of the calibration, attack by attack."""
     if spec.figure is not None:
         refuse_existing(spec.figure, spec.force, "--force", inputs=spec.inputs())
-        _report_or_refuse()
+        refuse_without_extra()
     table, new = read_table(spec.benign, spec), read_table(spec.new, spec)
     columns = shared_columns(spec.attacks, table, spec.benign, new, spec.new)
     meeting = table.meeting + new.meeting + meet(columns, [table.origin, new.origin], spec)
@@ -37,7 +33,9 @@ def shift(spec: ShiftSpec, report: Report = silent) -> Done:
             f"new images differ from those of the calibration in {', '.join(shifted)}; see docs/shift.md on how to calibrate again"
         )
     if spec.figure is not None:
-        _draw(spec.figure, spec.force, found, spec.level)
+        from a2d_jax.report import shift_figure  # here: it needs an extra
+
+        write_figure(spec.figure, spec.force, shift_figure({name: one.p_values for name, one in found.items()}, spec.level))
     rows = [
         {
             "attack": name,
@@ -55,17 +53,3 @@ def shift(spec: ShiftSpec, report: Report = silent) -> Done:
     counts = {"benign": str(spec.benign), "benign images": len(table.index), "new": str(spec.new), "new images": len(new.index)}
     drawn = {} if spec.figure is None else {"figure": str(spec.figure)}
     return Done({**counts, "level": spec.level, **drawn, **meeting.as_meta, "shifted": bool(shifted), "tests": rows}, notes=notes)
-
-
-def _report_or_refuse() -> None:
-    try:
-        importlib.import_module("a2d_jax.report")  # here: it needs an extra
-    except ImportError as error:
-        raise BadInput(str(error)) from error
-
-
-def _draw(path: Path, force: bool, found: Mapping[str, Shift], level: float) -> None:
-    from a2d_jax import report  # here: it needs an extra
-
-    with atomic(path, force) as temporary:
-        temporary.write_bytes(report.png(report.shift_figure({name: one.p_values for name, one in found.items()}, level)))

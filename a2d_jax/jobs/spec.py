@@ -347,6 +347,38 @@ class EvaluateSpec(TablesSpec):
     attacks: Annotated[str | None, tyro.conf.arg(aliases=["--attack"])] = None
     """Use only these columns, separated by commas. The name of an attack means its cost; other numbers are named like fmn.distance. The
     default is the cost of every attack that all tables have."""
+    out: Path | None = None
+    """Draw the distributions and the ROC curves into this .png or .svg file. This needs the extra a2d-jax[report]."""
+    force: bool = False
+    """Replace the figure if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSpec(OutputSpec, TablesSpec):
+    """Write a page of HTML that shows how a detector does on your images.
+
+    Give either the costs of benign and adversarial images with a detector, or verdicts from `a2d detect` on images whose truth nobody
+    knows. The page needs no other file. It has the distributions with the detector's threshold, and the settings. With a truth it also has
+    ROC curves, the AUROC, rates at thresholds and by class; without one, the share flagged over time and the most suspicious images. This
+    needs the extra a2d-jax[report].
+    """
+
+    benign: Path | None = None
+    """Costs of benign images, from `a2d cost`: a parquet file, or a folder of such files."""
+    adversarial: tuple[Path, ...] = ()
+    """Costs of adversarial images: one or more files or folders. Each is a set of its own, named by its file."""
+    detector: Path | None = None
+    """Detector from `a2d fit`. With verdicts it is not needed; it tells the exact threshold."""
+    verdicts: Path | None = None
+    """Verdicts from `a2d detect`: a parquet file, or a folder of such files."""
+    time: str | None = None
+    """verdicts: column with the time of each image, as timestamps or as texts like 2026-11-27T08:30. The default is the column time; a
+    table without it is shown along the index."""
+    images: tuple[Path, ...] = ()
+    """Images of the tables, to show some of them: one or more folders or files, as for `a2d cost`, or a folder of .npz and .npy files. An
+    image is found by its pixels where the table records them, and by its name otherwise."""
+    plugin: tuple[str, ...] = ()
+    """Modules whose detector class the detector file may use. A detector file alone never imports a module."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from a2d_jax import specs
 from a2d_jax.errors import BadInput
+from a2d_jax.io.detectors import StoredDetector
 from a2d_jax.io.measurements import Measurements, read_measurements
 from a2d_jax.io.provenance import Meeting, Origin, same_origins
 from a2d_jax.jobs.spec import TablesSpec
@@ -36,6 +37,12 @@ def shared_columns(attacks: str | None, table: Measurements, path: Path, other: 
             f"and {', '.join(other.names)} in {other_path}; run `a2d cost` on both sets with the same --attacks"
         )
     return table.columns(texts)
+
+
+def fitted_to(stored: StoredDetector, path: object) -> Meeting:
+    """What to tell of a detector that was fitted to mixed origins."""
+    mixed = stored.meta.get("mixed_origins") or stored.meta.get("costs", {}).get("mixed_origins")
+    return Meeting([f"{path} was fitted to costs of mixed origins, which differ in {', '.join(mixed)}"] if mixed else [])
 
 
 def left_out(*tables: Measurements) -> list[str]:

@@ -5,13 +5,9 @@ light and in dark mode. The first series, the benign set, has this colour too. T
 their boxes and bars, where long ones can be read on a phone.
 """
 
-import re
 import textwrap
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from xml.etree import ElementTree
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.artist import Artist
@@ -25,24 +21,15 @@ from matplotlib.ticker import NullFormatter
 from scipy.stats import spearmanr
 
 from a2d_jax import report
+from a2d_jax.report import INK
 from experiments.pages.blocks import Bars, Boxes, Images, Lines, Matrix, Scatter
 
-INK = "#010203"  # stands for currentColor, which matplotlib does not know
 PUBLISHED = "(published)"
 DRAWN = 1000  # points of a series, at most: each costs 80 bytes of the page
 MARKERS = "os^Dv<>P"
 WIDER = 3  # curves of a figure, at most, of which the first are drawn wider
 WIDTH = 4.0  # inches: on a phone of 375 pixels the letters are then as large as here, or larger
 NOTHING, TIMES, RHO = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}", "\N{GREEK SMALL LETTER RHO}"
-SETTINGS = {
-    **dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"], INK),
-    **dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "none"),
-    **dict.fromkeys(["axes.spines.top", "axes.spines.right", "legend.frameon", "text.parse_math", "text.usetex"], False),
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "svg.fonttype": "none",
-}
-
 Drawable = Boxes | Scatter | Lines | Bars | Matrix
 
 
@@ -58,9 +45,8 @@ def svg(block: Drawable, key: str) -> str:
     """
     if _empty(block):
         return ""
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings(), np.errstate(all="ignore"):  # axes of extreme numbers overflow
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's browser draws the letters, not matplotlib
-        return _inline(report.svg(_DRAW[type(block)](block)), key, f"{block.title}. {described(block)}")
+    with report.inked():
+        return report.inline(_DRAW[type(block)](block), key, f"{block.title}. {described(block)}")
 
 
 def described(block: Drawable | Images) -> str:
@@ -294,32 +280,3 @@ def _short(value: float) -> str:
 
 def _wrapped(name: str, width: int) -> str:
     return "\n".join(textwrap.wrap(name, width)) or " "
-
-
-def _inline(text: str, key: str, said: str) -> str:
-    """A file of SVG as an element of HTML: no metadata or style of its own, and only ids that are used, each begun with the key."""
-    text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "\N{REPLACEMENT CHARACTER}", text)  # no text of XML has these
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-    root = ElementTree.fromstring(text)
-    for element in root.iter():
-        for child in [child for child in element if child.tag.endswith(("}metadata", "}style"))]:
-            element.remove(child)
-    for element in root.iter():
-        element.tag, element.tail = element.tag.rpartition("}")[2], None  # else a third of the text is blanks
-        element.text = element.text if element.text and element.text.strip() else None
-        attributes = {name.rpartition("}")[2]: value.replace(INK, "currentColor") for name, value in element.attrib.items()}
-        if (name := attributes.pop("id", None)) in used:
-            attributes["id"] = f"{key}-{name}"
-        if "href" in attributes:
-            attributes["href"] = f"#{key}-{attributes['href'][1:]}"
-        attributes = {name: value.replace("url(#", f"url(#{key}-") for name, value in attributes.items()}
-        if "style" in attributes:
-            attributes["style"] = re.sub(r"'DejaVu Sans'[^;]*", "system-ui, sans-serif", attributes["style"])
-        element.attrib.clear()
-        element.attrib.update(attributes)
-    width = float(root.attrib["viewBox"].split()[2])
-    outer = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": said}
-    outer["style"] = f"stroke-linejoin: round; stroke-linecap: butt; min-width: {0.95 * width:.0f}px; max-width: {1.6 * width:.0f}px"
-    root.attrib.clear()
-    root.attrib.update(outer)
-    return ElementTree.tostring(root, encoding="unicode")

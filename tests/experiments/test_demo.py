@@ -37,7 +37,8 @@ def test_small_demo_says_and_writes_what_it_found(tmp_path, capsys):
         assert str(tmp_path / "new" / name) in said
     assert (tmp_path / "new" / "costs_and_roc.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "new" / "report.html").read_text()
-    assert page.count("<img") == 1 + 3 * demo.SHOWN
+    assert page.count("<img") == 3 * demo.SHOWN
+    assert page.count("<svg") == 3 * 2
     assert "crafted by FGSM" in page
     assert "Z-score, JSMA" in page
 
