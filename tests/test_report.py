@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import io
+from itertools import pairwise
 
 import matplotlib.pyplot
 import numpy as np
@@ -266,3 +267,14 @@ def test_shares_along_a_day():
         assert np.isnan(share) if not images else share == flagged[here].mean()
     assert np.isnan(found.share).any()
     assert len(numbers.along(np.array([2**63 - 1, 5]), np.array([True, False])).share) == 1
+
+
+def test_many_sets_with_long_names_can_be_read():
+    """Protects figures of many sets: names do not overlap, however long, and no set but the benign one is drawn in ink."""
+    sets = {f"set {place} of images that someone gave a very long name": np.arange(1, 50) for place in range(20)}
+    drawn = report.spread(report.Panel("BIM", sets))
+    report.png(drawn)
+    (axes,) = drawn.axes
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(below.y1 < above.y0 for above, below in pairwise(boxes))
+    assert [patch.get_facecolor()[:3] for patch in axes.patches].count(axes.patches[0].get_facecolor()[:3]) == 1

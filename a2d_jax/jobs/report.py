@@ -25,6 +25,8 @@ from a2d_jax.metrics import detection_report
 WHICH = "Of every set: some images with a wrong verdict, then some with a right one, each from the highest to the lowest score."
 SHOWN = 3
 """Images of a set that are shown with a right verdict, and with a wrong one."""
+NAMED = 4
+"""Sets that the first lines of a page name, at most."""
 PANELS = 8
 """Columns of a detector that are drawn, at most."""
 AGAIN = {
@@ -101,7 +103,10 @@ def _of_costs(spec: ReportSpec) -> Done:
         *([Section("Classes", tables=[classes])] if classes else []),
         *([Section("Images", [WHICH], groups=groups)] if groups else []),
     ]
-    caught = ", ".join(f"{flagged[one.name].mean():.1%} of {one.name}" for one in others)
+    shares = {one.name: flagged[one.name].mean() for one in others}
+    caught = ", ".join(f"{share:.1%} of {one}" for one, share in shares.items())
+    if len(others) > NAMED:
+        caught = f"{min(shares.values()):.1%} to {max(shares.values()):.1%} of the {len(others)} adversarial sets"
     lead = [
         f"The detector {name} reads the {' and the '.join(map(settings.in_words, stored.columns))}. It judged {len(benign.score)} benign "
         f"images and {sum(len(one.score) for one in others)} adversarial ones.",

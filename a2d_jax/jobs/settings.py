@@ -1,5 +1,6 @@
 """The settings of a run as a page states them: what tables and detectors record, as texts."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
@@ -84,7 +85,7 @@ def made_by(spec: ReportSpec) -> str:
     for name, value in spec.as_json().items():
         if value not in (None, [], False, 0):
             values = value if isinstance(value, list) else [] if value is True else [value]
-            given.append(" ".join([f"--{name.replace('_', '-')}", *map(str, values)]))
+            given.append(" ".join([f"--{name.replace('_', '-')}", *(shlex.quote(str(one)) for one in values)]))
     return shown(f"Made by: a2d report {' '.join(given)}")
 
 

@@ -56,7 +56,7 @@ def overview(panels: Sequence[Panel]) -> Figure:
     for panel in panels or [Panel("", {})]:
         if len(panel.values) < 2:
             raise BadInput(f"expected benign costs and at least one other set, got {len(panel.values)} set(s); give both")
-    high = 0.62 * max(len(panel.values) for panel in panels) + 0.9
+    high = max(panel.height for panel in panels)
     drawn = Figure(figsize=(3.7 * len(panels) + 0.6, high + 7), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.12))
     FigureCanvasAgg(drawn)
     rows = drawn.subplots(3, len(panels), squeeze=False, height_ratios=[high, 3.5, 3.5])
@@ -87,7 +87,7 @@ def distributions(
 @inked()
 def spread(panel: Panel, width: float = WIDTH) -> Figure:
     """Distributions of one number with its threshold, `width` inches wide."""
-    drawn, axes = _begun(0.62 * len(panel.values) + 0.9, width)
+    drawn, axes = _begun(panel.height, width)
     plots.distributions(axes, panel)
     return drawn
 

@@ -21,6 +21,7 @@ BINS = 36  # of a histogram, from the smallest number to the largest; fewer wher
 FILLED = 0.8  # of the height of a set's band
 FAINT, QUIET = (INK, 0.25), (INK, 0.55)
 LINE = "#d55e00"  # of a threshold
+NAMES = 18  # letters in a line of the name of a set
 POINTS = 200  # of a curve, at most
 CROWDED = 4  # spans of the middle 99 % that the axis of a number may have; what lies beyond is drawn at its ends
 PATTERNS: Sequence[Any] = ((0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))  # of all curves but the first
@@ -58,6 +59,12 @@ class Panel:
         if self.kind == "cost":
             return "iterations until success" + ("" if self.most is None else f", at most {self.most - 1}")
         return self.name if self.kind == "number" else "score; higher is more adversarial"
+
+    @property
+    def height(self) -> float:
+        """Inches that the distributions take: the names of all sets can be read beside them."""
+        lines = max((wrapped(name, NAMES).count("\n") + 2 for name in self.values), default=0)
+        return max(0.62, 0.15 * lines + 0.12) * len(self.values) + 0.9
 
     @property
     def suspicion(self) -> dict[str, Float[np.ndarray, " n"]]:
@@ -112,7 +119,7 @@ def distributions(axes: Axes, panel: Panel) -> None:
         axes.axvline(beyond(0.04), color=QUIET, linewidth=0.8, linestyle=":")
     axes.set_yticks(
         [len(sets) - 1 - row + FILLED / 2 for row in range(len(sets))],
-        [f"{wrapped(name, 18)}\nmedian {_median(values, most)}" for name, values in sets.items()],
+        [f"{wrapped(name, NAMES)}\nmedian {_median(values, most)}" for name, values in sets.items()],
         fontsize=9,
     )
     axes.tick_params(axis="y", length=0)
@@ -172,7 +179,9 @@ def roc(axes: Axes, panel: Panel, logarithmic: bool) -> None:
         if turns > 1:
             style |= {"linestyle": (DASH * turn, (DASH, DASH * (turns - 1))), "linewidth": 2.4}
         style |= {"solid_capstyle": "butt", "dash_capstyle": "butt", "drawstyle": "steps-post" if logarithmic else "default"}
-        axes.plot(*curve, label=f"{wrapped(name, 38)}  {metrics.auroc(benign, adversarial):.3f}", **style)
+        axes.plot(*curve, **style)
+        style |= {"linestyle": "-"} if turns > 1 else {}  # the dashes of a turn may lie beside the short line of a legend
+        axes.plot([], [], label=f"{wrapped(name, 38)}  {metrics.auroc(benign, adversarial):.3f}", **style)
         if at is not None:
             false, caught = float(np.mean(benign > at)), float(np.mean(adversarial > at))
             axes.plot([max(false, least) if logarithmic else false], [caught], "o", markersize=6, color=LINE, zorder=4, clip_on=False)
@@ -248,7 +257,8 @@ def _median(values: np.ndarray, most: int | None) -> str:
 
 
 def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+    """Of a set; the ink is that of the benign one alone."""
+    return COLOURS[1 + (number - 1) % (len(COLOURS) - 1)] if number else INK
 
 
 def wrapped(name: str, width: int) -> str:
