@@ -1,6 +1,7 @@
 """The attackers: what each of them runs against a network and its detectors, for one norm and one radius."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jax import Array
@@ -63,6 +64,22 @@ class Known(NamedTuple):
     ranks: int = 1
     tolls: Sequence[float] = ()
 
+    @property
+    def measurement(self) -> "Radius":
+        """What the guarded classifier measures: the smooth cost of the class predicted."""
+        return Radius(self.low)
+
+
+@dataclass(frozen=True)
+class Radius:
+    """The smooth cost of an image; equal for equal thresholds, so that one program serves all gains."""
+
+    low: float
+
+    def __call__(self, classifier: Classifier, x: Array) -> Array:
+        """The cost of one image."""
+        return radius_of(self.low)(classifier, x, prediction(classifier(x)))
+
 
 def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], steps: int, most: float) -> Iterator[Try]:
     """All runs against one network in one norm.
@@ -91,11 +108,11 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
         for rank in range(known.ranks):
             yield made(TRANSPLANT, "cost", f"rank {rank}")._replace(rank=rank)
         for gain in GAINS:
-            guard = guarded(classifier, _linearised, known.low, gain * known.lead / known.low)
+            guard = guarded(classifier, known.measurement, known.low, gain * known.lead / known.low)
             pgd = Try(GUARDED, at(epsilon, f"gain {gain:g}"), Evade(attacks.PGD(epsilon, epsilon / 10, steps, norm)), guard, epsilon)
             yield pgd
-            if known.ranks > 1:  # gradients lead nowhere from the image itself
-                yield pgd._replace(setting=f"{pgd.setting} rank 0", rank=0)
+            for rank in range(known.ranks if known.ranks > 1 else 0):  # where gradients lead nowhere from the image itself
+                yield pgd._replace(setting=f"{pgd.setting} rank {rank}", rank=rank)
         for toll in known.tolls:
             if (less := epsilon - toll) > 0:
                 plain = attacks.PGD(less, less / 10, steps, norm, loss="margin")
@@ -122,8 +139,3 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
 def at(epsilon: float, setting: str = "") -> str:
     """The setting of a run as its file is named."""
     return f"{epsilon:.4f} {setting}".strip()
-
-
-def _linearised(classifier: Classifier, x: Array) -> Array:
-    """What the guarded classifier measures: the linearised distance of the class predicted."""
-    return Linearised()(classifier, x, prediction(classifier(x)))
