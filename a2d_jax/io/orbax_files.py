@@ -5,8 +5,12 @@ A folder may contain one tree (`save`, `StandardCheckpointer`, `PyTreeCheckpoint
 an optimizer. The ending `.value` in the names of a saved `nnx.State` is left out.
 """
 
+import gc
 import json
 import re
+import sys
+import traceback
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +89,7 @@ def open_orbax(directory: Path, inside: Path | None = None) -> Stored:
             if getattr(leaf, "shape", None) is not None
         }
     except Exception as error:  # a damaged one raises whatever the damage leads to
+        _forget(error)
         raise Unreadable(directory, one_line(error)) from error
     return Stored(directory, metadata, leaves, step)
 
@@ -152,8 +157,20 @@ def read(stored: Stored, names: Iterable[Name]) -> dict[Name, np.ndarray]:
                     if (name := (*first, *_name(path))) in wanted
                 }
         except Exception as error:  # a damaged one raises whatever the damage leads to
+            _forget(error)
             raise Unreadable(stored.directory, one_line(error)) from error
     return arrays
+
+
+def _forget(error: Exception) -> None:
+    """Destroy what Orbax left unfinished at a damaged file; else Python complains about it on the terminal at some later moment."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # such as that a coroutine was never awaited
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _describe(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints of classifiers: round trips, import strings, and refusals."""
 
+import gc
 import hashlib
 import json
 import shutil
@@ -19,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 import a2d_jax
 from a2d_jax import classifiers
 from a2d_jax.errors import BadInput
-from a2d_jax.io import checkpoints
+from a2d_jax.io import checkpoints, orbax_files
 from a2d_jax.io.photographs import Preprocessing
 
 USER_MODULE = """
@@ -451,6 +452,27 @@ def test_errors_of_the_module_are_its_own(user):
         BadInput, match=r"expected Broken to give logits for images \(4, 4, 1\).*KeyError: 'no such layer', raised by its own code"
     ):
         checkpoints.load(Broken)
+
+
+def test_nothing_unfinished_is_left(user, monkeypatch):
+    """Protects the terminal: a coroutine that Orbax never awaits, because a file is damaged, dies without a word."""
+
+    async def metadata():
+        return {}
+
+    class Breaks:
+        def metadata(self, folder):
+            left = metadata()
+            raise ValueError(f"damaged {folder.name}") from (left and None)
+
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    checkpoints.save(scrambled("user_networks:net"), user / "out", factory="user_networks:net")
+    monkeypatch.setattr(orbax_files, "_handler", Breaks)
+    with pytest.raises(BadInput, match="damaged"):
+        checkpoints.load("user_networks:net", user / "out")
+    gc.collect()
+    assert not said
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
