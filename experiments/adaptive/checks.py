@@ -15,7 +15,7 @@ from a2d_jax.losses import look, margin
 from a2d_jax.types import Classifier
 from experiments.adaptive.attackers import GAINS, GUARDED, MARGIN, TRANSPLANT, Try, at
 from experiments.adaptive.detectors import COST, LEVEL
-from experiments.adaptive.measured import BATCH
+from experiments.adaptive.measured import BATCH, leads
 from experiments.adaptive.study import Study, won
 from experiments.adaptive.subjects import Ball
 
@@ -35,7 +35,7 @@ def findings(study: Study, norm: Ball, epsilon: float) -> Sequence[Finding]:
         return jax.vmap(lambda x, label: look(classifier, lambda z: margin(z, label), x)[1])(x, label)
 
     result, trace = adaptive.watch(ascent.attack, classifier, examples, lambda classifier, x: classifier(x))
-    rise = -_leads(trace, label[:, None])
+    rise = -leads(trace, label[:, None])
     double: Any = replace(ascent.attack, max_steps=2 * int(ascent.attack.max_steps))  # pyright: ignore[reportCallIssue, reportArgumentType]
     longer = ascent._replace(attack=double, setting=at(epsilon, "twice"))
     gains = {str(gain): _won(study, norm, runs[GUARDED, at(epsilon, f"gain {gain:g}")]) for gain in GAINS}
@@ -43,7 +43,7 @@ def findings(study: Study, norm: Ball, epsilon: float) -> Sequence[Finding]:
     guard = runs[GUARDED, at(epsilon, f"gain {float(used):g}")]
     return [
         adaptive.unavailable_gradients(lambda x: np.asarray(gradient(classifier, x, label)), x),
-        adaptive.unstable_predictions(lambda x: _leads(_logits(classifier, x), label), x, draws=20),
+        adaptive.unstable_predictions(lambda x: leads(_logits(classifier, x), label), x, draws=20),
         adaptive.silent_success(rise > 0, np.asarray(result.success)),
         adaptive.incomplete_optimisation(rise, np.asarray(result.success)),
         adaptive.unconstrained_attack_failure(_free(study, norm)),
@@ -57,12 +57,6 @@ def findings(study: Study, norm: Ball, epsilon: float) -> Sequence[Finding]:
 def _logits(classifier: Classifier, x: np.ndarray) -> np.ndarray:
     """Logits `n k` in float64."""
     return predict_by(classifier, x, BATCH).astype(np.float64)
-
-
-def _leads(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Margins of the labels; the classes are the last axis of the logits."""
-    mine = np.arange(logits.shape[-1]) == label[..., None]
-    return np.where(mine, logits, -np.inf).max(-1) - np.where(mine, -np.inf, logits).max(-1)
 
 
 def _won(study: Study, norm: Ball, one: Try) -> np.ndarray:

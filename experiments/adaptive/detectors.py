@@ -5,7 +5,7 @@ conformal detector and a bare threshold cut the same order at the same place. So
 "A2D + AT" is any detector here on an adversarially trained network.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from a2d_jax.adaptive import Implicit, Linearised, operating_point
 from a2d_jax.attacks import Newton
 from a2d_jax.detectors import KNN
 from a2d_jax.types import Classifier, Norm
-from experiments.adaptive.measured import POWERS, Numbers, mark
+from experiments.adaptive.measured import POWERS, Numbers, column, mark
 from experiments.adaptive.subjects import Opened
 
 LEVEL = 0.05
@@ -152,14 +152,13 @@ def joined(opened: Opened, benign: Numbers, name: str, sign: float) -> Detector:
       name: of the number.
       sign: 1 if a high number is suspicious, -1 if a low one is.
     """
-    extra = benign[name].max(1) if benign[name].ndim == 2 else benign[name]
+    extra = column(benign, name)
     low = -float(np.sort(-benign["bim"])[int(len(benign["bim"]) * (1 - LEVEL / 2))])
     cut = float(np.sort(sign * extra)[int(len(extra) * (1 - LEVEL / 2))])
     spread = float(extra.std()) + 1e-9
 
     def score(numbers: Numbers) -> np.ndarray:
-        other = numbers[name].max(1) if numbers[name].ndim == 2 else numbers[name]
-        return np.maximum(1 - numbers["bim"] / max(low, 1), (sign * other - cut) / spread)
+        return np.maximum(1 - numbers["bim"] / max(low, 1), (sign * column(numbers, name) - cut) / spread)
 
     radius = threshold(-benign["newton"])
     near, linear = reach(radius), Linearised()
@@ -175,9 +174,3 @@ def joined(opened: Opened, benign: Numbers, name: str, sign: float) -> Detector:
         return cost
 
     return Detector(f"{COST} and {name}", score, None, accepts, own=True)
-
-
-def areas(benign: Numbers, crafted: Mapping[str, Numbers], names: Sequence[str]) -> Mapping[str, Mapping[str, np.ndarray]]:
-    """Each number of each set, one column."""
-    sets = {"benign": benign, **crafted}
-    return {name: {key: values[name].max(1) if values[name].ndim == 2 else values[name] for key, values in sets.items()} for name in names}

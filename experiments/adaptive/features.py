@@ -12,15 +12,15 @@ import numpy as np
 from a2d_jax.adaptive.attackers import ATTACKERS
 from a2d_jax.metrics import auroc, auroc_interval
 from experiments.adaptive.attackers import Try, at
-from experiments.adaptive.detectors import COST, LEVEL, Detector, areas, joined
-from experiments.adaptive.measured import Numbers
+from experiments.adaptive.detectors import COST, FEATURES, LEVEL, Detector, joined
+from experiments.adaptive.measured import Numbers, column
 from experiments.adaptive.study import Study, won
 from experiments.adaptive.subjects import Ball
 from experiments.adaptive.tables import interval, title
 from experiments.pages.blocks import Block, Number, Row, Table
 
 TRIED = ("curvature", "noise", "newton_l2")
-"""Numbers with a gradient, against which an attacker goes on."""
+"""Numbers that are joined to the cost. Against noise the attacker raises the cost alone."""
 RESAMPLES = 1000
 WANTED = 0.5
 """Joint success at which tolls are compared."""
@@ -33,12 +33,11 @@ def blocks(study: Study) -> list[Block]:
     benign = {key: np.concatenate([part[key] for part in study.benign]) for key in study.benign[0]}
     if len(passed["bim"]) < 2:
         return []
-    names = [name for name in ("curvature", "noise", "newton_l2", "agrees", "magnet") if name in passed]
+    names = [name for name in FEATURES if name in passed]
     signs: dict[str, float] = {}
     rows: list[Row] = []
     for name in names:
-        columns = areas(benign, {"passed": passed}, [name])[name]
-        one, other = columns["benign"], columns["passed"]
+        one, other = column(benign, name), column(passed, name)
         signs[name] = 1.0 if auroc(one, other) >= 0.5 else -1.0
         sign = signs[name]
         area = Number(
@@ -77,8 +76,9 @@ def _tolls(study: Study, norm: Ball, benign: Numbers, signs: dict[str, float]) -
         rows.append(_row(study, norm, detector, f"{COST} and {name}", _known(study, norm, detector, budgets), budgets, plain))
     columns = [*(title(norm, epsilon, study.name) for epsilon in budgets), f"toll at {WANTED:.0%}"]
     note = (
-        "Worst case over all attackers, with one who raises the joined rule itself. The toll is the radius at which half of the images are "
-        "won, over that radius for the cost alone; its interval is from resampled images. 1 means that the number protects nothing."
+        "Worst case over all attackers, with one who raises the joined rule itself; for noise this is the cost alone. The toll is the "
+        "radius at which half of the images are won, over that radius for the cost alone; its interval is from resampled images. 1 means that "
+        "the number protects nothing."
     )
     return Table(f"{study.name}: what a further number costs the attacker", ("detector",), columns, rows, 3, note)
 

@@ -20,9 +20,10 @@ import numpy as np
 from jax import Array
 
 from a2d_jax import costs, drivers, presets
+from a2d_jax.adaptive import Linearised
 from a2d_jax.attacks import Newton
 from a2d_jax.classifiers import predict_by
-from a2d_jax.losses import look, margin, prediction
+from a2d_jax.losses import margin, prediction
 from a2d_jax.types import Classifier
 from experiments.adaptive.subjects import Opened
 
@@ -87,10 +88,9 @@ def marks(opened: Opened, x: np.ndarray) -> np.ndarray:
 @jax.jit
 def _of_slopes(classifier: Classifier, x: Array) -> tuple[Array, Array]:
     def of(x: Array) -> tuple[Array, Array]:
-        label = prediction(classifier(x))
-        logits, gradient = look(classifier, lambda z: margin(z, label), x)
-        blocked = (x <= 0) & (gradient > 0) | (x >= 1) & (gradient < 0)
-        return margin(logits, label) / jnp.sum(jnp.abs(jnp.where(blocked, 0, gradient))), margin(logits, label)
+        logits = classifier(x)
+        label = prediction(logits)
+        return Linearised()(classifier, x, label), margin(logits, label)
 
     return jax.vmap(of)(x)
 
@@ -100,7 +100,7 @@ def _slopes(classifier: Classifier, x: np.ndarray) -> tuple[np.ndarray, np.ndarr
     padded = np.concatenate([x, x[:1].repeat(-len(x) % BATCH, 0)])
     pieces = [_of_slopes(classifier, padded[at : at + BATCH]) for at in range(0, len(padded), BATCH)]
     distance, lead = (np.concatenate(column)[: len(x)].astype(np.float64) for column in zip(*pieces, strict=True))
-    return np.nan_to_num(distance, nan=0, posinf=1), lead
+    return distance, lead
 
 
 def _noise(classifier: Classifier, x: np.ndarray, lead: np.ndarray, seed: int) -> np.ndarray:
@@ -108,11 +108,19 @@ def _noise(classifier: Classifier, x: np.ndarray, lead: np.ndarray, seed: int) -
     changes = np.zeros(len(x))
     for _ in range(DRAWS):
         near = np.clip(x + random.normal(0, SPREAD, x.shape).astype(x.dtype), 0, 1)
-        logits = predict_by(classifier, near, BATCH).astype(np.float64)
-        mine = logits[np.arange(len(x)), label]
-        logits[np.arange(len(x)), label] = -np.inf
-        changes += np.abs(mine - logits.max(1) - lead)
+        changes += np.abs(leads(predict_by(classifier, near, BATCH).astype(np.float64), label) - lead)
     return changes / DRAWS / np.maximum(lead, 1e-9)
+
+
+def leads(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Margins of the labels; the classes are the last axis of the logits."""
+    mine = np.arange(logits.shape[-1]) == label[..., None]
+    return np.where(mine, logits, -np.inf).max(-1) - np.where(mine, -np.inf, logits).max(-1)
+
+
+def column(numbers: Numbers, name: str) -> np.ndarray:
+    """One number of each image: of several, the largest."""
+    return numbers[name].max(1) if numbers[name].ndim == 2 else numbers[name]
 
 
 def lengths(delta: np.ndarray, norm: str) -> np.ndarray:
