@@ -77,8 +77,8 @@ def _tolls(study: Study, norm: Ball, benign: Numbers, signs: dict[str, float]) -
     columns = [*(title(norm, epsilon, study.name) for epsilon in budgets), f"toll at {WANTED:.0%}"]
     note = (
         "Worst case over all attackers, with one who raises the joined rule itself; for noise this is the cost alone. The toll is the "
-        "radius at which half of the images are won, over that radius for the cost alone; its interval is from resampled images. 1 means that "
-        "the number protects nothing."
+        "radius at which half of the images are won, over that radius for the cost alone; its interval is from resampled images. "
+        "1 means that the number protects nothing."
     )
     return Table(f"{study.name}: what a further number costs the attacker", ("detector",), columns, rows, 3, note)
 
