@@ -4,6 +4,7 @@ Each runs in its own process and imports its framework there: importing this fil
 """
 
 import importlib.util
+import operator
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -187,7 +188,7 @@ def jax_run(work: Work, quick: bool) -> dict[str, Variant]:
     def variant(size: int) -> Variant:
         def run(max_steps: int) -> Counted:
             attack = replace(work.attack, max_steps=max_steps)
-            parts = [type(examples)(*(leaf[i : i + size] for leaf in examples)) for i in range(0, len(work.x), size)]
+            parts = [jax.tree.map(operator.itemgetter(slice(i, i + size)), examples) for i in range(0, len(work.x), size)]
             results = [drivers.attack(attack, classifier, part, driver="run") for part in parts]
             waited = sum(len(result.iterations) * (int(result.iterations.max()) + 1) for result in results)
             return Counted(np.concatenate([result.cost for result in results]), max_steps, waited)
