@@ -24,7 +24,6 @@ from experiments.adaptive.attackers import Known, Try
 from experiments.adaptive.detectors import COST, Detector, detectors, threshold
 from experiments.adaptive.measured import Numbers
 from experiments.adaptive.subjects import Ball, Opened, Subject
-from experiments.paper import archives
 from experiments.work import Work
 
 HIGHEST = 0.1
@@ -88,19 +87,8 @@ class Study:
         return x[fit], x[check], x[mine], label[mine]
 
     def arrays(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, np.ndarray]:
-        """Arrays of a step, computed unless they are there."""
-        path = self.work.steps.folder / self.name / f"{name}.npz"
-
-        def once() -> dict[str, Any]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            archives.write(path, **make())
-            return {}
-
-        step = f"{self.name}/{name}"
-        if not self.work.steps.done(step):
-            self.work.console.print(f"{step} ...", highlight=False)
-        self.work.steps.once(step, once)
-        return archives.read(path)
+        """Arrays of this network, computed unless they are there."""
+        return self.work.arrays(f"{self.name}/{name}.npz", make)
 
     def numbers(self, x: np.ndarray) -> Numbers:
         """What detectors read of images."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from a2d_jax import jobs
 from a2d_jax.errors import BadInput
 from a2d_jax.io.class_names import CIFAR10_CLASSES
-from experiments.paper import archives
+from experiments import archives
 from experiments.paper.crafting import Crafted
 from experiments.paper.networks import Subject
 

@@ -13,8 +13,7 @@ from a2d_jax.inputs import class_count
 from a2d_jax.io.tables import stretched
 from a2d_jax.losses import look
 from a2d_jax.types import Classifier
-from experiments import substitute
-from experiments.paper import archives
+from experiments import archives, substitute
 from experiments.paper.networks import DIGITS, Subject
 from experiments.paper.settings import SUBSTITUTE, Crafting
 

@@ -35,7 +35,8 @@ from a2d_jax.io.provenance import weights_digest
 from a2d_jax.io.source import content_digest
 from a2d_jax.measurements import Column
 from a2d_jax.types import Attack, Classifier, Example
-from experiments.paper import archives, authors, confident, crafting
+from experiments import archives
+from experiments.paper import authors, confident, crafting
 from experiments.paper.networks import DIGITS, ROLES, Places, Subject
 from experiments.paper.settings import Crafting, craftings
 from experiments.paper.sizes import Size
@@ -53,8 +54,6 @@ BATCH = 64
 """Images whose logits are computed at a time."""
 POOL = 40
 """Images of the pool for each image wanted: crafting that often fails needs many."""
-WORTH_TELLING = 2.0
-"""Seconds of a step that is no job."""
 SLOW, SLOWEST = ("cw", "lbfgs", "lsa"), "dba"
 """Attacks that need hundreds of queries for every image, and one that needs up to a hundred thousand."""
 DIGITS_DEFENCE: Mapping[str, Mapping[str, Any]] = {
@@ -450,17 +449,7 @@ class Study:
           name: of the step, which must say all that they depend on.
           work: computes them.
         """
-        path = self._place(f"{subject.sets}/{name}.npz")
-
-        def once() -> dict[str, Any]:
-            begin = time.perf_counter()
-            archives.write(self.folder / path, **work())
-            if (seconds := time.perf_counter() - begin) > WORTH_TELLING:
-                self.console.print(f"{path}: {seconds:.0f} s", highlight=False)
-            return {}
-
-        self.work.steps.once(path, once)
-        return archives.read(self.folder / path)
+        return self.work.arrays(f"{subject.sets}/{name}.npz", work)
 
 
 def slug(name: str) -> str:

@@ -23,9 +23,9 @@ from a2d_jax.classifiers import from_nnx
 from a2d_jax.errors import BadInput
 from a2d_jax.io import checkpoints
 from a2d_jax.metrics import auroc
-from experiments import substitute
+from experiments import archives, substitute
 from experiments.pages.blocks import Number, Table
-from experiments.paper import archives, crafting
+from experiments.paper import crafting
 from experiments.paper.__main__ import Settings, main, opened
 from experiments.paper.beside import shape
 from experiments.paper.crafting import Crafted, craft
