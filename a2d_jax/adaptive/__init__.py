@@ -2,7 +2,8 @@
 
 from a2d_jax.adaptive.ascent import CostAscent
 from a2d_jax.adaptive.attackers import ATTACKERS, Attacker, confident, cost_ascent, margin_ascent
-from a2d_jax.adaptive.audit import Audit, Curve, Point, audit, operating_point
+from a2d_jax.adaptive.audit import audit, operating_point
+from a2d_jax.adaptive.audited import Audit, Curve, Point
 from a2d_jax.adaptive.binarisation import binarisation, unaltered
 from a2d_jax.adaptive.evolution import Evolution
 from a2d_jax.adaptive.guarded import Evade, Guard, guarded, is_guarded

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from a2d_jax.adaptive import Audit, Finding
-from a2d_jax.adaptive.audit import WORST
+from a2d_jax.adaptive.audited import WORST
 from a2d_jax.metrics import rate_interval
 from experiments.adaptive.attackers import GUARDED
 from experiments.adaptive.detectors import COST, LEVEL, TITLES

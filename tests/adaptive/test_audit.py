@@ -10,7 +10,7 @@ import pytest
 
 from a2d_jax import drivers
 from a2d_jax.adaptive import Audit, Evade, audit, guarded, operating_point, unconstrained_attack_failure
-from a2d_jax.adaptive.audit import WORST
+from a2d_jax.adaptive.audited import WORST
 from a2d_jax.attacks import bim
 from a2d_jax.errors import BadInput
 from a2d_jax.metrics import rate_interval
