@@ -16,7 +16,7 @@ from a2d_jax.adaptive import Implicit, Linearised, operating_point
 from a2d_jax.attacks import Newton
 from a2d_jax.detectors import KNN
 from a2d_jax.types import Classifier, Norm
-from experiments.adaptive.measured import POWERS, Numbers, column, mark
+from experiments.adaptive.measured import POWERS, Numbers, column, mark, sensitivity
 from experiments.adaptive.subjects import Opened
 
 LEVEL = 0.05
@@ -29,7 +29,9 @@ TITLES = {
     NEIGHBOURS: "K-NN of four costs: BIM, Newton in Linf and L2, margin",
     MAGNET: "Newton's crossing and MagNet's marks: flagged by any",
 }
-FEATURES = ("curvature", "noise", "newton_l2", "agrees", "magnet")
+AGREES = "agrees"
+"""A number of two values, which has no gradient."""
+FEATURES = ("curvature", "noise", "newton_l2", AGREES, "magnet")
 """Numbers beyond the cost, see `measured`."""
 
 Accepts = Callable[[Classifier, Array, Array], Array]
@@ -161,16 +163,22 @@ def joined(opened: Opened, benign: Numbers, name: str, sign: float) -> Detector:
         return np.maximum(1 - numbers["bim"] / max(low, 1), (sign * column(numbers, name) - cut) / spread)
 
     radius = threshold(-benign["newton"])
-    near, linear = reach(radius), Linearised()
+    near, linear, far = reach(radius), Linearised(), radius_of(abs(cut), "l2")
+
+    def smooth(classifier: Classifier, x: Array, label: Array, cost: Array) -> Array:
+        """The number as the attacker differentiates it."""
+        match name:
+            case "curvature":
+                return linear(classifier, x, label) / (jnp.maximum(cost + 1, 1e-3) * radius)
+            case "newton_l2":
+                return far(classifier, x, label)
+            case "noise":
+                return sensitivity(classifier, x, label)
+            case _:
+                return jnp.max(jnp.stack([mark(one, power, x) for one, power in zip(opened.autoencoders, POWERS, strict=True)]))
 
     def accepts(classifier: Classifier, x: Array, label: Array) -> Array:
         cost = near(classifier, x, label)
-        if name == "curvature":
-            ratio = linear(classifier, x, label) / (jnp.maximum(cost + 1, 1e-3) * radius)
-            return jnp.minimum(cost, (cut - sign * ratio) / spread)
-        if name == "newton_l2":
-            far = radius_of(abs(cut), "l2")(classifier, x, label)
-            return jnp.minimum(cost, (cut - sign * far) / spread)
-        return cost
+        return jnp.minimum(cost, (cut - sign * smooth(classifier, x, label, cost)) / spread)
 
-    return Detector(f"{COST} and {name}", score, None, accepts, own=True)
+    return Detector(f"{COST} and {name}", score, None, None if name == AGREES else accepts, own=True)

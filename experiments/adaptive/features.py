@@ -19,8 +19,6 @@ from experiments.adaptive.subjects import Ball
 from experiments.adaptive.tables import interval, title
 from experiments.pages.blocks import Block, Number, Row, Table
 
-TRIED = ("curvature", "noise", "newton_l2")
-"""Numbers that are joined to the cost. Against noise the attacker raises the cost alone."""
 RESAMPLES = 1000
 WANTED = 0.5
 """Joint success at which tolls are compared."""
@@ -51,7 +49,7 @@ def blocks(study: Study) -> list[Block]:
         "all attackers, at every radius."
     )
     seen = Table(f"{study.name}: numbers on images that passed the cost", ("number",), ("AUROC", "suspicious"), rows, 3, note)
-    return [seen, _tolls(study, norm, benign, {name: signs[name] for name in TRIED if name in signs})]
+    return [seen, _tolls(study, norm, benign, signs)]
 
 
 def _passed(study: Study, norm: Ball) -> Numbers:
@@ -76,14 +74,17 @@ def _tolls(study: Study, norm: Ball, benign: Numbers, signs: dict[str, float]) -
         rows.append(_row(study, norm, detector, f"{COST} and {name}", _known(study, norm, detector, budgets), budgets, plain))
     columns = [*(title(norm, epsilon, study.name) for epsilon in budgets), f"toll at {WANTED:.0%}"]
     note = (
-        "Worst case over all attackers, with one who raises the joined rule itself; for noise this is the cost alone. The toll is the "
-        "radius at which half of the images are won, over that radius for the cost alone; its interval is from resampled images. "
+        "Worst case over all attackers, with one who raises the joined rule itself. The return class has two values and no gradient, so "
+        "there the cost alone is raised. The toll is the radius at which half of the images are won, over that radius for the cost alone; "
+        "its interval is from resampled images. "
         "1 means that the number protects nothing."
     )
     return Table(f"{study.name}: what a further number costs the attacker", ("detector",), columns, rows, 3, note)
 
 
 def _known(study: Study, norm: Ball, detector: Detector, budgets: Sequence[float]) -> list[Try]:
+    if detector.accepts is None:
+        return []
     make = ATTACKERS["cost"]
     classifier, steps = study.opened.classifier, study.size.steps
     name = f"against {detector.name}"

@@ -112,6 +112,14 @@ def _noise(classifier: Classifier, x: np.ndarray, lead: np.ndarray, seed: int) -
     return changes / DRAWS / np.maximum(lead, 1e-9)
 
 
+def sensitivity(classifier: Classifier, x: Array, label: Array) -> Array:
+    """`noise` of one image as an attacker differentiates it: under draws of the attacker's own, for nobody knows the detector's."""
+    draws = SPREAD * jax.random.normal(jax.random.key(0), (DRAWS, *x.shape), x.dtype)
+    lead = margin(classifier(x), label)
+    near = jax.vmap(lambda draw: margin(classifier(jnp.clip(x + draw, 0, 1)), label))(draws)
+    return jnp.mean(jnp.abs(near - lead)) / jnp.maximum(lead, 1e-9)
+
+
 def leads(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Margins of the labels; the classes are the last axis of the logits."""
     mine = np.arange(logits.shape[-1]) == label[..., None]

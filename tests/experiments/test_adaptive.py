@@ -4,13 +4,16 @@ import json
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
 
 from a2d_jax.adaptive import Audit
 from a2d_jax.errors import BadInput
+from a2d_jax.types import Classifier
 from experiments.adaptive import __main__ as command
+from experiments.adaptive import measured
 from experiments.adaptive import study as studies
 from experiments.adaptive.attackers import SHORTER
 from experiments.adaptive.detectors import COST, MAGNET, NEIGHBOURS, NEWTON, TITLES, TWO_SIDED, Detector, joined
@@ -125,6 +128,19 @@ def test_joined_flags_by_either():
     assert one.score({"bim": np.array([50.0]), "noise": np.array([0.5])}) > 0
     assert one.score({"bim": np.array([150.0]), "noise": np.array([0.999])}) > 0
     assert one.score({"bim": np.array([150.0]), "noise": np.array([0.5])}) <= 0
+
+
+def test_sensitivity_to_noise(monkeypatch):
+    """Protects the attacker who knows it: on a linear network the mean change is that of a half-normal, whose mean is known."""
+    monkeypatch.setattr(measured, "DRAWS", 4000)
+    weights = RANDOM.normal(size=(2, 4, 4, 1)).astype(np.float32)
+    classifier = Classifier(weights, lambda weights, x: jnp.sum(weights * x[None], (1, 2, 3)))
+    x = jnp.full((4, 4, 1), 0.5)
+    lead = float(jnp.sum((weights[0] - weights[1]) * x))
+    label = jnp.asarray(0 if lead > 0 else 1)
+    expected = measured.SPREAD * np.linalg.norm(weights[0] - weights[1]) * np.sqrt(2 / np.pi) / abs(lead)
+    np.testing.assert_allclose(measured.sensitivity(classifier, x, label), expected, rtol=0.05)
+    np.testing.assert_allclose(measured._noise(classifier, np.asarray(x)[None], np.array([abs(lead)]), 0), expected, rtol=0.05)
 
 
 def test_toll():
