@@ -12,8 +12,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,18 +57,18 @@ class Steps:
           BadInput: what is there of the step is damaged.
         """
         if not self.done(name):
-            before, begin, worked = len(process.outputs), time.perf_counter(), time.process_time()
+            begin, worked = time.perf_counter(), time.process_time()
             try:
-                told = work()
+                with on_the_way():
+                    told = work()
             except BaseException:
                 self._remove_empty()
                 raise
             spent = {"seconds": time.perf_counter() - begin, "processor_seconds": time.process_time() - worked}
             facts = {**spent, "machine": socket.gethostname(), "time": datetime.now(UTC).isoformat(timespec="seconds"), **told}
             self._path(name).parent.mkdir(exist_ok=True)
-            with atomic(self._path(name)) as temporary:
+            with on_the_way(), atomic(self._path(name)) as temporary:
                 temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-            del process.outputs[before:]  # what a step writes is not yet what the command is for
         return _read(self._path(name))
 
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -89,6 +89,16 @@ class Steps:
             if os.listdir(self.folder) == [RECORDS] and os.listdir(self.folder / RECORDS) == [JOB]:
                 shutil.rmtree(self.folder)
                 process.unfinished.discard(self.folder)
+
+
+@contextmanager
+def on_the_way() -> Generator[None]:
+    """What is written in this block is not yet what the command is for: if it is interrupted, it says that it can go on."""
+    before = len(process.outputs)
+    try:
+        yield
+    finally:
+        del process.outputs[before:]
 
 
 def open_steps(folder: Path, identity: Mapping[str, Any], restart: bool = False) -> Steps:

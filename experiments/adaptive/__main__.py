@@ -28,7 +28,7 @@ from a2d_jax.console import run as run_command
 from a2d_jax.errors import BadInput, require
 from a2d_jax.io.files import atomic
 from a2d_jax.io.provenance import versions
-from a2d_jax.scale.steps import open_steps
+from a2d_jax.scale.steps import on_the_way, open_steps
 from experiments.adaptive import features, tables
 from experiments.adaptive.checks import findings
 from experiments.adaptive.detectors import COST
@@ -92,8 +92,9 @@ def main(settings: Settings, console: Console) -> list[Made]:
             continue
         work = Work(steps, console)
         network = opened(name, known[name], work, settings.checkpoints, settings.photographs)
-        made.append(_made(Study(work, name, known[name], network, size, settings.seed, settings.lanes)))
-        _write(steps.folder, made, absent, settings)
+        with on_the_way():
+            made.append(_made(Study(work, name, known[name], network, size, settings.seed, settings.lanes)))
+            _write(steps.folder, made, absent, settings)
     return made
 
 

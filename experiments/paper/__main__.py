@@ -29,7 +29,7 @@ from a2d_jax.drivers.loops import MIN_WIDTH
 from a2d_jax.errors import BadInput, require
 from a2d_jax.io.files import atomic
 from a2d_jax.io.provenance import versions
-from a2d_jax.scale.steps import open_steps
+from a2d_jax.scale.steps import on_the_way, open_steps
 from experiments.pages import page
 from experiments.pages.blocks import Block, Made
 from experiments.paper.items import NAMES, item
@@ -91,7 +91,8 @@ def main(settings: Settings, console: Console) -> list[Made]:
         if name in names or there:  # the page keeps what earlier commands have made
             made.append(_made(study, name))
             if not there:  # the page can be read meanwhile; it draws all figures
-                page.write(study.folder, TITLE, made, lead(study), facts(settings))
+                with on_the_way():
+                    page.write(study.folder, TITLE, made, lead(study), facts(settings))
             console.print(f"{name}: {study.folder / 'index.html'}", highlight=False, soft_wrap=True)
     page.write(study.folder, TITLE, made, lead(study), facts(settings))
     text = page.markdown(TITLE, made, lead(study), facts(settings))
