@@ -64,10 +64,10 @@ class Work:
         """Do a step unless it is done, and tell of it."""
         if self.steps.done(name):
             return
-        self.console.print(f"{name} ...", highlight=False)
+        self.console.print(f"{name} ...", highlight=False, soft_wrap=True)
         done = self.steps.once(name, work)
         seconds, processor = done["seconds"], done["processor_seconds"]
-        self.console.print(f"{name}: {seconds:.0f} s, {processor:.0f} s of processor time", highlight=False)
+        self.console.print(f"{name}: {seconds:.0f} s, {processor:.0f} s of processor time", highlight=False, soft_wrap=True)
 
 
 def cores() -> int:

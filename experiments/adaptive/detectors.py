@@ -163,7 +163,7 @@ def joined(opened: Opened, benign: Numbers, name: str, sign: float) -> Detector:
         return np.maximum(1 - numbers["bim"] / max(low, 1), (sign * column(numbers, name) - cut) / spread)
 
     radius = threshold(-benign["newton"])
-    near, linear, far = reach(radius), Linearised(), radius_of(abs(cut), "l2")
+    near, linear = reach(radius), Linearised()
 
     def smooth(classifier: Classifier, x: Array, label: Array, cost: Array) -> Array:
         """The number as the attacker differentiates it."""
@@ -171,7 +171,7 @@ def joined(opened: Opened, benign: Numbers, name: str, sign: float) -> Detector:
             case "curvature":
                 return linear(classifier, x, label) / (jnp.maximum(cost + 1, 1e-3) * radius)
             case "newton_l2":
-                return far(classifier, x, label)
+                return radius_of(abs(cut), "l2")(classifier, x, label)
             case "noise":
                 return sensitivity(classifier, x, label)
             case _:

@@ -130,6 +130,14 @@ def test_joined_flags_by_either():
     assert one.score({"bim": np.array([150.0]), "noise": np.array([0.5])}) <= 0
 
 
+def test_a_number_that_is_always_the_same_joins():
+    """Protects networks on which both norms end in the same class: nothing is suspicious, and nobody can raise a number of two values."""
+    benign = {"bim": np.linspace(100, 200, 1000), "newton": np.linspace(0.1, 0.2, 1000), "agrees": np.ones(1000)}
+    one = joined(SimpleNamespace(autoencoders=()), benign, "agrees", 1.0)
+    assert (one.score(benign) > 0).mean() <= 0.03
+    assert one.accepts is None
+
+
 def test_sensitivity_to_noise(monkeypatch):
     """Protects the attacker who knows it: on a linear network the mean change is that of a half-normal, whose mean is known."""
     monkeypatch.setattr(measured, "DRAWS", 4000)
