@@ -109,7 +109,8 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
             yield made(TRANSPLANT, "cost", f"rank {rank}")._replace(rank=rank)
         for gain in GAINS:
             guard = guarded(classifier, known.measurement, known.low, gain * known.lead / known.low)
-            pgd = Try(GUARDED, at(epsilon, f"gain {gain:g}"), Evade(attacks.PGD(epsilon, epsilon / 10, steps, norm)), guard, epsilon)
+            falling = attacks.PGD(epsilon, FIRST * epsilon, steps, norm, loss="margin", last_step=LAST * epsilon)
+            pgd = Try(GUARDED, at(epsilon, f"gain {gain:g}"), Evade(falling), guard, epsilon)
             yield pgd
             for rank in range(known.ranks if known.ranks > 1 else 0):  # where gradients lead nowhere from the image itself
                 yield pgd._replace(setting=f"{pgd.setting} rank {rank}", rank=rank)
