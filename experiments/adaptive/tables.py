@@ -83,9 +83,11 @@ def targets(study: Study, audits: dict[tuple[Ball, str], Audit]) -> Block | None
     for target in study.subject.targets:
         made = audits[target.norm, COST]
         place = made.budgets.index(target.epsilon)
-        worst, guarded = made.curve(level=LEVEL), made.curve(GUARDED, LEVEL)
+        worst, guarded, plain = made.curve(level=LEVEL), made.curve(GUARDED, LEVEL), made.curve()
         band = (target.joint, 1.0)
-        hits = Number(worst.success[place], None, (made.images,), (worst.low[place], worst.high[place]), band)
+        most = "" if worst.ceiling is None else f", and the ceiling is {worst.ceiling[place]:.3f}"
+        why = f"Without a detector {plain.success[place]:.3f} of these images are misclassified{most}."
+        hits = Number(worst.success[place], None, (made.images,), (worst.low[place], worst.high[place]), band, why)
         behind = worst.success[place] - guarded.success[place]
         rows.append(
             Row(
