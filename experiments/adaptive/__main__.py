@@ -29,7 +29,7 @@ from a2d_jax.errors import BadInput, require
 from a2d_jax.io.files import atomic
 from a2d_jax.io.provenance import versions
 from a2d_jax.scale.steps import on_the_way, open_steps
-from experiments.adaptive import features, tables
+from experiments.adaptive import features, hard_label, tables
 from experiments.adaptive.checks import findings
 from experiments.adaptive.detectors import COST
 from experiments.adaptive.study import SIZES, Study
@@ -109,6 +109,7 @@ def _made(study: Study) -> Made:
         blocks += tables.joint(study, norm, audits[norm, COST])
         blocks.append(tables.across(study, norm, mine))
         blocks.append(tables.checks(study, norm, [*audits[norm, COST].findings, *findings(study, norm, study.chosen(norm))]))
+    blocks += hard_label.blocks(study)
     blocks += features.blocks(study)
     asked = tables.targets(study, audits)
     why = f": {study.subject.why}" if study.subject.why else ""

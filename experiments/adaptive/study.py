@@ -152,11 +152,18 @@ class Study:
         """What attackers run at some radii."""
         return list(attackers.tries(self.opened, self.known, norm, budgets, self.size.steps, self.chosen(norm)))
 
-    def ran(self, norm: Ball, one: Try) -> Mapping[str, np.ndarray]:
-        """What a run made: `fooled`, `distance`, and the numbers of every image, NaN where it does not fool."""
+    def ran(self, norm: Ball, one: Try, first: int | None = None) -> Mapping[str, np.ndarray]:
+        """What a run made: `fooled`, `distance`, and the numbers of every image, NaN where it does not fool.
+
+        Args:
+          norm: of the distance.
+          one: the run.
+          first: attack the first images only; the setting of the run must say so.
+        """
 
         def make() -> Mapping[str, Any]:
             _, check, x, label = self.parts
+            x, label = x[:first], label[:first]
             examples = costs.examples(one.classifier, x, label, seed=self.seed)
             if one.rank is not None:
                 classes = costs.predictions(self.opened.classifier, check)[0]

@@ -45,6 +45,7 @@ class Subject(NamedTuple):
       magnet: MagNet's autoencoders guard it too.
       share: of the images of a size that it takes; a large network takes fewer.
       ranks: images of other classes from which an attack starts; several where gradients lead nowhere.
+      hard_label: images that are attacked by verdicts alone, which takes hundreds of thousands of answers for each.
     """
 
     network: Network
@@ -54,6 +55,7 @@ class Subject(NamedTuple):
     magnet: bool = False
     share: float = 1.0
     ranks: int = 1
+    hard_label: int = 0
 
 
 CARLINI = Network("models.magnet:carlini_mnist", "magnet/carlini_mnist.h5", "mnist", "mnist")
@@ -78,6 +80,7 @@ SUBJECTS: Mapping[str, Subject] = {
         (Target("linf", 0.8, 0.95), Target("l2", 4.0, 0.75)),
         "a small network trained by PGD; the paper has no adversarially trained network for MNIST",
         ranks=3,
+        hard_label=10,
     ),
     "MNIST": Subject(NETWORKS["MNIST"], {"linf": (0.1, 0.15, 0.2, 0.3, 0.5)}),
     "MagNet": Subject(CARLINI, {"l2": (2.0, 4.0, 8.4)}, (), "the network that MagNet protects, with its own weights", magnet=True),
@@ -92,7 +95,11 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
 }
 TINY = Subject(
-    DIGITS, {"linf": (0.1, 0.2, 0.4), "l2": (1.0, 4.0)}, (), "a small LeNet for scikit-learn's digits stands in for every network"
+    DIGITS,
+    {"linf": (0.1, 0.2, 0.4), "l2": (1.0, 4.0)},
+    (),
+    "a small LeNet for scikit-learn's digits stands in for every network",
+    hard_label=4,
 )
 
 

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("adaptive")
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setitem(studies.SIZES, "tiny", studies.Size("seconds", 30, 6, 6))
-        patch.setattr(command, "TINY", command.TINY._replace(budgets={"linf": (0.1, 0.4)}))
+        patch.setattr(command, "TINY", command.TINY._replace(budgets={"linf": (0.1, 0.4)}, hard_label=2))
         command.main(command.Settings(size="tiny", out=out), Console(quiet=True))
         before = {path: path.stat().st_mtime_ns for path in (out / "tiny").rglob("*.npz")}
         command.main(command.Settings(size="tiny", out=out), Console(quiet=True))
@@ -56,7 +56,14 @@ def test_the_page_of_digits(folder):
     for one in cost.curves:
         assert all(mine <= every for mine, every in zip(one.success, cost.curve(level=one.level).success, strict=True))
     page = (folder / "index.html").read_text()
-    for text in ("orthogonal PGD", "guarded PGD", "binarisation test", "what a further number costs the attacker", "ceiling"):
+    for text in (
+        "orthogonal PGD",
+        "guarded PGD",
+        "binarisation test",
+        "what a further number costs the attacker",
+        "ceiling",
+        "verdicts alone",
+    ):
         assert text in page
     assert "toll" in (folder / "adaptive.md").read_text()
 

@@ -1,0 +1,61 @@
+"""An attacker who sees verdicts alone: the boundary attack on the network, and on the network with its detector of Newton's crossing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import Array
+
+from a2d_jax.adaptive import Evade, guarded
+from a2d_jax.attacks import Boundary
+from a2d_jax.losses import prediction
+from a2d_jax.types import Classifier
+from experiments.adaptive.attackers import Try
+from experiments.adaptive.detectors import LEVEL, NEWTON, TITLES, radius_of
+from experiments.adaptive.study import Study, won
+from experiments.adaptive.tables import UNITS, interval, title
+from experiments.pages.blocks import Block, Row, Table
+
+UPDATES = 50
+"""Of the boundary attack, for each update of the other attacks: each tries 25 points."""
+ACCEPTED, FLAGGED = 2.0, 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the detector answers: one of two numbers, without a slope."""
+
+    low: float
+
+    def __call__(self, classifier: Classifier, x: Array) -> Array:
+        """The answer for one image."""
+        radius = radius_of(self.low)(classifier, x, prediction(classifier(x)))
+        return jnp.where(radius >= self.low, ACCEPTED, FLAGGED)
+
+
+def blocks(study: Study) -> Sequence[Block]:
+    """A table in the last norm of the network, for networks on which some thousand updates of 25 points each take seconds."""
+    few, norm = study.subject.hard_label, list(study.subject.budgets)[-1]
+    if not few:
+        return []
+    boundary = Boundary(0, UPDATES * study.size.steps)
+    both = guarded(study.opened.classifier, Verdict(study.known.low), (ACCEPTED + FLAGGED) / 2)
+    alone = study.ran(norm, Try("boundary attack", f"{few} images", boundary, study.opened.classifier), few)
+    against = study.ran(norm, Try("boundary attack on the pair", f"{few} images", Evade(boundary), both), few)
+    detector = next(one for one in study.detectors if one.name == NEWTON)
+    wins = {
+        "the network: misclassified": alone["fooled"],
+        "the pair: misclassified and accepted": won(study, detector, against, LEVEL),
+    }
+    distances = alone["distance"], against["distance"]
+    budgets = study.subject.budgets[norm]
+    rows = [
+        Row((name,), [interval(hits & (distance <= epsilon * (1 + 1e-5))) for epsilon in budgets])
+        for (name, hits), distance in zip(wins.items(), distances, strict=True)
+    ]
+    note = (
+        f"Detector: {TITLES[NEWTON]}, at 5 % false positives. The boundary attack makes {UPDATES * study.size.steps:,} updates of 25 "
+        "points each and sees one answer for each point: the class, and whether it is flagged. It begins at noise."
+    )
+    names = [title(norm, epsilon, study.name) for epsilon in budgets]
+    return [Table(f"{study.name}, {UNITS[norm]}: an attacker who sees verdicts alone", ("attacked",), names, rows, 3, note)]
