@@ -70,7 +70,7 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "CIFAR": Subject(
         NETWORKS["CIFAR"],
-        {"linf": (0.5 / 255, 1 / 255, 2 / 255, 4 / 255)},
+        {"linf": (0.5 / 255, 1 / 255, 2 / 255)},
         (Target("linf", 2 / 255, 0.95),),
         "a ResNet-20 stands in for the wide ResNet with standard training",
     ),
@@ -85,10 +85,10 @@ SUBJECTS: Mapping[str, Subject] = {
     "MNIST": Subject(NETWORKS["MNIST"], {"linf": (0.1, 0.15, 0.2, 0.3, 0.5)}),
     "MagNet": Subject(CARLINI, {"l2": (2.0, 4.0, 8.4)}, (), "the network that MagNet protects, with its own weights", magnet=True),
     "LeNet-5": Subject(NETWORKS["LeNet-5"], {"linf": (0.05, 0.1, 0.2, 0.3)}),
-    "ResNet-20": Subject(NETWORKS["ResNet-20"], {"linf": (0.5 / 255, 1 / 255, 2 / 255, 4 / 255)}),
+    "ResNet-20": Subject(NETWORKS["ResNet-20"], {"linf": (0.5 / 255, 1 / 255, 2 / 255)}, share=0.5),
     "Lite0": Subject(
         NETWORKS["Lite0"],
-        {"linf": (0.25 / 255, 0.5 / 255, 1 / 255)},
+        {"linf": (0.5 / 255, 1 / 255)},
         (),
         "EfficientNet-Lite0 and a folder of photographs stand in for ResNet-101 and ImageNet",
         share=0.25,
