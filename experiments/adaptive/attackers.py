@@ -81,7 +81,7 @@ class Radius:
         return radius_of(self.low)(classifier, x, prediction(classifier(x)))
 
 
-def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], steps: int, most: float) -> Iterator[Try]:
+def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], steps: int, most: float | None) -> Iterator[Try]:
     """All runs against one network in one norm.
 
     Args:
@@ -90,7 +90,7 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
       norm: of the radii.
       budgets: radii.
       steps: updates.
-      most: the radius at which the attackers run that take hundreds of gradients for nothing more than a comparison.
+      most: the radius at which the attackers run that take hundreds of gradients for nothing more than a comparison; None for none.
     """
     classifier, implicit, survival = opened.classifier, radius_of(known.low), Survival(epsilon=3 * known.low, straight=True)
     first = 1.0 if norm == "l2" or opened.x[0].size < 5000 else 5.0

@@ -150,7 +150,8 @@ class Study:
 
     def tries(self, norm: Ball, budgets: Sequence[float]) -> Sequence[Try]:
         """What attackers run at some radii."""
-        return list(attackers.tries(self.opened, self.known, norm, budgets, self.size.steps, self.chosen(norm)))
+        most = self.chosen(norm) if self.subject.compared else None
+        return list(attackers.tries(self.opened, self.known, norm, budgets, self.size.steps, most))
 
     def ran(self, norm: Ball, one: Try, first: int | None = None) -> Mapping[str, np.ndarray]:
         """What a run made: `fooled`, `distance`, and the numbers of every image, NaN where it does not fool.

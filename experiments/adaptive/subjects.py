@@ -45,6 +45,7 @@ class Subject(NamedTuple):
       magnet: MagNet's autoencoders guard it too.
       share: of the images of a size that it takes; a large network takes fewer.
       ranks: images of other classes from which an attack starts; several where gradients lead nowhere.
+      compared: attackers that are there for a comparison run too.
       hard_label: images that are attacked by verdicts alone, which takes hundreds of thousands of answers for each.
     """
 
@@ -55,6 +56,7 @@ class Subject(NamedTuple):
     magnet: bool = False
     share: float = 1.0
     ranks: int = 1
+    compared: bool = True
     hard_label: int = 0
 
 
@@ -92,6 +94,7 @@ SUBJECTS: Mapping[str, Subject] = {
         (),
         "EfficientNet-Lite0 and a folder of photographs stand in for ResNet-101 and ImageNet",
         share=0.25,
+        compared=False,
     ),
 }
 TINY = Subject(

@@ -39,8 +39,11 @@ def joint(study: Study, norm: Ball, made: Audit) -> list[Block]:
     rows.append(Row(("misclassified, no detector",), [Number(share, n=(made.images,)) for share in plain.success]))
     fresh = "" if point.fpr is None else f" It flags {point.fpr[0]:.1%} of fresh benign images."
     toll = "" if point.rho is None else f" An accepted image needs a radius of {title('linf', point.rho, study.name)} in Linf (the toll)."
-    once = f"Selective and orthogonal PGD, survival ascent and the paper's loss ran at {title(norm, study.chosen(norm), study.name)} alone."
-    note = f"Detector: {TITLES[COST]}, at 5 % false positives.{fresh}{toll} {once} What was won at a smaller radius counts at larger ones."
+    alone = (
+        f" Selective and orthogonal PGD, survival ascent and the paper's loss ran at {title(norm, study.chosen(norm), study.name)} alone."
+    )
+    once = alone if study.subject.compared else ""
+    note = f"Detector: {TITLES[COST]}, at 5 % false positives.{fresh}{toll}{once} What was won at a smaller radius counts at larger ones."
     series = {"worst case": worst.success, **({"ceiling": worst.ceiling} if worst.ceiling else {}), "no detector": plain.success}
     x = np.asarray(made.budgets)
     return [
