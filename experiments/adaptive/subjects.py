@@ -66,7 +66,7 @@ AUTOENCODERS = {"models.magnet:autoencoder1": "magnet/MNIST_I.h5", "models.magne
 SUBJECTS: Mapping[str, Subject] = {
     "CIFAR-AT": Subject(
         NETWORKS["CIFAR-AT"],
-        {"linf": (4 / 255, 8 / 255, 16 / 255), "l2": (0.8, 1.6)},
+        {"linf": (4 / 255, 8 / 255, 16 / 255), "l2": (0.8, 1.6, 3.2)},
         (Target("linf", 8 / 255, 0.80), Target("l2", 1.6, 0.95)),
         "a ResNet-20 trained by PGD stands in for Madry's wide ResNet (AT)",
     ),
