@@ -122,7 +122,9 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
                 yield near._replace(setting=f"{near.setting} rank 0", rank=0)
         for name, detector in known.rules.items():
             if detector.accepts is not None and detector.own:
-                own = made(f"{MIXED}: {name}", "cost", cost=detector.accepts)
+                updates = steps * detector.effort
+                rule = ATTACKERS["cost"](norm, epsilon, updates, detector.accepts)
+                own = Try(f"{MIXED}: {name}", at(epsilon, f"{updates} updates" if updates > steps else ""), rule, classifier, epsilon)
                 yield own
                 yield own._replace(setting=f"{own.setting} rank 0", rank=0)  # a benign image of another class is accepted from the start
         if epsilon == most:

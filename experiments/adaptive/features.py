@@ -86,9 +86,9 @@ def _known(study: Study, norm: Ball, detector: Detector, budgets: Sequence[float
     if detector.accepts is None:
         return []
     make = ATTACKERS["cost"]
-    classifier, steps = study.opened.classifier, study.size.steps
-    name = f"against {detector.name}"
-    return [Try(name, at(epsilon), make(norm, epsilon, steps, detector.accepts), classifier, epsilon) for epsilon in budgets]
+    classifier, steps = study.opened.classifier, study.size.steps * detector.effort
+    name, setting = f"against {detector.name}", f"{steps} updates" if detector.effort > 1 else ""
+    return [Try(name, at(epsilon, setting), make(norm, epsilon, steps, detector.accepts), classifier, epsilon) for epsilon in budgets]
 
 
 def _row(
