@@ -86,7 +86,7 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     "MNIST": Subject(NETWORKS["MNIST"], {"linf": (0.1, 0.15, 0.2, 0.3, 0.5)}),
     "MagNet": Subject(CARLINI, {"l2": (2.0, 4.0, 8.4)}, (), "the network that MagNet protects, with its own weights", magnet=True),
-    "LeNet-5": Subject(NETWORKS["LeNet-5"], {"linf": (0.05, 0.1, 0.2, 0.3)}),
+    "LeNet-5": Subject(NETWORKS["LeNet-5"], {"linf": (0.05, 0.1, 0.2, 0.3, 0.5)}),
     "ResNet-20": Subject(NETWORKS["ResNet-20"], {"linf": (0.5 / 255, 1 / 255, 2 / 255)}, share=0.5),
     "Lite0": Subject(
         NETWORKS["Lite0"],
