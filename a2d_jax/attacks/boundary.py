@@ -12,8 +12,8 @@ of a step are evaluated as one batch, and trials after the taken one count neith
 
 The state machine: every `step` evaluates 25 points in one model call, in every phase of the example.
 
-    DRAW   the input itself, then uniform noise images, until one is misclassified
-    BLEND  (1 - e) x + e noise for e = 0.001, 0.002, ..., 1 until one is misclassified
+    DRAW   the input itself, then the start of the example if it has one, then uniform noise images, until one is misclassified
+    BLEND  (1 - e) x + e drawn for e = 0.001, 0.002, ..., 1 until one is misclassified
     WALK   25 candidates of a step that gathers no statistics
     PROBE  25 points on the sphere, first half of a step that gathers statistics
     MOVE   the 25 candidates that belong to them, second half
@@ -21,7 +21,7 @@ The state machine: every `step` evaluates 25 points in one model call, in every 
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,7 @@ class Boundary:
 
     mse_threshold: float | Array = 0.02
     max_steps: int | Array = 5000
+    takes_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.mse_threshold, int | float):
@@ -218,9 +219,11 @@ def _points(example: Example, state: BoundaryState) -> Float[Array, "trials h w 
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(nth)
     symmetric = jax.vmap(lambda key: jax.random.uniform(key, example.x.shape, example.x.dtype, -1, 1))(keys)
 
-    first = (state.tried + trial == 0)[:, None, None, None]
-    draws = jnp.where(first, example.x[None], _noise(symmetric))
-    share = (state.tried + trial + 1).astype(example.x.dtype)[:, None, None, None] / BLENDS
+    place = (state.tried + trial)[:, None, None, None]
+    draws = jnp.where(place == 0, example.x[None], _noise(symmetric))
+    if example.start is not None:
+        draws = jnp.where(place == 1, example.start[None], draws)
+    share = (place + 1).astype(example.x.dtype) / BLENDS
     blends = (1 - share) * example.x[None] + share * state.noise[None]
     spheres, candidates = jax.vmap(lambda s: _propose(example.x, state, _normal(s)))(symmetric)
     return jnp.select([state.phase == p for p in (DRAW, BLEND, PROBE)], [draws, blends, spheres], candidates)

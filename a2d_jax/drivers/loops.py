@@ -93,7 +93,7 @@ def enter(attack: Attack, example: Example) -> Any:
     """
     if example.start is not None and not getattr(attack, "takes_start", False):
         raise BadInput(
-            f"expected an attack that takes a starting point, such as PGD or APGD, got {type(attack).__name__}; "
+            f"expected an attack that takes a starting point, such as PGD, APGD or Boundary, got {type(attack).__name__}; "
             "leave start out of the examples"
         )
     return attack.init(example)

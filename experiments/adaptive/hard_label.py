@@ -41,13 +41,16 @@ def blocks(study: Study) -> Sequence[Block]:
     boundary = Boundary(0, UPDATES * study.size.steps)
     both = guarded(study.opened.classifier, Verdict(study.known.low), (ACCEPTED + FLAGGED) / 2)
     alone = study.ran(norm, Try("boundary attack", f"{few} images", boundary, study.opened.classifier), few)
-    against = study.ran(norm, Try("boundary attack on the pair", f"{few} images", Evade(boundary), both), few)
+    pair = Try("boundary attack on the pair", f"{few} images", Evade(boundary), both)
+    against = study.ran(norm, pair, few)
+    led = study.ran(norm, pair._replace(setting=f"{few} images rank 0", rank=0), few)
     detector = next(one for one in study.detectors if one.name == NEWTON)
     wins = {
         "the network: misclassified": alone["fooled"],
-        "the pair: misclassified and accepted": won(study, detector, against, LEVEL),
+        "the pair, from noise: misclassified and accepted": won(study, detector, against, LEVEL),
+        "the pair, from a benign image of another class": won(study, detector, led, LEVEL),
     }
-    distances = alone["distance"], against["distance"]
+    distances = alone["distance"], against["distance"], led["distance"]
     budgets = study.subject.budgets[norm]
     rows = [
         Row((name,), [interval(hits & (distance <= epsilon * (1 + 1e-5))) for epsilon in budgets])
@@ -55,7 +58,7 @@ def blocks(study: Study) -> Sequence[Block]:
     ]
     note = (
         f"Detector: {TITLES[NEWTON]}, at 5 % false positives. The boundary attack makes {UPDATES * study.size.steps:,} updates of 25 "
-        "points each and sees one answer for each point: the class, and whether it is flagged. It begins at noise."
+        "points each and sees one answer for each point: the class, and whether it is flagged."
     )
     names = [title(norm, epsilon, study.name) for epsilon in budgets]
     return [Table(f"{study.name}, {UNITS[norm]}: an attacker who sees verdicts alone", ("attacked",), names, rows, 3, note)]

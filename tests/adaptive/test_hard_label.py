@@ -41,6 +41,27 @@ def test_the_boundary_attack_evades_a_detector_that_only_says_yes_or_no():
     assert (caught.cost < UPDATES).all(), "images on the boundary cost next to nothing"
 
 
+def test_a_start_that_is_accepted_helps():
+    """Protects starts: a detector that flags noise hides every image from an attack that begins at noise; from an accepted one it walks."""
+    net = Classifier(jnp.float32(0.45), lambda level, x: jnp.stack([level, jnp.mean(x)]))  # bright images are of class 1
+
+    def calm(classifier, x):
+        return (jnp.mean(jnp.abs(jnp.diff(x, axis=0))) < 0.05).astype(x.dtype)  # noise has .33
+
+    x = np.full((N, 8, 8, 1), 0.2, np.float32)
+    examples = batch(net, x)
+    guard = guarded(net, calm, 1.0)
+    from_noise = drivers.attack(Evade(Boundary(0, 60)), guard, examples, driver="run")
+    assert not from_noise.success.any()
+    led = examples._replace(start=jnp.full_like(examples.x, 0.9))
+    from_there = drivers.attack(Evade(Boundary(0, 60)), guard, led, driver="run")
+    assert from_there.success.all()
+    made = jnp.asarray(from_there.x_adv)
+    assert (jax.vmap(net)(made)[:, 1] > 0.45).all()
+    assert (jax.vmap(lambda one: calm(net, one))(made) == 1).all()
+    np.testing.assert_allclose(from_there.x_adv.mean((1, 2, 3)), 0.45, atol=0.005)
+
+
 def test_a_verdict_on_the_threshold_is_accepted_for_every_label():
     """Protects ties, which verdicts and integer costs have: an attack in `Evade` sees the detector's verdict for every label."""
     net = linear(np.eye(3, 4, dtype=np.float32))

@@ -46,7 +46,7 @@ def test_the_attack_begins_at_the_donor_moved_onto_its_ball(images, norm):
         for i in range(N):
             expected = norms.clip_to_ball(jnp.asarray(images[N + chosen[i]]), jnp.asarray(images[i]), epsilon, norm)
             np.testing.assert_allclose(result.x_adv[i], expected, atol=1e-6)
-    with pytest.raises(BadInput, match="an attack that takes a starting point, such as PGD or APGD, got DeepFool"):
+    with pytest.raises(BadInput, match="an attack that takes a starting point, such as PGD, APGD or Boundary, got DeepFool"):
         drivers.attack(DeepFool(), net, moved)
 
 

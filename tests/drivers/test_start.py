@@ -120,7 +120,9 @@ def test_apgd_begins_there(net, examples):
 def test_other_attacks_refuse_a_start(net, examples):
     """Protects against a start that is silently ignored."""
     for driver in ("run", "stream"):
-        with pytest.raises(BadInput, match="expected an attack that takes a starting point, such as PGD or APGD, got Newton; leave start"):
+        with pytest.raises(
+            BadInput, match="expected an attack that takes a starting point, such as PGD, APGD or Boundary, got Newton; leave start"
+        ):
             drivers.attack(Newton(0.1), net, examples, driver=driver)
 
 
