@@ -117,9 +117,9 @@ def audit(
     for point in points:
         limit = math.inf if point.threshold is None else point.threshold
         joint = np.where(won & (scores <= limit), distances, np.inf).min(axis=2)
-        bound = None if point.rho is None else _within(plain.min(axis=1), tuple(budget - point.rho for budget in grid))
+        bound = None if point.rho is None else within(plain.min(axis=1), tuple(budget - point.rho for budget in grid))
         curves += _curves(names, point.level, joint, grid, bound)
-        wins = _within(joint.min(axis=1), grid)
+        wins = within(joint.min(axis=1), grid)
         if bound is not None:
             findings.append(_under_the_ceiling(point, wins, bound, grid))
         findings.append(_to_the_end(point, wins, grid))
@@ -134,13 +134,13 @@ def _curves(
     ceiling = None if bound is None else tuple(bound.mean(axis=0).tolist())
     made: list[Curve] = []
     for attacker, distances in zip((*names, WORST), (*nearest.T, nearest.min(axis=1)), strict=True):
-        wins = _within(distances, grid)
+        wins = within(distances, grid)
         low, high = zip(*(rate_interval(column) for column in wins.T), strict=True)
         made.append(Curve(attacker, level, tuple(wins.mean(axis=0).tolist()), low, high, ceiling))
     return made
 
 
-def _within(nearest: Float[np.ndarray, " n"], grid: tuple[float, ...]) -> Bool[np.ndarray, "n budgets"]:
+def within(nearest: Float[np.ndarray, " n"], grid: tuple[float, ...]) -> Bool[np.ndarray, "n budgets"]:
     """Which images are won within each budget, but for rounding of pixels in float32."""
     limits = np.asarray(grid)
     return (nearest[:, None] <= (limits + 1e-5 * np.abs(limits) + 1e-6)[None]) & (limits >= 0)[None]

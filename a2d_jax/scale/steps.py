@@ -93,7 +93,7 @@ class Steps:
 
 @contextmanager
 def on_the_way() -> Generator[None]:
-    """What is written in this block is not yet what the command is for: if it is interrupted, it says that it can go on."""
+    """What this block writes is not yet what the command is for: if the command is interrupted, it says that it can go on."""
     before = len(process.outputs)
     try:
         yield

@@ -94,7 +94,9 @@ def main(settings: Settings, console: Console) -> list[Made]:
         network = opened(name, known[name], work, settings.checkpoints, settings.photographs)
         with on_the_way():
             made.append(_made(Study(work, name, known[name], network, size, settings.seed, settings.lanes)))
-            _write(steps.folder, made, absent, settings)
+            _write(steps.folder, made, absent, settings)  # the page can be read meanwhile
+    if made:
+        _write(steps.folder, made, absent, settings)
     return made
 
 

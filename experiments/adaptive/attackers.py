@@ -122,9 +122,7 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
                 yield near._replace(setting=f"{near.setting} rank 0", rank=0)
         for name, detector in known.rules.items():
             if detector.accepts is not None and detector.own:
-                updates = steps * detector.effort
-                rule = ATTACKERS["cost"](norm, epsilon, updates, detector.accepts)
-                own = Try(f"{MIXED}: {name}", at(epsilon, f"{updates} updates" if updates > steps else ""), rule, classifier, epsilon)
+                own = raising(f"{MIXED}: {name}", detector, classifier, norm, epsilon, steps)
                 yield own
                 yield own._replace(setting=f"{own.setting} rank 0", rank=0)  # a benign image of another class is accepted from the start
         if epsilon == most:
@@ -139,6 +137,13 @@ def tries(opened: Opened, known: Known, norm: Ball, budgets: Sequence[float], st
                     cost=implicit, beta=weight, threshold=known.low,
                 )  # fmt: skip
                 yield Try(LITERAL, at(epsilon, f"beta {beta:g}"), paper, classifier, epsilon)
+
+
+def raising(attacker: str, detector: Detector, classifier: Classifier, norm: Ball, epsilon: float, steps: int) -> Try:
+    """Raise the rule of a detector, with as many updates as that takes."""
+    updates = steps * detector.effort
+    attack = ATTACKERS["cost"](norm, epsilon, updates, detector.accepts)
+    return Try(attacker, at(epsilon, f"{updates} updates" if updates > steps else ""), attack, classifier, epsilon)
 
 
 def at(epsilon: float, setting: str = "") -> str:

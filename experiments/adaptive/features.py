@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from a2d_jax.adaptive.attackers import ATTACKERS
+from a2d_jax.adaptive.audit import within
 from a2d_jax.metrics import auroc, auroc_interval
-from experiments.adaptive.attackers import Try, at
+from experiments.adaptive.attackers import Try, raising
 from experiments.adaptive.detectors import COST, FEATURES, LEVEL, Detector, joined
 from experiments.adaptive.measured import Numbers, column
 from experiments.adaptive.study import Study, won
@@ -85,17 +85,15 @@ def _tolls(study: Study, norm: Ball, benign: Numbers, signs: dict[str, float]) -
 def _known(study: Study, norm: Ball, detector: Detector, budgets: Sequence[float]) -> list[Try]:
     if detector.accepts is None:
         return []
-    make = ATTACKERS["cost"]
-    classifier, steps = study.opened.classifier, study.size.steps * detector.effort
-    name, setting = f"against {detector.name}", f"{steps} updates" if detector.effort > 1 else ""
-    return [Try(name, at(epsilon, setting), make(norm, epsilon, steps, detector.accepts), classifier, epsilon) for epsilon in budgets]
+    name, network, steps = f"against {detector.name}", study.opened.classifier, study.size.steps
+    return [raising(name, detector, network, norm, epsilon, steps) for epsilon in budgets]
 
 
 def _row(
     study: Study, norm: Ball, detector: Detector, name: str, more: list[Try], budgets: Sequence[float], plain: Detector | None = None
 ) -> Row:
     nearest = _nearest(study, norm, detector, more)
-    cells: list[Number | str] = [interval(nearest <= epsilon * (1 + 1e-5) + 1e-6) for epsilon in budgets]
+    cells: list[Number | str] = [interval(hits) for hits in within(nearest, tuple(budgets)).T]
     if plain is None:
         return Row((name,), [*cells, Number(1.0)])
     alone = _nearest(study, norm, plain, [])

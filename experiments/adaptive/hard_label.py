@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from a2d_jax.adaptive import Evade, guarded
+from a2d_jax.adaptive.audit import within
 from a2d_jax.attacks import Boundary
-from a2d_jax.losses import prediction
 from a2d_jax.types import Classifier
-from experiments.adaptive.attackers import Try
-from experiments.adaptive.detectors import LEVEL, NEWTON, TITLES, radius_of
+from experiments.adaptive.attackers import Radius, Try
+from experiments.adaptive.detectors import LEVEL, NEWTON, TITLES
 from experiments.adaptive.study import Study, won
 from experiments.adaptive.tables import UNITS, interval, title
 from experiments.pages.blocks import Block, Row, Table
@@ -29,8 +30,7 @@ class Verdict:
 
     def __call__(self, classifier: Classifier, x: Array) -> Array:
         """The answer for one image."""
-        radius = radius_of(self.low)(classifier, x, prediction(classifier(x)))
-        return jnp.where(radius >= self.low, ACCEPTED, FLAGGED)
+        return jnp.where(Radius(self.low)(classifier, x) >= self.low, ACCEPTED, FLAGGED)
 
 
 def blocks(study: Study) -> Sequence[Block]:
@@ -46,15 +46,14 @@ def blocks(study: Study) -> Sequence[Block]:
     led = study.ran(norm, pair._replace(setting=f"{few} images rank 0", rank=0), few)
     detector = next(one for one in study.detectors if one.name == NEWTON)
     wins = {
-        "the network: misclassified": alone["fooled"],
-        "the pair, from noise: misclassified and accepted": won(study, detector, against, LEVEL),
-        "the pair, from a benign image of another class": won(study, detector, led, LEVEL),
+        "the network: misclassified": (alone, alone["fooled"]),
+        "the pair, from noise: misclassified and accepted": (against, won(study, detector, against, LEVEL)),
+        "the pair, from a benign image of another class": (led, won(study, detector, led, LEVEL)),
     }
-    distances = alone["distance"], against["distance"], led["distance"]
     budgets = study.subject.budgets[norm]
     rows = [
-        Row((name,), [interval(hits & (distance <= epsilon * (1 + 1e-5))) for epsilon in budgets])
-        for (name, hits), distance in zip(wins.items(), distances, strict=True)
+        Row((name,), [interval(won_there) for won_there in within(np.where(hits, run["distance"], np.inf), tuple(budgets)).T])
+        for name, (run, hits) in wins.items()
     ]
     note = (
         f"Detector: {TITLES[NEWTON]}, at 5 % false positives. The boundary attack makes {UPDATES * study.size.steps:,} updates of 25 "
