@@ -38,7 +38,8 @@ def make(study: Study) -> Sequence[Block]:
     note = (
         "The mean of a detector is that of its bars: benign images and every set. A K-NN of one attack learns for each set from benign "
         "images and from crafted images of that set; its benign bar is the mean over these. END reads the costs of all these attacks. As a "
-        "K-NN it does not scale them and learns from all sets. As a Z-score it calls an image benign if the detectors of two attacks do."
+        "K-NN it does not scale them and learns from all sets. As a Z-score it calls an image benign if the detectors of two attacks do. "
+        f"Detectors learn from at most {study.size.learning} training images of each set."
     )
     return [*blocks, Table("Mean accuracy, %", ("network", "detector"), ("K-NN", "Z-score"), rows, decimals=2, note=note)]
 

@@ -15,6 +15,7 @@ class Size:
     Attributes:
       time: about how long all items take, and where.
       images: benign images, and images of each set, by network.
+      learning: images of the training set that detectors learn from, benign and of each set, at most.
       slow: images crafted by an attack of hundreds of queries an image, by network; 0 leaves these sets out.
       slowest: images under DBA, which needs up to a hundred thousand queries for each, by network; 0 leaves it out.
       timed: images of each set that are attacked alone, to time one image.
@@ -29,6 +30,7 @@ class Size:
 
     time: str
     images: Mapping[str, int]
+    learning: int
     slow: Mapping[str, int]
     slowest: Mapping[str, int]
     timed: int
@@ -49,6 +51,7 @@ SIZES: Mapping[str, Size] = {
     "tiny": Size(
         time="two minutes of 2 cores",
         images={OTHERS: 40},
+        learning=40,
         slow={OTHERS: 20},
         slowest={OTHERS: 20},
         timed=2,
@@ -63,6 +66,7 @@ SIZES: Mapping[str, Size] = {
     "small": Size(
         time="an hour of 2 cores",
         images={"lenet5": 300, "lenet-env1": 200, "lite0": 40, OTHERS: 80},
+        learning=100,
         slow={"lenet5": 60, "lenet-env1": 30, "lite0": 0, OTHERS: 20},
         slowest={"lenet5": 30, "lenet-env1": 20, OTHERS: 0},
         timed=5,
@@ -77,6 +81,7 @@ SIZES: Mapping[str, Size] = {
     "cpu": Size(
         time="a night of 2 cores",
         images={"lenet5": 1000, "lenet-env1": 1000, "lite0": 111, OTHERS: 200},
+        learning=200,
         slow={"lite0": 20, OTHERS: 200},
         slowest={"lenet5": 200, "lenet-env1": 200, "lite0": 0, OTHERS: 20},
         timed=20,
@@ -91,6 +96,7 @@ SIZES: Mapping[str, Size] = {
     "full": Size(
         time="hours of an accelerator",
         images={OTHERS: 1000},
+        learning=1000,
         slow={OTHERS: 1000},
         slowest={OTHERS: 1000},
         timed=100,

@@ -236,11 +236,12 @@ class Study:
 
     # Images
 
-    def images(self, subject: Subject, name: str = BENIGN) -> int:
-        """Benign images, or images of a set: few if crafting one takes thousands of gradients."""
+    def images(self, subject: Subject, name: str = BENIGN, split: str = TEST) -> int:
+        """Benign images, or images of a set: few if crafting one takes thousands of gradients, or if detectors only learn from them."""
         how = self.settings.get(subject.sets, {}).get(name)
         slow = how is not None and how.attack.partition(":")[0] in SLOW
-        return self.size.of(self.size.slow if slow else self.size.images, subject.network)
+        many = self.size.of(self.size.slow if slow else self.size.images, subject.network)
+        return many if split == TEST else min(many, self.size.learning)
 
     def sets(self, subject: Subject) -> Mapping[str, Crafting]:
         """Its sets of adversarial images, without those that a single figure needs, and without those that this size leaves out."""
@@ -295,7 +296,7 @@ class Study:
 
         def work() -> dict[str, Any]:
             x, label = self.everything(subject, split)
-            many = min(len(x), POOL * self.images(subject))
+            many = min(len(x), POOL * self.images(subject, split=split))
             right = costs.predictions(self.classifier(subject), x[:many])[0] == label[:many]
             archives.write(self.folder / name, x=x[:many][right], y=label[:many][right].astype(np.int64))
             return {"images": many, "right": int(right.sum())}
@@ -321,7 +322,7 @@ class Study:
         name = f"{subject.sets}/{split}-{BENIGN}.npz"
 
         def work() -> dict[str, Any]:
-            pool, many = archives.read(self.pool(subject, split)), self.images(subject)
+            pool, many = archives.read(self.pool(subject, split)), self.images(subject, split=split)
             archives.write(self.folder / name, x=pool["x"][:many], y=pool["y"][:many])
             return {}
 
@@ -346,7 +347,7 @@ class Study:
             return authors.read(self.given[name], *self.everything(subject, TEST), self.images(subject))
         if (kappa := confident.confidence(name)) is not None:
             return confident.craft(self, subject, kappa, path)
-        return crafting.craft(self, subject, self.settings[subject.sets][name], self.images(subject, name), split, path)
+        return crafting.craft(self, subject, self.settings[subject.sets][name], self.images(subject, name, split), split, path)
 
     # Measurements
 
