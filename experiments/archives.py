@@ -12,7 +12,8 @@ from a2d_jax.io.files import atomic
 
 
 def write(path: Path, **arrays: Any) -> None:
-    """Write arrays by name; a file of this name is replaced."""
+    """Write arrays by name; a file of this name is replaced, and its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 

@@ -26,13 +26,14 @@ class Work:
         """The output of a job, which runs unless it has done so before.
 
         Args:
-          name: of the output, in the folder; its parent must be there.
+          name: of the output, in the folder.
           kind: the spec of the job.
           **settings: of the job.
         """
         path = self.steps.folder / name
 
         def work() -> dict[str, Any]:
+            path.parent.mkdir(parents=True, exist_ok=True)
             spec: Any = kind(out=path, force=True, **settings)  # a file without its step is of a process that was killed in between
             with progress(console=self.console) as report:
                 return {"summary": jobs.run(spec, lambda what, done, total: report(f"{name}: {what}", done, total)).summary}
@@ -53,7 +54,6 @@ class Work:
         path = self.steps.folder / name
 
         def work() -> dict[str, Any]:
-            path.parent.mkdir(parents=True, exist_ok=True)
             archives.write(path, **make())
             return {}
 

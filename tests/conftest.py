@@ -41,6 +41,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run without the groups: every process would make the fixtures and programs of every file."""
+    grouped = getattr(session.config.option, "loadgroup", False)  # set by pytest-xdist in its processes
+    if grouped and not all("@" in item.nodeid for item in session.items):
+        raise pytest.UsageError(
+            "expected pytest-xdist to name the group of every test, got names without; install the versions of constraints.txt"
+        )
+
+
 def pytest_runtest_setup() -> None:
     """Let compiled programs go before the process holds gigabytes, or runs out of memory maps.
 

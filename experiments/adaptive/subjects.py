@@ -157,5 +157,4 @@ def _loaded(work: Work, factory: str, file: str, folder: Path | None) -> Classif
     if source is not None and source.is_dir():
         return checkpoints.load(factory, source).classifier
     name = f"networks/{factory.rpartition(':')[2]}-{Path(file).stem}"
-    (work.steps.folder / "networks").mkdir(exist_ok=True)
     return checkpoints.load(factory, work.once(name, jobs.ConvertSpec, source=source, classifier=factory)).classifier

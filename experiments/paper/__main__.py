@@ -3,10 +3,10 @@
     python -m experiments.paper [ITEM ...] [--size tiny|small|cpu|full] [--checkpoints DIR] [--photographs DIR] [--authors DIR] [--out DIR]
 
 ITEM is a table or figure, such as `table2` or `figure6`; without one, all are made. Networks, sets of images, costs and scores are shared
-by all items and made once, in OUT/SIZE (`experiments.paper.study` lists the files); after a kill the same command goes on. OUT/SIZE/ also
-gets `index.html`, the page with all items that are made, and each table as CSV. MNIST and CIFAR-10 are looked for under `A2D_DATA`,
-weights in the folder of checkpoints; what is not there is trained, named with its public source, or replaced by a small LeNet for
-scikit-learn's digits. What is missing is told before the work begins.
+by all items and made once, in OUT/SIZE (`experiments.paper.sets` and `study` list the files); after a kill the same command goes on.
+OUT/SIZE also gets `index.html`, the page with all items that are made, and each table as CSV. MNIST and CIFAR-10 are looked for under
+`A2D_DATA`, weights in the folder of checkpoints; what is not there is trained, named with its public source, or replaced by a small LeNet
+for scikit-learn's digits. What is missing is told before the work begins.
 
 The page is also written as `paper.md`. It has all items that were made at this size, those of earlier commands too.
 

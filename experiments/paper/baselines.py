@@ -14,7 +14,8 @@ from experiments.baselines.lid import LID
 from experiments.baselines.mutation import Operator, draw_mutants, predicted
 from experiments.baselines.noise import Noise
 from experiments.paper.networks import DIGITS, Subject
-from experiments.paper.study import BENIGN, TEST, Study, slug
+from experiments.paper.sets import BENIGN, TEST, slug
+from experiments.paper.study import Study
 
 NOISE: Mapping[tuple[str, str], Noise] = {
     ("mnist", "FGSM"): 0.310,

@@ -9,7 +9,8 @@ from experiments.pages.blocks import Number, Row, Table
 from experiments.paper.baselines import mutation
 from experiments.paper.numbers import area
 from experiments.paper.published import published
-from experiments.paper.study import BENIGN, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import Study
 
 RELEASED = {"BIM_d": "bim", "BIM2_d": "bim2", "JSMA_d": "jsma"}
 OPERATORS: Mapping[str, Operator] = {"NAI": "nai", "GF": "gf", "NS": "ns", "WS": "ws"}

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.paper.networks import Subject
-from experiments.paper.study import BENIGN, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import Study
 
 ROLES = {"env1-mnist": "MNIST", "env1-cifar10": "CIFAR10"}
 

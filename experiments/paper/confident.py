@@ -19,7 +19,7 @@ from experiments.paper.crafting import Crafted
 from experiments.paper.networks import Subject
 
 if TYPE_CHECKING:
-    from experiments.paper.study import Study
+    from experiments.paper.sets import Sets
 
 PREFIX = "kappa "
 CLASSES = 10
@@ -78,10 +78,10 @@ def confidence(name: str) -> int | None:
     return int(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
 
 
-def told(study: "Study") -> str:
+def told(sets: "Sets") -> str:
     """How the images were made, in sentences for a note."""
     return (
-        f"Targeted C&W with {CONSTANTS} constants of at most {study.size.confidence_steps} updates (the paper's setting has 10000) attacks "
+        f"Targeted C&W with {CONSTANTS} constants of at most {sets.size.confidence_steps} updates (the paper's setting has 10000) attacks "
         "the first image of each class that is classified correctly, with other classes as targets."
     )
 
@@ -97,13 +97,13 @@ def order() -> list[tuple[int, int]]:
     return [*SHOWN, *(pair for pair in every if pair not in SHOWN)]
 
 
-def firsts(study: "Study", subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+def firsts(sets: "Sets", subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     """The first test image of each class that the network classifies correctly, by class, and their positions in the pool.
 
     Raises:
       BadInput: a class of which no image is classified correctly.
     """
-    pool = archives.read(study.pool(subject))
+    pool = archives.read(sets.pool(subject))
     x, label = pool["x"], pool["y"]
     if lacks := sorted(set(range(CLASSES)) - set(label.tolist())):
         raise BadInput(f"expected an image of each class that {subject.network} classifies correctly, got none of {lacks}; train it longer")
@@ -111,39 +111,39 @@ def firsts(study: "Study", subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     return x[index], index
 
 
-def pairs(study: "Study", subject: Subject) -> Pairs:
+def pairs(sets: "Sets", subject: Subject) -> Pairs:
     """As many pairs as the size says."""
-    x, index = firsts(study, subject)
-    source, target = np.array(order()[: study.size.of(study.size.pairs, subject.network)], np.int64).T
+    x, index = firsts(sets, subject)
+    source, target = np.array(order()[: sets.size.of(sets.size.pairs, subject.network)], np.int64).T
     return Pairs(x[source], source, target, index[source])
 
 
-def craft(study: "Study", subject: Subject, kappa: int, name: str) -> Crafted:
+def craft(sets: "Sets", subject: Subject, kappa: int, name: str) -> Crafted:
     """Attack the pairs.
 
     Args:
-      study: the protocol.
+      sets: the networks and images of the run.
       subject: the network.
       kappa: confidence in logits.
       name: of the files, without what follows.
     """
-    aimed = pairs(study, subject)
-    images = study.folder / f"{name}.originals.npz"
+    aimed = pairs(sets, subject)
+    images = sets.folder / f"{name}.originals.npz"
     archives.write(images, x=aimed.x, y=aimed.target)
-    each = study.size.confidence_steps
+    each = sets.size.confidence_steps
     settings = {"form": "carlini", "targeted": "true", "confidence": kappa, "constants": CONSTANTS, "first_constant": 1, "step_size": 0.01}
     settings |= {"steps_per_constant": each, "max_steps": CONSTANTS * each}
     attack = ":".join(["cw", *(f"{key}={value}" for key, value in settings.items())])
-    how = {"preset": subject.facts.preset, "target": "labels", "seed": study.seed, "lanes": study.lanes}
-    made = study.work.once(f"{name}.attacked.npz", jobs.AttackSpec, **study.network(subject), images=images, attack=attack, **how)
+    how = {"preset": subject.facts.preset, "target": "labels", "seed": sets.seed, "lanes": sets.lanes}
+    made = sets.work.once(f"{name}.attacked.npz", jobs.AttackSpec, **sets.network(subject), images=images, attack=attack, **how)
     found = archives.read(made)
     return Crafted(found["x"], aimed.source, found["success"], aimed.index, len(aimed.x))
 
 
-def attacked(study: "Study", subject: Subject, kappa: int) -> Attacked:
+def attacked(sets: "Sets", subject: Subject, kappa: int) -> Attacked:
     """The pairs, and what the attack made of them."""
-    aimed = pairs(study, subject)
-    found = archives.read(study.file(subject, named(kappa)))
+    aimed = pairs(sets, subject)
+    found = archives.read(sets.file(subject, named(kappa)))
     x_adv, reached = found["x"], found["success"]
     distance = np.sqrt(np.sum((x_adv.astype(np.float64) - aimed.x) ** 2, axis=(1, 2, 3)))
     return Attacked(aimed, x_adv, reached, distance)

@@ -18,7 +18,7 @@ from experiments.paper.networks import DIGITS, Subject
 from experiments.paper.settings import SUBSTITUTE, Crafting
 
 if TYPE_CHECKING:
-    from experiments.paper.study import Study
+    from experiments.paper.sets import Sets
 
 LEAST_RATE = 0.02
 """Share of successes that is expected at least, to know how many images the next try needs."""
@@ -46,13 +46,13 @@ class Crafted(NamedTuple):
     tried: int
 
 
-def craft(study: "Study", subject: Subject, how: Crafting, wanted: int, split: str, name: str) -> Crafted:
+def craft(sets: "Sets", subject: Subject, how: Crafting, wanted: int, split: str, name: str) -> Crafted:
     """Craft a set from the pool of a split.
 
     If only successes belong to it, further images of the pool are tried until there are enough.
 
     Args:
-      study: the protocol.
+      sets: the networks and images of the run.
       subject: the network that is fooled.
       how: the settings.
       wanted: images, at most.
@@ -60,14 +60,14 @@ def craft(study: "Study", subject: Subject, how: Crafting, wanted: int, split: s
       name: of the files of the tries, without their number.
     """
     if how.attack == SUBSTITUTE:
-        return _transferred(study, subject, wanted, name)
-    pool = archives.read(study.pool(subject, split))
+        return _transferred(sets, subject, wanted, name)
+    pool = archives.read(sets.pool(subject, split))
     x, label = pool["x"], pool["y"]
     tries: list[Crafted] = []
     begin, many = 0, wanted
     while begin < len(x) and many > 0:
         end = min(begin + many, len(x))
-        one = _attack(study, subject, how, x[begin:end], label[begin:end], f"{name}.{len(tries)}")
+        one = _attack(sets, subject, how, x[begin:end], label[begin:end], f"{name}.{len(tries)}")
         tries.append(one._replace(index=one.index + begin))
         have, begin = sum(len(one.x) for one in tries), end
         many = int(np.ceil(1.1 * (wanted - have) / max(have / begin, LEAST_RATE))) if how.successes else 0
@@ -76,34 +76,34 @@ def craft(study: "Study", subject: Subject, how: Crafting, wanted: int, split: s
     return Crafted(*joined, tried=begin)
 
 
-def _attack(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray, name: str) -> Crafted:
+def _attack(sets: "Sets", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray, name: str) -> Crafted:
     """Attack some images of the pool; their index counts from the first of them."""
-    found = _unbounded(study, subject, how, x, label) if how.unbounded else _job(study, subject, how, x, label, name)
+    found = _unbounded(sets, subject, how, x, label) if how.unbounded else _job(sets, subject, how, x, label, name)
     kept = found.success if how.successes else np.ones(len(found.x), bool)
     return Crafted(*(column[kept] for column in found[:-1]), tried=len(x))
 
 
-def _job(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray, name: str) -> Crafted:
-    images = study.folder / f"{name}.originals.npz"
+def _job(sets: "Sets", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray, name: str) -> Crafted:
+    images = sets.folder / f"{name}.originals.npz"
     archives.write(images, x=x, y=label)
     targeted = f"{how.attack}:targeted=true" if how.target else how.attack
     given = {"images": images, "attack": targeted, "target": how.target, "stretch": how.stretch}
-    more = {"preset": subject.facts.preset, "seed": study.seed, "lanes": study.lanes}
-    made = study.work.once(f"{name}.attacked.npz", jobs.AttackSpec, **study.network(subject), **given, **more)
+    more = {"preset": subject.facts.preset, "seed": sets.seed, "lanes": sets.lanes}
+    made = sets.work.once(f"{name}.attacked.npz", jobs.AttackSpec, **sets.network(subject), **given, **more)
     found = archives.read(made)
     return Crafted(found["x"], label, found["success"], np.arange(len(x)), len(x))
 
 
-def _unbounded(study: "Study", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray) -> Crafted:
+def _unbounded(sets: "Sets", subject: Subject, how: Crafting, x: np.ndarray, label: np.ndarray) -> Crafted:
     """Attack without bounds on pixels and stretch the result, as the second environment did."""
-    classifier = study.classifier(subject)
+    classifier = sets.classifier(subject)
     (attack,) = specs.attacks(how.attack, presets.named(subject.facts.preset).crafting).values()
     if how.attack.partition(":")[0] == "fgsm":
         x_adv, reached = _away(classifier, x, label, attack.epsilon), np.ones(len(x), bool)
     else:
-        goal = others(classifier, x, label, study.seed) if how.target else label
-        wide: Any = costs.examples(classifier, (x + WIDE) / (1 + 2 * WIDE), goal, index=np.arange(len(x)), seed=study.seed)
-        result = drivers.attack(in_wide(attack, bool(how.target)), substitute.widened(classifier, WIDE), wide, lanes=study.lanes)
+        goal = others(classifier, x, label, sets.seed) if how.target else label
+        wide: Any = costs.examples(classifier, (x + WIDE) / (1 + 2 * WIDE), goal, index=np.arange(len(x)), seed=sets.seed)
+        result = drivers.attack(in_wide(attack, bool(how.target)), substitute.widened(classifier, WIDE), wide, lanes=sets.lanes)
         x_adv, reached = np.asarray(result.x_adv), np.asarray(result.success)
     made = stretched(np.asarray(x_adv))
     return Crafted(made, label, reached & (costs.predictions(classifier, made)[0] != label), np.arange(len(x)), len(x))
@@ -130,18 +130,18 @@ def _away(classifier: Classifier, x: Array, label: Array, epsilon: float) -> Arr
     return x - epsilon * jnp.sign(gradient)
 
 
-def _transferred(study: "Study", subject: Subject, wanted: int, name: str) -> Crafted:
+def _transferred(sets: "Sets", subject: Subject, wanted: int, name: str) -> Crafted:
     """Images that fool a substitute and the network (BB); the network answers with labels alone."""
     settings = substitute.Settings(
-        **study.network(subject),
+        **sets.network(subject),
         data=subject.facts.data,
-        out=study.folder / f"{name}.substitute",
+        out=sets.folder / f"{name}.substitute",
         substitute="models.lenet:lenet_digits" if subject.network == DIGITS else "models.substitute:substitute_mnist",
-        rounds=study.size.rounds,
+        rounds=sets.size.rounds,
         images=wanted,
-        seed=study.seed,
+        seed=sets.seed,
     )
-    told = substitute.main(settings, study.console)
+    told = substitute.main(settings, sets.console)
     found = archives.read(settings.out / substitute.RESULT)
     unknown = np.full(len(found["x"]), -1)  # its index is a place among all images of the data set, which are not the pool
     return Crafted(found["x"], found["y"], found["success"], unknown, told["attacked"])

@@ -3,7 +3,8 @@
 import numpy as np
 
 from experiments.paper.networks import Subject
-from experiments.paper.study import BENIGN, FIT, TEST, Study
+from experiments.paper.sets import BENIGN, FIT, TEST
+from experiments.paper.study import Study
 
 DEFENCES = ("jsma", "bim", "bim2", "dba")
 NEIGHBOURS, TRAINING = 100, 2000

@@ -7,7 +7,8 @@ import numpy as np
 from experiments.pages.blocks import Block, Matrix, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.published import published
-from experiments.paper.study import BENIGN, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import Study
 
 ROLE = "env1-mnist"
 SETS = ("FGSM", "BIM", "DeepFool", "C&W")

@@ -6,7 +6,8 @@ from typing import Any
 from experiments.pages.blocks import Block, Boxes, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.numbers import mean
-from experiments.paper.study import BENIGN, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import Study
 
 ROLE = "env1-mnist"
 FEW = {"max_steps": 10}

@@ -7,7 +7,8 @@ import numpy as np
 from experiments.pages.blocks import Block, Boxes, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.numbers import mean
-from experiments.paper.study import BENIGN, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import Study
 
 ROLE = "env1-mnist"
 DEFENCES = {

@@ -10,7 +10,8 @@ from experiments.paper.ensembles import defences, judged, neighbours, training
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.published import number, published
-from experiments.paper.study import BENIGN, FIT, TEST, Study
+from experiments.paper.sets import BENIGN, FIT, TEST
+from experiments.paper.study import Study
 
 ROLES = {"env1-mnist": "MNIST", "env1-cifar10": "CIFAR10", "env2-imagenet": "ImageNet"}
 TITLES = {"jsma": "JSMA_d", "bim": "BIM_d", "bim2": "BIM2_d", "dba": "DBA_d"}

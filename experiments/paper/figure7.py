@@ -13,7 +13,8 @@ from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.numbers import share
 from experiments.paper.published import published
-from experiments.paper.study import BENIGN, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import Study
 
 NAMES = [named(kappa) for kappa in KAPPAS]
 OURS = {"Newton (ours)": (newton,), "Newton, both ends (ours)": (newton_both,)}

@@ -10,7 +10,8 @@ from a2d_jax.io.convert import convert
 from a2d_jax.io.source import content_digest
 from experiments.baselines.magnet import MagNet
 from experiments.paper.networks import Subject
-from experiments.paper.study import BENIGN, FIT, Study
+from experiments.paper.sets import BENIGN, FIT
+from experiments.paper.study import Study
 from models.magnet import autoencoder1, autoencoder2
 
 LEVEL = 0.1

@@ -9,7 +9,8 @@ from experiments.pages.blocks import Block, Number, Row, Table
 from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.published import number, published
-from experiments.paper.study import BENIGN, CLEVER_TARGETS, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import CLEVER_TARGETS, Study
 
 ROLES = {"env1-mnist": "MNIST", "env1-cifar10": "CIFAR10"}
 COLUMNS = {BENIGN: "benign", "FGSM": "fgsm", "BIM": "bim", "JSMA": "jsma", "C&W": "cw"}

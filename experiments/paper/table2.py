@@ -9,7 +9,8 @@ from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.numbers import area
 from experiments.paper.published import number, published
-from experiments.paper.study import BENIGN, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import Study
 
 ROLES = {
     "env1-mnist": ("Env1", "MNIST"),

@@ -11,7 +11,8 @@ from experiments.paper.items import Item
 from experiments.paper.networks import Subject
 from experiments.paper.numbers import mean, share
 from experiments.paper.published import number, published
-from experiments.paper.study import BENIGN, Measured, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import Measured, Study
 
 ROLES = {"env2-mnist": "MNIST", "env2-cifar10": "CIFAR10", "env2-imagenet": "ImageNet"}
 DEFENCES = {"JSMA_d": "jsma", "BIM_d": "bim", "BIM2_d": "bim2", "DBA_d": "dba", "Newton (ours)": "newton"}

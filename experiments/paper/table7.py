@@ -10,7 +10,8 @@ from experiments.paper.ensembles import NEIGHBOURS, TRAINING, judged, neighbours
 from experiments.paper.items import Item
 from experiments.paper.numbers import share
 from experiments.paper.published import number, published
-from experiments.paper.study import BENIGN, Study
+from experiments.paper.sets import BENIGN
+from experiments.paper.study import Study
 
 ROLE = "env1-mnist"
 TITLES = {

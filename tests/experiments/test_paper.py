@@ -35,9 +35,10 @@ from experiments.paper.items import NAMES, item
 from experiments.paper.networks import DIGITS, NETWORKS, ROLES, Network, Places, Subject, find
 from experiments.paper.numbers import area, mean, share
 from experiments.paper.published import number, published
+from experiments.paper.sets import BENIGN, Pictures
 from experiments.paper.settings import Crafting, craftings
 from experiments.paper.sizes import OTHERS, SIZES
-from experiments.paper.study import BENIGN, Pictures, Study
+from experiments.paper.study import Study
 from experiments.paper.table3 import threshold_for
 from experiments.paper.table7 import at_ratio
 from experiments.work import Work
