@@ -132,16 +132,18 @@ def _away(classifier: Classifier, x: Array, label: Array, epsilon: float) -> Arr
 
 def _transferred(sets: "Sets", subject: Subject, wanted: int, name: str) -> Crafted:
     """Images that fool a substitute and the network (BB); the network answers with labels alone."""
+    out = sets.folder / f"{name}.substitute"
+    out.parent.mkdir(parents=True, exist_ok=True)
     settings = substitute.Settings(
         **sets.network(subject),
         data=subject.facts.data,
-        out=sets.folder / f"{name}.substitute",
+        out=out,
         substitute="models.lenet:lenet_digits" if subject.network == DIGITS else "models.substitute:substitute_mnist",
         rounds=sets.size.rounds,
         images=wanted,
         seed=sets.seed,
     )
     told = substitute.main(settings, sets.console)
-    found = archives.read(settings.out / substitute.RESULT)
+    found = archives.read(out / substitute.RESULT)
     unknown = np.full(len(found["x"]), -1)  # its index is a place among all images of the data set, which are not the pool
     return Crafted(found["x"], found["y"], found["success"], unknown, told["attacked"])

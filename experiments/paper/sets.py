@@ -192,6 +192,7 @@ class Sets:
         folder = self.folder / f"networks/{subject.network}"
 
         def work() -> dict[str, Any]:
+            folder.parent.mkdir(parents=True, exist_ok=True)
             train(Args(classifier=subject.facts.factory, data=subject.facts.data, out=folder, seed=self.seed), self.console)
             return {}
 
