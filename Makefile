@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 demo: $(VENV)/.core  ## the main job on scikit-learn's digits: table, figure and page in demo-output/
 	$(BIN)/python -m experiments.demo
 
-test: lint  ## the suite but for tests marked slow or release; XLA_FLAGS= PYTEST_ARGS="-m 'not release'" adds the slow ones, -m '' all
+test: lint  ## the suite but for tests marked slow or release; PYTEST_ARGS="-m 'not release'" adds the slow ones, -m '' all
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.test  ## format, lint and types

@@ -11,7 +11,7 @@ import sys
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")  # before JAX starts: sharding is tested on virtual devices
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # tests compile for themselves, commands that they run too
-# A person who waits gets programs that compile in a fifth of the time; continuous integration runs what users run, with XLA_FLAGS= (empty).
+# A person who waits gets programs that compile in a fifth of the time. With XLA_FLAGS= (empty) the tests run what users run: .ci/run.
 # Releases of jaxlib after 0.10 do not know the second flag, and end the process for it.
 os.environ.setdefault(
     "XLA_FLAGS",
