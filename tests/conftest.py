@@ -28,17 +28,32 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 MAPS, MEMORY = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/statm")
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+NUMBERS = (
+    "attacks/",
+    "drivers/",
+    "models/",
+    "nn/",
+    "test_boundary_images.py",
+    "test_compiled.py",
+    "test_contract.py",
+    "test_costs.py",
+    "test_official.py",
+)
+"""Tests whose numbers a compiler can change: continuous integration compiles for them as for users."""
 GROWTH = 400e6  # bytes of compiled programs and their sources that a process may gather
 
 kept = 0  # bytes that the process held after it last let programs go
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups, pytest the other mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of a file run in one process, which has their fixtures and programs, unless they name another group."""
     for item in items:
+        file = item.nodeid.split("::")[0]
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+            item.add_marker(pytest.mark.xdist_group(file))
+        if file.removeprefix("tests/").startswith(NUMBERS):
+            item.add_marker(pytest.mark.numbers)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
