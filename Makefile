@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test suite lint bench docs clean
 
 demo: $(VENV)/.core  ## the main job on scikit-learn's digits: table, figure and page in demo-output/
 	$(BIN)/python -m experiments.demo
 
-test: lint  ## the suite but for tests marked slow or release; PYTEST_ARGS="-m 'not release'" adds the slow ones, -m '' all
+test: lint suite  ## lint and the suite but for tests marked slow or release; PYTEST_ARGS="-m 'not release'" adds the slow ones, -m '' all
+
+suite: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.test  ## format, lint and types

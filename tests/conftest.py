@@ -47,7 +47,7 @@ kept = 0  # bytes that the process held after it last let programs go
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups, pytest the other mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file run in one process, which has their fixtures and programs, unless they name another group."""
+    """Mark tests: those of a file run in one process, which has their fixtures and programs, unless they name another group."""
     for item in items:
         file = item.nodeid.split("::")[0]
         if item.get_closest_marker("xdist_group") is None:
